@@ -1,0 +1,5 @@
+"""The one exception that entry points turn into a one-line message."""
+
+
+class UserError(ValueError):
+  """Something the user can mend: names the file, field or binding at fault."""

@@ -1,0 +1,21 @@
+"""Where the gin files and the task modules are, installed or in a checkout.
+
+`python -m hypertuning.paths` prints the folder, for `--gin_search_paths`.
+"""
+
+import pathlib
+
+
+def data_root() -> pathlib.Path:
+  """The folder that holds `gin/` and `tasks/`.
+
+  A wheel carries them in `hypertuning/_data`; in a checkout (and an editable
+  install) they stand beside the package.
+  """
+  package = pathlib.Path(__file__).resolve().parent
+  installed = package / '_data'
+  return installed if installed.is_dir() else package.parent
+
+
+if __name__ == '__main__':
+  print(data_root())

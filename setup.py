@@ -1,0 +1,67 @@
+"""Packaging. `gin/` and `tasks/` stand at the top and go into the wheel.
+
+In a wheel they are `hypertuning/_data/gin` and `hypertuning/_data/tasks`; in a
+checkout they stay where they are (`hypertuning/paths.py` finds either).
+Lower bounds are the versions that the tests ran with.
+"""
+
+import pathlib
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def _folders(top: str) -> list[str]:
+  """`top` and the folders below it that hold files, as package names."""
+  folders = {path.parent for path in (_HERE / top).rglob('*') if path.is_file()}
+  names = {folder.relative_to(_HERE).as_posix() for folder in folders} | {top}
+  return sorted(name for name in names if '__pycache__' not in name)
+
+
+_DATA = {
+  f'hypertuning._data.{name.replace("/", ".")}': name
+  for top in ('gin', 'tasks')
+  for name in _folders(top)
+}
+
+setuptools.setup(
+  name='hypertuning',
+  version='0.1.0',
+  description='Adapt a frozen language model without back-propagation.',
+  long_description=(_HERE / 'README.md').read_text(encoding='utf-8')
+  if (_HERE / 'README.md').exists()
+  else '',
+  long_description_content_type='text/markdown',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['hypertuning*']) + list(_DATA),
+  package_dir=_DATA,
+  package_data={name: ['*.gin', '*.jsonl', '*.csv'] for name in _DATA},
+  install_requires=[
+    'absl-py>=2.5.1',
+    'clu>=0.0.12',
+    'flax>=0.12.8',
+    'gin-config>=0.5.0',
+    'jax>=0.10.2,<0.11',  # flax 0.12.8 and t5x have not been run with 0.11
+    'matplotlib>=3.11.2',
+    'numpy>=2.4.6',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'safetensors>=0.8.0',
+    'seqio>=0.0.20',
+    'tensorflow>=2.21',
+    'tensorflow-datasets>=4.9.10',
+    'tqdm>=4.70.1',
+  ],
+  extras_require={
+    'test': ['hypothesis>=6.170', 'pytest>=9.2', 'ruff>=0.17.6'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    # t5x itself is on no package index: install it, airio and jestimator with
+    # `pip install --no-deps` from their repositories. These are what they need
+    # beyond our own requirements.
+    't5x': ['cached-property', 'fiddle', 'grain', 'tensorboard'],
+    # The parity tests compare numbers with these; torch is pinned because a
+    # new release changes kernels, and with them the last bits of the logits.
+    'hf': ['peft>=0.21.2', 'torch==2.13.0', 'transformers>=5.24.0'],
+  },
+)
