@@ -1,0 +1,223 @@
+"""Adapters as safetensors files, whose header says what they fit.
+
+The header holds every tensor's name, type and shape, and as metadata the kind
+of adapter, the model it was made for, the LoRA scale and a free configuration.
+Nothing is ever unpickled.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hypertuning import trees
+from hypertuning.adapters import Adapters
+from hypertuning.adapters.lora import LoRA
+from hypertuning.adapters.prefix import Prefix
+from hypertuning.adapters.sites import SITES, KeyValue, LowRank
+from hypertuning.errors import UserError
+
+_FORMAT = 'hypertuning.adapters.v1'
+_KINDS = {'prefix': Prefix, 'lora': LoRA}
+_LEAVES = {'prefix': KeyValue, 'lora': LowRank}
+
+
+@flax.struct.dataclass
+class Header:
+  """What a file says about itself.
+
+  Attributes:
+    kind: `prefix` or `lora`.
+    model: the name of the model that the adapters were made for.
+    scale: LoRA's `alpha / rank`; 1 for a prefix, which has none.
+    config: whatever `save` was given.
+    shapes: tensor name to shape, for example `encoder_self/key`.
+  """
+
+  kind: str
+  model: str
+  scale: float
+  config: Mapping[str, Any]
+  shapes: Mapping[str, tuple[int, ...]]
+
+
+def save(
+  adapters: Adapters,
+  path: str | os.PathLike,
+  *,
+  model: str,
+  config: Mapping[str, Any],
+) -> None:
+  """Writes adapters; the file appears whole or not at all.
+
+  Args:
+    adapters: a `Prefix` or `LoRA` of arrays, any leading `[episodes]` axis.
+    path: of the file; its folder is made if it is missing.
+    model: the name of the downstream model, for the reader of the file.
+    config: JSON values that describe how the adapters came about.
+
+  Raises:
+    UserError: the file cannot be written there.
+  """
+  kind = _kind(adapters)
+  metadata = {
+    'format': _FORMAT,
+    'kind': kind,
+    'model': model,
+    'scale': repr(float(getattr(adapters, 'scale', 1.0))),
+    'config': json.dumps(dict(config), sort_keys=True),
+  }
+  # safetensors reads raw buffers: a strided view would be written wrongly.
+  tensors = {
+    name: np.ascontiguousarray(jax.device_get(leaf))
+    for name, leaf in _flatten(adapters).items()
+  }
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, temporary, metadata)
+    os.replace(temporary, path)
+  except (OSError, SafetensorError) as error:
+    raise UserError(f'{path}: cannot be written ({error}).') from error
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
+def read_header(path: str | os.PathLike) -> Header:
+  """What a file holds, without reading its tensors.
+
+  Raises:
+    UserError: the file is missing, damaged or not one of ours.
+  """
+  return _read(path)[0]
+
+
+def load(
+  path: str | os.PathLike, *, expected: Adapters | None = None
+) -> Adapters:
+  """Reads adapters.
+
+  Args:
+    path: of a file that `save` wrote.
+    expected: (abstract) adapters of the model that will use them, such as
+      `jax.eval_shape(generate, ...)`; types may differ, nothing else.
+
+  Returns:
+    A `Prefix` or `LoRA`, bit for bit what was saved.
+
+  Raises:
+    UserError: the file is missing, damaged, not one of ours, or does not fit
+      `expected`.
+  """
+  header, tensors = _read(path, tensors=True)
+  if expected is not None:
+    _check(path, header, expected)
+  sites = trees.unflatten_paths(
+    {name: jnp.asarray(value) for name, value in tensors.items()}
+  )
+  if header.kind == 'prefix':
+    return Prefix({site: KeyValue(**x) for site, x in sites.items()})
+  return LoRA(
+    {
+      site: {name: LowRank(**x) for name, x in projections.items()}
+      for site, projections in sites.items()
+    },
+    scale=header.scale,
+  )
+
+
+def _read(
+  path: str | os.PathLike, tensors: bool = False
+) -> tuple[Header, dict[str, np.ndarray]]:
+  """The header and, if asked for, the tensors."""
+  try:
+    with safe_open(path, framework='np') as file:
+      metadata = file.metadata() or {}
+      names = list(file.keys())
+      shapes = {n: tuple(file.get_slice(n).get_shape()) for n in names}
+      values = {n: file.get_tensor(n) for n in names} if tensors else {}
+  except FileNotFoundError as error:
+    raise UserError(f'{path}: no such file.') from error
+  except (OSError, SafetensorError) as error:
+    raise UserError(
+      f'{path}: not a safetensors file, or cut short ({error}).'
+    ) from error
+  if metadata.get('format') != _FORMAT:
+    raise UserError(
+      f'{path}: its header has no format {_FORMAT!r}: these are not adapters '
+      'that this library saved.'
+    )
+  try:
+    header = Header(
+      kind=metadata['kind'],
+      model=metadata['model'],
+      scale=float(metadata['scale']),
+      config=json.loads(metadata['config']),
+      shapes=shapes,
+    )
+  except (KeyError, ValueError) as error:
+    raise UserError(f'{path}: its header is damaged ({error!r}).') from error
+  if header.kind not in _KINDS or not _well_named(header):
+    raise UserError(
+      f'{path}: its tensors are not those of kind {header.kind!r}: '
+      f'{", ".join(sorted(shapes))[:200]}.'
+    )
+  return header, values
+
+
+def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
+  """Refuses a file whose kind, scale, names or shapes are others."""
+  kind = _kind(expected)
+  if header.kind != kind:
+    raise UserError(
+      f'{path}: holds a {header.kind} for {header.model}, but the model here '
+      f'takes a {kind}.'
+    )
+  if kind == 'lora' and header.scale != expected.scale:
+    raise UserError(
+      f'{path}: LoRA scale (alpha / rank) {header.scale} there, '
+      f'{expected.scale} here.'
+    )
+  want = {name: tuple(x.shape) for name, x in _flatten(expected).items()}
+  for name in sorted({*want, *header.shapes}):
+    there, here = header.shapes.get(name), want.get(name)
+    if there != here:
+      raise UserError(
+        f'{path}: {name} is {there or "missing"} there (made for '
+        f'{header.model}), {here or "not used"} in the model here.'
+      )
+
+
+def _kind(adapters: Adapters) -> str:
+  return next(k for k, cls in _KINDS.items() if isinstance(adapters, cls))
+
+
+def _flatten(adapters: Adapters) -> dict[str, Any]:
+  """`{'encoder_self/key': ...}` or `{'encoder_self/query/a': ...}`."""
+  state = flax.serialization.to_state_dict(adapters)
+  return trees.flatten_paths(state['sites'])
+
+
+def _well_named(header: Header) -> bool:
+  """Whether every tensor of the kind is there, and no other."""
+  groups: dict[tuple[str, ...], set[str]] = {}
+  for name in header.shapes:
+    *group, leaf = name.split('/')
+    groups.setdefault(tuple(group), set()).add(leaf)
+  depth = {'prefix': 1, 'lora': 2}[header.kind]
+  leaves = set(_LEAVES[header.kind].__dataclass_fields__)
+  return bool(groups) and all(
+    len(group) == depth and group[0] in SITES and found == leaves
+    for group, found in groups.items()
+  )

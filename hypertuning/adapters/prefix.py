@@ -1,0 +1,32 @@
+"""Prefix: keys and values put before the text's own in every layer.
+
+Prefix tuning (Li and Liang, 2021); HyperTuning section 3 generates them.
+"""
+
+from collections.abc import Mapping
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from hypertuning.adapters import sites
+
+
+@flax.struct.dataclass
+class Prefix:
+  """Generated or learned prefixes, one set an episode.
+
+  Attributes:
+    sites: site name to `KeyValue`; a site that is missing gets no prefix.
+      Leaves are `[episodes, prefix, layers, heads, head_dim]`.
+  """
+
+  sites: Mapping[str, sites.KeyValue]
+
+  def at(self, site: str) -> sites.SiteAdapter | None:
+    """The site's keys and values as `[layers, episodes, prefix, heads, dim]`."""
+    if site not in self.sites:
+      return None
+    return sites.SiteAdapter(
+      prefix=jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), self.sites[site])
+    )

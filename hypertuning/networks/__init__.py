@@ -1,0 +1,1 @@
+"""Transformers, written once; hypermodels and downstream models share them."""

@@ -1,0 +1,203 @@
+"""Dense, norm, embedding, MLP and relative position layers of T5 1.1.
+
+Parameter names, flat kernel shapes and logical axes are those of t5x's minimal
+T5 example, so that its public checkpoints load unchanged.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+
+Initializer = Callable[..., jax.Array]
+FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+
+
+class DenseGeneral(nn.Module):
+  """A linear map without bias from the last axis to `features`.
+
+  Attributes:
+    features: output dimensions; several are stored flat as `[in, prod(out)]`.
+    axes: logical names of the two kernel dimensions.
+    num_input_dims: how many trailing input axes are contracted.
+    dtype: computation type; the kernel is float32.
+    kernel_init: initializer of the flat kernel.
+  """
+
+  features: int | Sequence[int]
+  axes: tuple[str, str]
+  num_input_dims: int = 1
+  dtype: Any = jnp.float32
+  kernel_init: Initializer = FAN_IN
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    features = (
+      (self.features,) if isinstance(self.features, int) else self.features
+    )
+    batch = x.shape[: -self.num_input_dims]
+    inputs = x.shape[-self.num_input_dims :]
+    kernel = partitioning.param_with_axes(
+      'kernel',
+      self.kernel_init,
+      (math.prod(inputs), math.prod(features)),
+      jnp.float32,
+      axes=self.axes,
+    )
+    flat = x.reshape(*batch, math.prod(inputs)).astype(self.dtype)
+    return (flat @ kernel.astype(self.dtype)).reshape(*batch, *features)
+
+
+class RMSNorm(nn.Module):
+  """T5's layer norm: no mean, no bias; statistics in float32."""
+
+  dtype: Any = jnp.float32
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = partitioning.param_with_axes(
+      'scale',
+      nn.initializers.ones,
+      (x.shape[-1],),
+      jnp.float32,
+      axes=('embed',),
+    )
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(
+      jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon
+    )
+    return x.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class Embed(nn.Module):
+  """Token embedding, `[batch, length]` int32 to `[batch, length, embed]`."""
+
+  num_embeddings: int
+  features: int
+  dtype: Any = jnp.float32
+
+  def setup(self) -> None:
+    self.embedding = partitioning.param_with_axes(
+      'embedding',
+      nn.initializers.normal(stddev=1.0),
+      (self.num_embeddings, self.features),
+      jnp.float32,
+      axes=('vocab', 'embed'),
+      module=self,
+    )
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
+
+  def attend(self, x: jax.Array) -> jax.Array:
+    """Logits through the embedding table, in float32 (T5 1.0 only)."""
+    return x.astype(jnp.float32) @ self.embedding.T
+
+
+class MLP(nn.Module):
+  """T5's feed-forward block; two activations make it gated (GELU in 1.1)."""
+
+  hidden: int
+  activations: Sequence[str] = ('gelu', 'linear')
+  dropout_rate: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    branches = []
+    for i, activation in enumerate(self.activations):
+      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
+      y = DenseGeneral(
+        self.hidden, ('embed', 'mlp'), dtype=self.dtype, name=name
+      )(x)
+      branches.append(y if activation == 'linear' else getattr(nn, activation)(y))
+    y = functools.reduce(jnp.multiply, branches)
+    y = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
+      y, deterministic=deterministic
+    )
+    y = partitioning.with_sharding_constraint(y, ('batch', 'length', 'mlp'))
+    return DenseGeneral(
+      x.shape[-1], ('mlp', 'embed'), dtype=self.dtype, name='wo'
+    )(y)
+
+
+def relative_position_bucket(
+  relative_position: jax.Array,
+  bidirectional: bool,
+  num_buckets: int = 32,
+  max_distance: int = 128,
+) -> jax.Array:
+  """T5's bucket of `key position - query position`.
+
+  Half of the buckets are exact distances, half grow logarithmically up to
+  `max_distance`. Bidirectional: the sign takes half of them; otherwise keys
+  after the query fall into bucket 0.
+
+  Args:
+    relative_position: int32, any shape.
+    bidirectional: whether keys after the query have buckets of their own.
+    num_buckets: number of buckets in all.
+    max_distance: distance from which on all share the last bucket.
+
+  Returns:
+    int32 buckets, same shape.
+  """
+  distance = -relative_position
+  offset = jnp.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    offset = jnp.where(distance < 0, num_buckets, 0)
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(distance, 0)
+  exact = num_buckets // 2
+  log_ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(
+    max_distance / exact
+  )
+  large = exact + (log_ratio * (num_buckets - exact)).astype(jnp.int32)
+  large = jnp.minimum(large, num_buckets - 1)
+  return offset + jnp.where(distance < exact, distance, large)
+
+
+class RelativePositionBias(nn.Module):
+  """One table of additive attention biases, shared by a stack's layers.
+
+  Attributes:
+    num_heads: attention heads.
+    bidirectional: see `relative_position_bucket`.
+    num_buckets: rows of the table.
+    max_distance: see `relative_position_bucket`.
+    embedding_init: initializer of the `[heads, buckets]` table.
+  """
+
+  num_heads: int
+  bidirectional: bool
+  num_buckets: int
+  max_distance: int
+  embedding_init: Initializer
+
+  @nn.compact
+  def __call__(
+    self, query_positions: jax.Array, key_positions: jax.Array
+  ) -> jax.Array:
+    """Float32 biases `[1, heads, queries, keys]` for two position vectors."""
+    table = partitioning.param_with_axes(
+      'rel_embedding',
+      self.embedding_init,
+      (self.num_heads, self.num_buckets),
+      jnp.float32,
+      axes=('heads', 'relpos_buckets'),
+    )
+    buckets = relative_position_bucket(
+      key_positions[None, :] - query_positions[:, None],
+      self.bidirectional,
+      self.num_buckets,
+      self.max_distance,
+    )
+    return table[:, buckets][None]

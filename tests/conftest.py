@@ -1,0 +1,24 @@
+"""Eight CPU devices for every test, set before anything imports jax."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+_DEVICES = '--xla_force_host_platform_device_count=8'
+if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}'
+
+# Most of the time goes into compiling the same programs again. Set the variable
+# to a folder that survives, and the next run saves it too.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _cache = tempfile.mkdtemp(prefix='hypertuning_test_')
+  atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+import pytest  # noqa: E402
+
+pytest.register_assert_rewrite('runner', 'tiny')

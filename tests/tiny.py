@@ -1,0 +1,181 @@
+"""Tiny networks, random weights, adapters and batches for the tests.
+
+Weights are drawn by numpy: initialising by jax costs more compilation than the
+tests themselves. Sizes are all different, so that a swapped axis cannot pass.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypertuning import trees
+from hypertuning.adapters import SITES, KeyValue, LoRA, LowRank, Prefix, sites
+from hypertuning.networks import t5
+
+VOCAB = 37
+
+
+def config(**overrides) -> t5.T5Config:
+  """Width 20 (not heads x head_dim = 24), 2 + 2 layers."""
+  fields = {
+    'vocab_size': VOCAB,
+    'emb_dim': 20,
+    'num_heads': 3,
+    'head_dim': 8,
+    'mlp_dim': 28,
+    'num_encoder_layers': 2,
+    'num_decoder_layers': 2,
+    # Few buckets and a short range: short texts already reach the last one.
+    'relpos_num_buckets': 8,
+    'relpos_max_distance': 12,
+  }
+  return t5.T5Config(**{**fields, **overrides})
+
+
+def random_params(shapes, seed: int = 0):
+  """Weights of T5's scale for a tree of `jax.eval_shape`."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path: str, leaf) -> jax.Array:
+    x = rng.standard_normal(leaf.shape).astype(np.float32)
+    if path.endswith('kernel'):
+      x /= np.sqrt(leaf.shape[-2])
+    elif path.endswith('scale'):
+      x = 1 + 0.2 * x
+    return jnp.asarray(x)
+
+  flat = trees.flatten_paths(shapes)
+  return trees.unflatten_paths({k: draw(k, v) for k, v in flat.items()})
+
+
+def t5_params(cfg: t5.T5Config, seed: int = 0):
+  """Random parameters of a `T5`."""
+  tokens = jnp.ones((1, 2), jnp.int32)
+  shapes = jax.eval_shape(
+    lambda: t5.T5(cfg).init(jax.random.key(0), tokens, tokens, tokens)
+  )
+  return random_params(shapes['params'], seed)
+
+
+def stack_layers(params):
+  """An unrolled T5's parameters as those of `scan_layers=True`."""
+  flat, groups = {}, {}
+  for path, leaf in trees.flatten_paths(params).items():
+    stack, *rest = path.split('/')
+    if rest and rest[0].startswith('layers_'):
+      name = '/'.join([stack, 'layers', *rest[1:]])
+      groups.setdefault(name, []).append((int(rest[0][7:]), leaf))
+    else:
+      flat[path] = leaf
+  for name, leaves in groups.items():
+    ordered = [x for _, x in sorted(leaves, key=lambda pair: pair[0])]
+    flat[name] = jnp.stack(ordered)
+  return trees.unflatten_paths(flat)
+
+
+def layers_at(cfg: t5.T5Config, site: str) -> int:
+  """Attention layers of a site."""
+  return sites.num_layers(site, cfg.num_encoder_layers, cfg.num_decoder_layers)
+
+
+def prefix(cfg, episodes: int, length: int = 3, where=SITES, seed=1) -> Prefix:
+  """Random keys and values of the size of real ones."""
+  rng = np.random.default_rng(seed)
+
+  def draw(site: str) -> jax.Array:
+    shape = (episodes, length, layers_at(cfg, site), cfg.num_heads)
+    x = rng.standard_normal((*shape, cfg.head_dim))
+    return jnp.asarray(x, jnp.float32)
+
+  return Prefix({s: KeyValue(key=draw(s), value=draw(s)) for s in where})
+
+
+def lora(
+  cfg,
+  episodes: int,
+  rank: int = 2,
+  where=SITES,
+  projections=('query', 'value'),
+  scale=0.5,
+  seed=1,
+) -> LoRA:
+  """Random factors whose update is about as large as the weights."""
+  rng = np.random.default_rng(seed)
+
+  def draw(site: str) -> LowRank:
+    lead = (episodes, layers_at(cfg, site))
+    a = rng.standard_normal((*lead, cfg.emb_dim, rank)) / cfg.emb_dim**0.5
+    b = rng.standard_normal((*lead, rank, cfg.num_heads, cfg.head_dim))
+    return LowRank(a=jnp.asarray(a, jnp.float32), b=jnp.asarray(b, jnp.float32))
+
+  return LoRA({s: {p: draw(s) for p in projections} for s in where}, scale)
+
+
+def ragged(rng, shape, least: int = 1, eos: bool = False) -> np.ndarray:
+  """Random token ids, rows of different lengths padded with 0 on the right."""
+  tokens = rng.integers(2, VOCAB, shape)
+  lengths = rng.integers(least, shape[-1] + 1, shape[:-1])
+  lengths.flat[0] = shape[-1]  # one row is full
+  lengths.flat[-1] = least  # and one is as short as can be
+  places = np.arange(shape[-1])
+  tokens = np.where(places < lengths[..., None], tokens, 0)
+  if eos:
+    tokens = np.where(places == lengths[..., None] - 1, 1, tokens)
+  return tokens.astype(np.int32)
+
+
+def shift_right(targets: np.ndarray) -> np.ndarray:
+  """Decoder inputs: id 0, then the targets but the last."""
+  pad = [(0, 0)] * (targets.ndim - 1) + [(1, 0)]
+  return np.pad(targets, pad)[..., :-1]
+
+
+def text(batch: int = 4, inputs: int = 9, targets: int = 7, seed: int = 3):
+  """`(encoder inputs, decoder inputs, decoder targets)` of a T5."""
+  rng = np.random.default_rng(seed)
+  targets = ragged(rng, (batch, targets), least=2, eos=True)
+  return ragged(rng, (batch, inputs), 2), shift_right(targets), targets
+
+
+def episodes(
+  count: int = 2, queries: int = 3, hyper: int = 10, inputs=6, targets=5, seed=5
+) -> dict[str, np.ndarray]:
+  """A batch as `EpisodeFeatureConverter` gives it."""
+  rng = np.random.default_rng(seed)
+  target = ragged(rng, (count, queries, targets), least=2, eos=True)
+  return {
+    'hyper_input_tokens': ragged(rng, (count, hyper), 3),
+    'encoder_input_tokens': ragged(rng, (count, queries, inputs), 2),
+    'decoder_input_tokens': shift_right(target),
+    'decoder_target_tokens': target,
+    'decoder_loss_weights': (target > 0).astype(np.int32),
+  }
+
+
+def walk(jaxpr):
+  """Every equation of a jaxpr and how often it runs, sub-jaxprs included."""
+  for equation in jaxpr.eqns:
+    yield equation, 1
+    times = 1
+    if equation.primitive.name == 'scan':
+      times = equation.params['length']
+    for value in equation.params.values():
+      for sub in value if isinstance(value, (tuple, list)) else (value,):
+        sub = getattr(sub, 'jaxpr', sub)
+        if hasattr(sub, 'eqns'):
+          for inner, inner_times in walk(sub):
+            yield inner, times * inner_times
+
+
+def model(cfg: t5.T5Config, hypermodel=None, **overrides):
+  """A `HyperTuningModel`; imports seqio, which takes seconds."""
+  from hypertuning import models
+
+  fields = {
+    'downstream': t5.T5(cfg),
+    'hypermodel': hypermodel,
+    'input_vocabulary': None,
+    'output_vocabulary': None,
+    'optimizer_def': None,
+  }
+  return models.HyperTuningModel(**{**fields, **overrides})
