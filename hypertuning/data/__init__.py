@@ -1,0 +1,1 @@
+"""From text to batches: episodes, segments, feature conversion, metrics."""

@@ -1,0 +1,125 @@
+"""Texts for hyperpretraining: the interpreter's own documentation, or a folder.
+
+The first is on every machine: the language reference that `help()` shows and
+the docstrings of the standard library, read from source and never imported.
+"""
+
+import ast
+import functools
+import hashlib
+import pathlib
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pydoc_data import topics
+
+from hypertuning.errors import UserError
+
+SPLITS = ('train', 'validation')
+_SKIPPED = {
+  *('test', 'tests', 'idlelib', 'lib2to3', 'turtledemo', 'ensurepip'),
+  *('site-packages', 'dist-packages', 'encodings', '__pycache__'),
+}
+_SHORTEST = 100  # characters; shorter docstrings say little
+_VALIDATION_SHARE = 0.05
+
+
+@functools.cache
+def python_documentation(split: str) -> tuple[str, ...]:
+  """Documentation texts of the running interpreter.
+
+  Args:
+    split: `train`, or `validation` for about 5% of the texts, chosen by name.
+
+  Returns:
+    Texts in a fixed order; no text is in both splits.
+  """
+  return tuple(
+    text for name, text in _all_documentation() if split_of(name) == split
+  )
+
+
+def text_files(
+  folder: str, split: str, pattern: str = '**/*.txt'
+) -> list[pathlib.Path]:
+  """The text files below a folder, every one of them found to be UTF-8.
+
+  Args:
+    folder: where to look.
+    split: `train`, or `validation` for about 5% of the files, by name (one
+      file where that would be none).
+    pattern: glob, relative to the folder.
+
+  Returns:
+    Paths in the order of names.
+
+  Raises:
+    UserError: no such folder, fewer than two texts in it, or a file that is
+      not UTF-8.
+  """
+  root = pathlib.Path(folder).expanduser()
+  if not root.is_dir():
+    raise UserError(f'{folder}: no such folder of text files.')
+  files = [path for path in sorted(root.glob(pattern)) if path.is_file()]
+  texts = [path for path in files if _has_text(path)]
+  if len(texts) < len(SPLITS):
+    raise UserError(
+      f'{folder}: {len(texts) or "no"} text there ({len(files)} files match '
+      f'{pattern!r}); training and validation need a file each.'
+    )
+  names = {path: path.relative_to(root).as_posix() for path in texts}
+  held_out = [path for path in texts if split_of(names[path]) == 'validation']
+  if not held_out or len(held_out) == len(texts):
+    # A handful of files may all fall on one side.
+    held_out = [min(texts, key=lambda path: _digest(names[path]))]
+  return [
+    path for path in texts if (path in held_out) == (split == 'validation')
+  ]
+
+
+def split_of(name: str) -> str:
+  """`train` or `validation`, by a hash of the name."""
+  held_out = _digest(name)[0] < 256 * _VALIDATION_SHARE
+  return 'validation' if held_out else 'train'
+
+
+def _digest(name: str) -> bytes:
+  return hashlib.sha256(name.encode()).digest()
+
+
+@functools.cache
+def _all_documentation() -> tuple[tuple[str, str], ...]:
+  """Names and texts; a text that several objects share is there once."""
+  texts = {text: f'topic {k}' for k, text in sorted(topics.topics.items())}
+  stdlib = pathlib.Path(sysconfig.get_path('stdlib'))
+  for path in sorted(stdlib.rglob('*.py')):
+    relative = path.relative_to(stdlib)
+    if not _SKIPPED.intersection(relative.parts):
+      for name, text in _docstrings(path):
+        texts.setdefault(text, f'{relative.as_posix()} {name}')
+  return tuple((name, text) for text, name in texts.items())
+
+
+def _docstrings(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # of the sources that are parsed
+      tree = ast.parse(path.read_bytes())
+  except (SyntaxError, ValueError):
+    return  # a template, not a module
+  kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+  for node in ast.walk(tree):
+    if isinstance(node, kinds):
+      text = ast.get_docstring(node)
+      if text and len(text) >= _SHORTEST:
+        yield getattr(node, 'name', ''), text
+
+
+def _has_text(path: pathlib.Path) -> bool:
+  try:
+    return bool(path.read_text(encoding='utf-8').strip())
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{path}: not UTF-8 at byte {error.start}; convert the file or narrow '
+      'the pattern.'
+    ) from error

@@ -1,0 +1,150 @@
+"""The feature converter of episodes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from hypertuning.errors import UserError
+
+Lengths = Mapping[str, Any]
+_Spec = seqio.FeatureConverter.FeatureSpec
+_EXAMPLE = "{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}"
+
+
+def output_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
+  """seqio features of an episode task; preprocessors add EOS themselves."""
+  return {
+    'hyper_inputs': seqio.Feature(vocabulary, add_eos=False),
+    'inputs': seqio.Feature(vocabulary, add_eos=False, rank=2),
+    'targets': seqio.Feature(vocabulary, add_eos=False, rank=2),
+  }
+
+
+class EpisodeFeatureConverter(seqio.FeatureConverter):
+  """Episodes to model features; one seqio example is one episode.
+
+  | task feature             | model feature                             |
+  | ------------------------ | ----------------------------------------- |
+  | `hyper_inputs` [h]       | `hyper_input_tokens` [h]                  |
+  | `inputs` [queries, i]    | `encoder_input_tokens` [queries, i]       |
+  | `targets` [queries, t]   | `decoder_input_tokens` [queries, t],      |
+  |                          | `decoder_target_tokens`,                  |
+  |                          | `decoder_loss_weights` (0 on padding)     |
+
+  Lengths are `{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}`:
+  an episode of fewer queries is filled up with padding, one of more is cut.
+  Packing would mix episodes and is refused.
+  """
+
+  TASK_FEATURES = {
+    'hyper_inputs': _Spec(dtype=tf.int32),
+    'inputs': _Spec(dtype=tf.int32, rank=2),
+    'targets': _Spec(dtype=tf.int32, rank=2),
+  }
+  MODEL_FEATURES = {
+    'hyper_input_tokens': _Spec(dtype=tf.int32),
+    'encoder_input_tokens': _Spec(dtype=tf.int32, rank=2),
+    'decoder_input_tokens': _Spec(dtype=tf.int32, rank=2),
+    'decoder_target_tokens': _Spec(dtype=tf.int32, rank=2),
+    'decoder_loss_weights': _Spec(dtype=tf.int32, rank=2),
+  }
+  PACKING_FEATURE_DTYPES: Mapping[str, Any] = {}
+
+  def __init__(self, pack: bool = False, **kwargs: Any):
+    """Takes seqio's arguments.
+
+    Raises:
+      UserError: `pack` is set.
+    """
+    if pack:
+      raise UserError(
+        'Episodes cannot be packed, packing would mix them: set pack = False.'
+      )
+    # seqio's check compares scalars and refuses lengths of two axes.
+    super().__init__(pack=False, **{**kwargs, 'apply_length_check': False})
+
+  def __call__(
+    self, ds: tf.data.Dataset, task_feature_lengths: Lengths
+  ) -> tf.data.Dataset:
+    """Converts a dataset of episodes.
+
+    Raises:
+      UserError: lengths miss a feature or cut everything away.
+    """
+    check_lengths(task_feature_lengths)
+    return super().__call__(ds, task_feature_lengths)
+
+  def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
+    """Lengths of the model features; checks what the user gave.
+
+    Raises:
+      UserError: see `check_lengths`.
+    """
+    check_lengths(task_feature_lengths)
+    return {
+      'hyper_input_tokens': task_feature_lengths['hyper_inputs'],
+      'encoder_input_tokens': task_feature_lengths['inputs'],
+      'decoder_input_tokens': task_feature_lengths['targets'],
+      'decoder_target_tokens': task_feature_lengths['targets'],
+      'decoder_loss_weights': task_feature_lengths['targets'],
+    }
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Lengths
+  ) -> tf.data.Dataset:
+    def convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+      targets = episode['targets']
+      return {
+        'hyper_input_tokens': episode['hyper_inputs'],
+        'encoder_input_tokens': episode['inputs'],
+        # Shifted right; position 0 reads id 0, where T5 starts to decode.
+        'decoder_input_tokens': tf.pad(targets[:, :-1], [[0, 0], [1, 0]]),
+        'decoder_target_tokens': targets,
+        'decoder_loss_weights': tf.cast(targets > 0, tf.int32),
+      }
+
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def check_lengths(lengths: Lengths) -> None:
+  """Refuses lengths that miss a feature or leave nothing of it.
+
+  Raises:
+    UserError: names the field of TASK_FEATURE_LENGTHS at fault.
+  """
+  for name, spec in EpisodeFeatureConverter.TASK_FEATURES.items():
+    length = (lengths or {}).get(name)
+    parts = length if isinstance(length, (tuple, list)) else (length,)
+    if len(parts) != spec.rank or not all(isinstance(n, int) for n in parts):
+      want = 'one number' if spec.rank == 1 else '(queries, length)'
+      raise UserError(
+        f'TASK_FEATURE_LENGTHS[{name!r}] is {length!r}, but must be {want}: '
+        f'for example {_EXAMPLE}.'
+      )
+    # A target keeps at least one token beside its EOS.
+    least = 2 if name == 'targets' else 1
+    if parts[0] < 1 or parts[-1] < least:
+      raise UserError(
+        f'TASK_FEATURE_LENGTHS[{name!r}] = {length!r} cuts everything away: '
+        f'give at least {least if spec.rank == 1 else (1, least)}.'
+      )
+  unknown = set(lengths) - set(EpisodeFeatureConverter.TASK_FEATURES)
+  if unknown:
+    raise UserError(
+      f'TASK_FEATURE_LENGTHS has no feature {min(unknown)!r}; episodes have '
+      f'{", ".join(EpisodeFeatureConverter.TASK_FEATURES)}.'
+    )
+  if lengths['inputs'][0] != lengths['targets'][0]:
+    raise UserError(
+      f"TASK_FEATURE_LENGTHS gives 'inputs' {lengths['inputs'][0]} queries and "
+      f"'targets' {lengths['targets'][0]}: the two must agree."
+    )
+
+
+def length_of(lengths: Lengths | None, name: str) -> int | None:
+  """Tokens a feature has room for (its last axis), or None if not given."""
+  length = (lengths or {}).get(name)
+  return length[-1] if isinstance(length, (tuple, list)) else length

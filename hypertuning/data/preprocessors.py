@@ -1,0 +1,230 @@
+"""CACLM: a text in four parts; predict C from B, with phi from A and D.
+
+HyperTuning, section 4 (hyperpretraining). How the published model draws the
+lengths of the parts is not known; the laws here are this project's choice.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from hypertuning.data import features, vocabularies
+from hypertuning.errors import UserError
+
+Lengths = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentLengths:
+  """Length laws of the four consecutive parts of a window, in tokens.
+
+  |C| and |B| are uniform in their ranges, each with a seed of its own; what
+  remains of the window is cut in A and D at a uniform place.
+
+  Attributes:
+    window: greatest number of tokens of a window.
+    b: least and greatest |B|, inclusive.
+    c: least and greatest |C|, inclusive.
+  """
+
+  window: int = 512
+  b: tuple[int, int] = (64, 256)
+  c: tuple[int, int] = (32, 128)
+
+  def __post_init__(self) -> None:
+    for name, (low, high) in (('b', self.b), ('c', self.c)):
+      if not 1 <= low <= high:
+        raise UserError(
+          f'SegmentLengths.{name} = {(low, high)}: give (least, greatest) with '
+          '1 <= least <= greatest.'
+        )
+    if self.window < self.shortest:
+      raise UserError(
+        f'SegmentLengths.window = {self.window} has no room for A or D: give '
+        f'at least b[0] + c[0] + 1 = {self.shortest}.'
+      )
+
+  @property
+  def shortest(self) -> int:
+    """The shortest text that gives an example: |A| + |D| is at least 1."""
+    return self.b[0] + self.c[0] + 1
+
+
+def encode_text(
+  ds: tf.data.Dataset, vocabulary: seqio.Vocabulary, key: str = 'text'
+) -> tf.data.Dataset:
+  """Preprocessor: `key` from a string to int32 ids, without EOS."""
+  return ds.map(
+    lambda example: {
+      key: tf.cast(vocabulary.encode_tf(example[key]), tf.int32)
+    },
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+
+
+def windows(
+  ds: tf.data.Dataset, key: str, lengths: SegmentLengths
+) -> tf.data.Dataset:
+  """Tiles every text with as few windows as will do, of about equal lengths.
+
+  No token is lost: only a text, or windows of it, below `lengths.shortest` give
+  no example.
+
+  Args:
+    ds: elements with `key`, int32 `[n]`.
+    key: of the token ids.
+    lengths: the length laws.
+
+  Returns:
+    int32 `[at most lengths.window]` elements.
+  """
+
+  def tile(example: dict[str, tf.Tensor]) -> tf.data.Dataset:
+    tokens = example[key]
+    size = tf.size(tokens, tf.int64)
+    count = -(-size // lengths.window)
+    numbers = tf.data.Dataset.range(count)
+    return numbers.map(
+      lambda i: tokens[i * size // count : (i + 1) * size // count]
+    )
+
+  tiled = ds.flat_map(tile)
+  return tiled.filter(lambda tokens: tf.size(tokens) >= lengths.shortest)
+
+
+def split_segments(
+  tokens: tf.Tensor, seeds: tf.Tensor, lengths: SegmentLengths
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Cuts `[n]` tokens in A, B, C, D; their concatenation is the input.
+
+  Args:
+    tokens: at least `lengths.shortest` of them.
+    seeds: `[3 or more, 2]`; the first three draw |C|, |B| and |A|.
+    lengths: the length laws; the upper ends shrink where the text is short.
+
+  Returns:
+    A, B, C and D, int32. |C| >= `lengths.c[0]`, |A| + |D| >= 1.
+  """
+  size = tf.size(tokens)
+  room = size - 1 - lengths.b[0]
+  c = _uniform(seeds[0], lengths.c[0], tf.minimum(lengths.c[1], room))
+  b = _uniform(seeds[1], lengths.b[0], tf.minimum(lengths.b[1], size - 1 - c))
+  a = _uniform(seeds[2], 0, size - b - c)
+  return tuple(tf.split(tokens, [a, b, c, size - a - b - c], num=4))
+
+
+def caclm(
+  ds: tf.data.Dataset,
+  sequence_length: Lengths | None,
+  output_features: Mapping[str, seqio.Feature],
+  lengths: SegmentLengths,
+  joiner: int | None = None,
+  key: str = 'text',
+) -> tf.data.Dataset:
+  """Preprocessor: token ids of texts to hyperpretraining episodes.
+
+  Args:
+    ds: elements with `key`, int32 `[n]`.
+    sequence_length: seqio's lengths.
+    output_features: seqio's features; their vocabulary has the ids.
+    lengths: the length laws.
+    joiner: id between A and D, so that the hypermodel sees where the text that
+      it does not read was; SEP_INPUT by default.
+    key: of the token ids.
+
+  Returns:
+    `hyper_inputs` = A joiner D EOS, `inputs` = B `[1, |B|]`,
+    `targets` = C EOS `[1, |C| + 1]`.
+
+  Raises:
+    UserError: `sequence_length` would cut a feature.
+  """
+  _check_room(
+    sequence_length,
+    hyper_inputs=lengths.window - lengths.shortest + 3,  # with joiner and EOS
+    inputs=lengths.b[1],
+    targets=lengths.c[1] + 1,
+  )
+  vocabulary = output_features['hyper_inputs'].vocabulary
+  eos = [vocabulary.eos_id]
+  if joiner is None:
+    joiner = vocabularies.separators(vocabulary)[0]
+
+  def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+    a, b, c, d = split_segments(tokens, seeds, lengths)
+    return {
+      'hyper_inputs': tf.concat([a, [joiner], d, eos], axis=0),
+      'inputs': b[None],
+      'targets': tf.concat([c, eos], axis=0)[None],
+    }
+
+  return seqio.map_over_dataset(convert, num_seeds=3)(windows(ds, key, lengths))
+
+
+def prefix_lm(
+  ds: tf.data.Dataset,
+  sequence_length: Lengths | None,
+  output_features: Mapping[str, seqio.Feature],
+  lengths: SegmentLengths,
+  queries: int = 1,
+  key: str = 'text',
+) -> tf.data.Dataset:
+  """Preprocessor: the same cuts for a model without phi, to pretrain it.
+
+  This is T5's LM adaptation. The input is B and what stands before it, from a
+  uniformly drawn place in A on, so that B alone is met as well.
+
+  Args:
+    ds: elements with `key`, int32 `[n]`.
+    sequence_length: seqio's lengths.
+    output_features: seqio's features; their vocabulary has the ids.
+    lengths: the length laws.
+    queries: windows that share an example, so that a batch mixed with episodes
+      of as many queries has no padded ones.
+    key: of the token ids.
+
+  Returns:
+    `inputs` = end of A, B and `targets` = C EOS `[queries, ...]`;
+    `hyper_inputs` holds EOS alone.
+
+  Raises:
+    UserError: `sequence_length` would cut a feature.
+  """
+  _check_room(
+    sequence_length,
+    hyper_inputs=1,
+    inputs=lengths.window - lengths.c[0],
+    targets=lengths.c[1] + 1,
+  )
+  eos = [output_features['targets'].vocabulary.eos_id]
+
+  def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+    a, b, c, _ = split_segments(tokens, seeds, lengths)
+    start = _uniform(seeds[3], 0, tf.size(a))
+    return {
+      'inputs': tf.concat([a[start:], b], axis=0),
+      'targets': tf.concat([c, eos], axis=0),
+    }
+
+  cut = seqio.map_over_dataset(convert, num_seeds=4)(windows(ds, key, lengths))
+  return cut.padded_batch(queries).map(
+    lambda example: {'hyper_inputs': tf.constant(eos, tf.int32), **example}
+  )
+
+
+def _uniform(seed: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
+  """An int32 in `low..high`, both inclusive."""
+  return tf.random.stateless_uniform([], seed, low, high + 1, dtype=tf.int32)
+
+
+def _check_room(lengths: Lengths | None, **needed: int) -> None:
+  for name, need in needed.items():
+    length = features.length_of(lengths, name)
+    if length is not None and length < need:
+      raise UserError(
+        f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} would cut the '
+        f'segments that SegmentLengths draws: it needs a length of {need}.'
+      )
