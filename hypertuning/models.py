@@ -1,0 +1,415 @@
+"""The model object: a batch to loss, scores and text, with or without phi.
+
+It satisfies t5x's model contract by its methods, without importing t5x; the
+embedded runner calls the same methods.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics as clu_metrics
+from flax.core import freeze
+
+from hypertuning import adapters as adapters_lib
+from hypertuning import decoding, trees
+from hypertuning.adapters import Adapters
+from hypertuning.data import features
+
+Batch = Mapping[str, jax.Array]
+Tree = Mapping[str, Any]
+GENERATE = 'generate'
+_EOS_ID = 1
+
+
+class AdaptedModel(nn.Module):
+  """A downstream model and, if there is one, the hypermodel that adapts it.
+
+  Attributes:
+    downstream: a network with `encode`, `decode` and an `adapters` argument.
+    hypermodel: few-shot tokens to adapters, or None.
+  """
+
+  downstream: nn.Module
+  hypermodel: nn.Module | None = None
+
+  def generate(
+    self, hyper_input_tokens: jax.Array, enable_dropout: bool = False
+  ) -> Adapters | None:
+    """Phi of every episode, or None where there is no hypermodel."""
+    if self.hypermodel is None:
+      return None
+    return self.hypermodel(hyper_input_tokens, enable_dropout=enable_dropout)
+
+  def logits(
+    self, batch: Batch, adapters: Adapters | None, enable_dropout: bool = False
+  ) -> jax.Array:
+    """`[episodes, queries, length, vocab]` logits with phi of `[episodes]`."""
+    episodes, queries = batch['encoder_input_tokens'].shape[:2]
+    if adapters is not None:
+      adapters = adapters_lib.repeat(adapters, queries)
+    logits = self.downstream(
+      _fold(batch['encoder_input_tokens']),
+      _fold(batch['decoder_input_tokens']),
+      _fold(batch['decoder_target_tokens']),
+      adapters,
+      enable_dropout,
+    )
+    return logits.reshape(episodes, queries, *logits.shape[1:])
+
+  def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
+    """Logits with generated phi."""
+    phi = self.generate(batch['hyper_input_tokens'], enable_dropout)
+    return self.logits(batch, phi, enable_dropout)
+
+
+class HyperTuningModel:
+  """What the runners and t5x train, score and decode.
+
+  Attributes:
+    module: the `AdaptedModel`.
+    input_vocabulary: a `seqio.Vocabulary`.
+    output_vocabulary: a `seqio.Vocabulary`.
+    optimizer_def: an optax transformation (embedded runner) or a t5x optimizer
+      definition.
+    trainable_regex: full paths (`hypermodel/...`, `downstream/...`) that train;
+      everything else lives in the collection `frozen`.
+  """
+
+  FEATURE_CONVERTER_CLS = features.EpisodeFeatureConverter
+
+  def __init__(
+    self,
+    downstream: nn.Module,
+    hypermodel: nn.Module | None,
+    input_vocabulary: Any,
+    output_vocabulary: Any,
+    optimizer_def: Any,
+    trainable_regex: str = 'hypermodel/.*',
+    frozen_dtype: Any = None,
+    decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.greedy,
+    loss_normalizing_factor: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+  ):
+    """Builds the model.
+
+    Args:
+      downstream: the network that is adapted, such as `t5.T5`.
+      hypermodel: what generates phi, or None for the downstream model alone.
+      input_vocabulary: of the texts that are read.
+      output_vocabulary: of the texts that are written.
+      optimizer_def: see the class.
+      trainable_regex: see the class.
+      frozen_dtype: storage type of what does not train (None: as it is).
+      decode_fn: `decoding.greedy`, `sample` or `beam_search`.
+      loss_normalizing_factor: divides the summed loss; None leaves the sum, and
+        the embedded runner then takes the mean over the global batch's tokens.
+      label_smoothing: probability spread over the vocabulary.
+      z_loss: weight of `log(Z)^2`, which keeps logits near normalised.
+    """
+    self.module = AdaptedModel(downstream=downstream, hypermodel=hypermodel)
+    self.input_vocabulary = input_vocabulary
+    self.output_vocabulary = output_vocabulary
+    self.optimizer_def = optimizer_def
+    self.trainable_regex = trainable_regex
+    self._frozen_dtype = frozen_dtype
+    self._decode_fn = decode_fn
+    self._loss_normalizing_factor = loss_normalizing_factor
+    self._label_smoothing = label_smoothing
+    self._z_loss = z_loss
+
+  @property
+  def has_hypermodel(self) -> bool:
+    """Whether phi is generated."""
+    return self.module.hypermodel is not None
+
+  def get_initial_variables(
+    self,
+    rng: jax.Array,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    input_types: Mapping[str, Any] | None = None,
+  ) -> Tree:
+    """Random variables, split in what trains and what does not.
+
+    Args:
+      rng: a key.
+      input_shapes: of every model feature, the batch axis first.
+      input_types: of every model feature; int32 where missing.
+
+    Returns:
+      FrozenDict of `params`, `params_axes` and, where anything is frozen,
+      `frozen`, `frozen_axes` (the same nesting; `kernel` has `kernel_axes`).
+    """
+    types = input_types or {}
+    # One episode is enough: no parameter's shape depends on the batch.
+    batch = {
+      name: jnp.ones((1, *shape[1:]), types.get(name, jnp.int32))
+      for name, shape in input_shapes.items()
+    }
+    variables = self.module.init(rng, batch)
+    params, frozen = trees.split_by_regex(
+      variables['params'], self.trainable_regex
+    )
+    axes = {
+      path.removesuffix('_axes'): names
+      for path, names in trees.flatten_paths(variables['params_axes']).items()
+    }
+
+    def axes_of(tree: Tree) -> dict:
+      paths = trees.flatten_paths(tree)
+      return trees.unflatten_paths({f'{p}_axes': axes[p] for p in paths})
+
+    parts = {'params': params, 'params_axes': axes_of(params)}
+    if frozen:
+      if self._frozen_dtype is not None:
+        frozen = jax.tree.map(lambda x: x.astype(self._frozen_dtype), frozen)
+      parts |= {'frozen': frozen, 'frozen_axes': axes_of(frozen)}
+    return freeze(parts)
+
+  def generate_adapters(
+    self, params: Tree, batch: Batch, flax_mutables: Tree | None = None
+  ) -> Adapters | None:
+    """Phi of every episode in the batch; None without a hypermodel."""
+    return self.module.apply(
+      _variables(params, flax_mutables),
+      batch['hyper_input_tokens'],
+      method='generate',
+    )
+
+  def loss_fn(
+    self,
+    params: Tree,
+    batch: Batch,
+    dropout_rng: jax.Array | None,
+    flax_mutables: Tree | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """Summed cross-entropy of the target tokens, differentiable in `params`.
+
+    Args:
+      params: what trains.
+      batch: one batch of model features.
+      dropout_rng: None turns dropout off.
+      flax_mutables: the collection `frozen`; returned as it came.
+
+    Returns:
+      `(loss, (metrics, flax_mutables))`, or `(loss, metrics)` where no mutables
+      are given. `metrics` holds `clu.metrics.Average`s over target tokens.
+    """
+    logits = self.module.apply(
+      _variables(params, flax_mutables),
+      batch,
+      enable_dropout=dropout_rng is not None,
+      rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+    )
+    loss, metrics = self._loss_and_metrics(logits, batch)
+    if flax_mutables is None:
+      return loss, metrics
+    return loss, (metrics, flax_mutables)
+
+  def eval_fn(
+    self, params: Tree, batch: Batch, flax_mutables: Tree | None = None
+  ) -> tuple[jax.Array, dict]:
+    """`(loss, metrics)` without dropout."""
+    loss, rest = self.loss_fn(params, batch, None, flax_mutables)
+    return loss, rest if flax_mutables is None else rest[0]
+
+  def score_batch(
+    self,
+    params: Tree,
+    batch: Batch,
+    return_intermediates: bool = False,
+    flax_mutables: Tree | None = None,
+    adapters: Adapters | str | None = GENERATE,
+  ) -> jax.Array:
+    """Summed log-probability of every target.
+
+    Args:
+      params: what trains.
+      batch: one batch of model features.
+      return_intermediates: refused; part of t5x's signature.
+      flax_mutables: the collection `frozen`.
+      adapters: phi of `[episodes]`, None for no phi, or generated from the
+        batch by default.
+
+    Returns:
+      Float32 `[episodes, queries]`.
+    """
+    if return_intermediates:
+      raise NotImplementedError('score_batch has no intermediates to return.')
+    logits = self.module.apply(
+      _variables(params, flax_mutables),
+      batch,
+      self._adapters(adapters, params, batch, flax_mutables),
+      method='logits',
+    )
+    token_losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['decoder_target_tokens']
+    )
+    return -jnp.sum(token_losses * batch['decoder_loss_weights'], axis=-1)
+
+  def predict_batch_with_aux(
+    self,
+    params: Tree,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    decoder_params: Mapping[str, Any] | None = None,
+    return_all_decodes: bool = False,
+    num_decodes: int = 1,
+    flax_mutables: Tree | None = None,
+    adapters: Adapters | str | None = GENERATE,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Decodes every query; phi is generated once an episode.
+
+    Args:
+      params: what trains.
+      batch: one batch of model features; targets give the length only.
+      rng: for sampling.
+      decoder_params: further arguments of the decode function.
+      return_all_decodes: all decodes (best last) instead of the best.
+      num_decodes: beams or samples a query.
+      flax_mutables: the collection `frozen`.
+      adapters: as in `score_batch`.
+
+    Returns:
+      Tokens `[episodes, queries, (num_decodes,) length]` and
+      `{'scores': [episodes, queries(, num_decodes)]}`.
+    """
+    variables = _variables(params, flax_mutables)
+    phi = self._adapters(adapters, params, batch, flax_mutables)
+    episodes, queries, length = batch['decoder_input_tokens'].shape
+    sequences, scores = self._decode(
+      variables, batch, phi, num_decodes, rng, decoder_params or {}
+    )
+    sequences = sequences.reshape(episodes, queries, num_decodes, length)
+    scores = scores.reshape(episodes, queries, num_decodes)
+    if not return_all_decodes:
+      sequences, scores = sequences[:, :, -1], scores[:, :, -1]
+    return sequences, {'scores': scores}
+
+  def predict_batch(
+    self,
+    params: Tree,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    decoder_params: Mapping[str, Any] | None = None,
+    flax_mutables: Tree | None = None,
+    adapters: Adapters | str | None = GENERATE,
+  ) -> jax.Array:
+    """The best decode of every query, `[episodes, queries, length]`."""
+    return self.predict_batch_with_aux(
+      params,
+      batch,
+      rng,
+      decoder_params,
+      flax_mutables=flax_mutables,
+      adapters=adapters,
+    )[0]
+
+  def _adapters(
+    self,
+    adapters: Adapters | str | None,
+    params: Tree,
+    batch: Batch,
+    flax_mutables: Tree | None,
+  ) -> Adapters | None:
+    if isinstance(adapters, str):
+      return self.generate_adapters(params, batch, flax_mutables)
+    return adapters
+
+  def _loss_and_metrics(
+    self, logits: jax.Array, batch: Batch
+  ) -> tuple[jax.Array, dict]:
+    targets = batch['decoder_target_tokens']
+    weights = batch['decoder_loss_weights'].astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if self._label_smoothing:
+      uniform = jax.nn.logsumexp(logits, -1) - jnp.mean(logits, -1)
+      losses += self._label_smoothing * (uniform - losses)
+    if self._z_loss:
+      losses += self._z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))
+    total, count = jnp.sum(losses * weights), jnp.sum(weights)
+    correct = jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
+    metrics = {
+      'loss': clu_metrics.Average(total=total, count=count),
+      'accuracy': clu_metrics.Average(total=correct, count=count),
+    }
+    return total / (self._loss_normalizing_factor or 1.0), metrics
+
+  def _decode(
+    self,
+    variables: Tree,
+    batch: Batch,
+    phi: Adapters | None,
+    num_decodes: int,
+    rng: jax.Array | None,
+    decoder_params: Mapping[str, Any],
+  ) -> tuple[jax.Array, jax.Array]:
+    """Folds queries and decodes into one axis and runs the decode function."""
+    queries, length = batch['decoder_input_tokens'].shape[1:]
+    downstream = self.module.downstream
+    variables = {'params': variables['params']['downstream']}
+    inputs = _fold(batch['encoder_input_tokens'])
+    if phi is not None:
+      phi = adapters_lib.repeat(phi, queries)
+    encoded = downstream.apply(variables, inputs, phi, method='encode')
+    # Rows of one query's decodes are neighbours, as decode functions expect.
+    rows = inputs.shape[0] * num_decodes
+    inputs, encoded = (
+      jnp.repeat(x, num_decodes, axis=0) for x in (inputs, encoded)
+    )
+    if phi is not None:
+      phi = adapters_lib.repeat(phi, num_decodes)
+
+    def step(ids: jax.Array, cache: Tree) -> tuple[jax.Array, Tree]:
+      logits, changed = downstream.apply(
+        {**variables, 'cache': cache},
+        encoded,
+        inputs,
+        ids[:, None],
+        ids[:, None],
+        phi,
+        cache_length=length,
+        method='decode',
+        mutable=['cache'],
+      )
+      return logits[:, 0], changed['cache']
+
+    shapes = jax.eval_shape(
+      lambda: downstream.init(
+        jax.random.key(0),
+        encoded,
+        inputs,
+        jnp.zeros((rows, 1), jnp.int32),
+        jnp.zeros((rows, 1), jnp.int32),
+        phi,
+        cache_length=length,
+        method='decode',
+      )['cache']
+    )
+    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return self._decode_fn(
+      step,
+      cache,
+      batch_size=inputs.shape[0] // num_decodes,
+      max_decode_length=length,
+      eos_id=_EOS_ID,
+      num_decodes=num_decodes,
+      rng=rng,
+      batch_axis=int(downstream.config.scan_layers),
+      **decoder_params,
+    )
+
+
+def _fold(x: jax.Array) -> jax.Array:
+  """`[episodes, queries, length]` to `[episodes * queries, length]`."""
+  return x.reshape(-1, x.shape[-1])
+
+
+def _variables(params: Tree, flax_mutables: Tree | None) -> dict:
+  """The whole network's variables from what trains and what does not."""
+  frozen = (flax_mutables or {}).get('frozen', {})
+  return {'params': trees.join(params, frozen)}
