@@ -1,0 +1,198 @@
+"""Hyperpretraining on text (CACLM): C4, a folder, the interpreter's own docs.
+
+Every function registers a task and returns its name, so that a gin file can say
+
+    MIXTURE_OR_TASK_NAME = @hyperpretrain.text_folder()
+    hyperpretrain.text_folder.folder = '/path/to/texts'
+    hyperpretrain.text_folder.lengths = @preprocessors.SegmentLengths()
+    preprocessors.SegmentLengths.window = 512
+
+Registered at import, with default lengths: `hyperpretrain_python`,
+`hyperpretrain_c4`, and to pretrain a downstream model without phi
+`python_docs_lm` and `downstream_toy`, its mixture with episodes.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import seqio
+import tensorflow as tf
+
+from hypertuning.data import corpus, features, preprocessors, vocabularies
+from hypertuning.data.preprocessors import SegmentLengths
+from hypertuning.errors import UserError
+from hypertuning.tasks import toy
+
+# Windows of documentation in bytes; T5's vocabulary would need a file.
+BYTE_LENGTHS = SegmentLengths(window=96, b=(8, 24), c=(8, 16))
+# A and B are one input here: no longer than the toy episodes with their shots.
+LM_LENGTHS = SegmentLengths(window=80, b=(8, 24), c=(8, 16))
+
+Preprocessor = Callable[..., tf.data.Dataset]
+
+
+def python_docs(
+  name: str = 'hyperpretrain_python',
+  lengths: SegmentLengths = BYTE_LENGTHS,
+  vocabulary: seqio.Vocabulary | None = None,
+) -> str:
+  """Hyperpretraining on the interpreter's documentation; returns the name.
+
+  Args:
+    name: of the task.
+    lengths: of the segments.
+    vocabulary: bytes by default.
+  """
+  segment = functools.partial(preprocessors.caclm, lengths=lengths)
+  return _add(name, _documentation(), segment, vocabulary)
+
+
+def python_docs_lm(
+  name: str = 'python_docs_lm',
+  lengths: SegmentLengths = LM_LENGTHS,
+  queries: int = 4,
+  vocabulary: seqio.Vocabulary | None = None,
+) -> str:
+  """The same text for pretraining a downstream model; returns the name.
+
+  Args:
+    name: of the task.
+    lengths: of the segments.
+    queries: windows an example.
+    vocabulary: bytes by default.
+  """
+  segment = functools.partial(
+    preprocessors.prefix_lm, lengths=lengths, queries=queries
+  )
+  return _add(name, _documentation(), segment, vocabulary)
+
+
+def text_folder(
+  folder: str,
+  name: str = 'hyperpretrain_text',
+  pattern: str = '**/*.txt',
+  lengths: SegmentLengths = BYTE_LENGTHS,
+  vocabulary: seqio.Vocabulary | None = None,
+) -> str:
+  """Hyperpretraining on the UTF-8 files below a folder; returns the name.
+
+  Args:
+    folder: where the files are; about 5% of them are held out.
+    name: of the task.
+    pattern: glob, relative to the folder.
+    lengths: of the segments.
+    vocabulary: bytes by default.
+
+  Raises:
+    UserError: no such folder, no text, a file that is not UTF-8.
+  """
+  files = {
+    split: [str(path) for path in corpus.text_files(folder, split, pattern)]
+    for split in corpus.SPLITS
+  }
+  segment = functools.partial(preprocessors.caclm, lengths=lengths)
+  source = _source(files.__getitem__, read=tf.io.read_file)
+  return _add(name, source, segment, vocabulary)
+
+
+def c4(
+  name: str = 'hyperpretrain_c4',
+  tfds_name: str = 'c4/en:3.1.0',
+  lengths: SegmentLengths | None = None,
+  vocabulary: seqio.Vocabulary | None = None,
+) -> str:
+  """Hyperpretraining on C4, prepared by tensorflow-datasets; returns the name.
+
+  Nothing is read before training starts.
+
+  Args:
+    name: of the task.
+    tfds_name: of the data set; the TFDS data folder has to hold it.
+    lengths: of the segments; windows of 512 tokens by default.
+    vocabulary: `@vocabularies.sentencepiece()` with T5's model; bytes by
+      default.
+  """
+  segment = functools.partial(
+    preprocessors.caclm, lengths=lengths or SegmentLengths()
+  )
+  source = seqio.TfdsDataSource(tfds_name, splits=corpus.SPLITS)
+  return _add(name, source, segment, vocabulary)
+
+
+def downstream_mixture(
+  name: str = 'downstream_toy',
+  episodes: str = 'toy_downstream',
+  text: str = 'python_docs_lm',
+  text_rate: float = 0.25,
+) -> str:
+  """Registers episodes mixed with text, for the downstream model.
+
+  Args:
+    name: of the mixture.
+    episodes: a task or mixture that shows 0 to all shots.
+    text: a task of prefix language modelling.
+    text_rate: share of the text among the examples.
+
+  Returns:
+    The mixture's name.
+
+  Raises:
+    UserError: the rate is not a share.
+  """
+  if not 0 < text_rate < 1:
+    raise UserError(
+      f'hyperpretrain.downstream_mixture.text_rate = {text_rate}: give a share '
+      'between 0 and 1.'
+    )
+  return toy.add_mixture(name, {episodes: 1 - text_rate, text: text_rate})
+
+
+def _documentation() -> seqio.DataSource:
+  return _source(corpus.python_documentation)
+
+
+def _source(
+  items: Callable[[str], Sequence[str]],
+  read: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+) -> seqio.DataSource:
+  """Texts read from the items of a split, which are listed when first used."""
+
+  def dataset(
+    split: str, shuffle_files: bool, seed: int | None = None
+  ) -> tf.data.Dataset:
+    listed = tf.constant(list(items(split)))
+    # Numbers are shuffled: a saved position holds them, and not the texts.
+    numbers = tf.data.Dataset.range(len(listed))
+    if shuffle_files:
+      numbers = numbers.shuffle(len(listed), seed=seed)
+    return numbers.map(lambda i: {'text': read(listed[i])})
+
+  return seqio.FunctionDataSource(dataset, splits=corpus.SPLITS)
+
+
+def _add(
+  name: str,
+  source: seqio.DataSource,
+  segment: Preprocessor,
+  vocabulary: seqio.Vocabulary | None,
+) -> str:
+  vocabulary = vocabulary or vocabularies.byte_vocabulary()
+  if name in seqio.TaskRegistry.names():  # gin may ask for it again
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
+    name,
+    source=source,
+    preprocessors=[
+      functools.partial(preprocessors.encode_text, vocabulary=vocabulary),
+      segment,
+    ],
+    output_features=features.output_features(vocabulary),
+    metric_fns=[],
+  )
+  return name
+
+
+python_docs()
+python_docs_lm()
+c4()
+downstream_mixture()
