@@ -1,0 +1,238 @@
+"""Orbax checkpoints: rotation, asynchronous saving, resume and warm start.
+
+A checkpoint is `MODEL_DIR/checkpoint_N` with the items `state` (t5x's layout:
+`target`, `flax_mutables`, `state/step`, `state/param_states`) and `dataset`
+(the position of the input pipeline). Both appear together or not at all.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from hypertuning import trees
+from hypertuning.errors import UserError
+
+_PREFIX = 'checkpoint'
+# Same-named parts of a hypermodel start from the downstream model's weights.
+WARM_START = (
+  ('(.*)', r'\1'),
+  ('hypermodel/((?:token_embedder|encoder|decoder)/.*)', r'downstream/\1'),
+)
+
+
+class Checkpointer:
+  """Saves and restores the states of one run."""
+
+  def __init__(self, model_dir: str, keep: int = 3):
+    """Opens a run's folder.
+
+    Args:
+      model_dir: the run's folder; made if it is missing.
+      keep: how many checkpoints are kept; older ones are deleted.
+    """
+    self._manager = ocp.CheckpointManager(
+      pathlib.Path(model_dir).absolute(),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, step_prefix=_PREFIX, create=True
+      ),
+    )
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest finished checkpoint's step."""
+    return self._manager.latest_step()
+
+  def save(
+    self, step: int, state: Any, position: Mapping[str, np.ndarray]
+  ) -> None:
+    """Starts to save in the background; returns when arrays may change.
+
+    Args:
+      step: of the state.
+      state: a pytree of arrays.
+      position: of the input pipeline, see `pipelines.TrainBatches`.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        dataset=ocp.args.StandardSave(dict(position)),
+      ),
+    )
+
+  def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
+    """The state of a step, sharded as `abstract_state`, and the position.
+
+    Raises:
+      UserError: the checkpoint is of another model or optimizer.
+    """
+    folder = pathlib.Path(self._manager.directory, f'{_PREFIX}_{step}')
+    _check_fits(folder, abstract_state)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract_state),
+        dataset=ocp.args.StandardRestore(),
+      ),
+    )
+    position = {k: np.asarray(v) for k, v in restored['dataset'].items()}
+    return restored['state'], position
+
+  def close(self) -> None:
+    """Waits for what is being saved."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def latest_step(model_dir: str) -> int | None:
+  """The newest finished checkpoint's step, without opening the run."""
+  return max(_steps(pathlib.Path(model_dir)), default=None)
+
+
+def find(path: str, binding: str = 'CHECKPOINT_PATH') -> pathlib.Path:
+  """A checkpoint's folder: `path` itself, or the newest one of the run there.
+
+  Args:
+    path: `MODEL_DIR` or `MODEL_DIR/checkpoint_N`.
+    binding: what the user bound it to, for the message.
+
+  Raises:
+    UserError: there is none.
+  """
+  folder = pathlib.Path(path).expanduser()
+  if (folder / 'state').is_dir():
+    return folder
+  steps = _steps(folder)
+  if not steps:
+    raise UserError(
+      f'{binding} = {path!r}: no checkpoint there; give a MODEL_DIR or a '
+      f'{_PREFIX}_N folder.'
+    )
+  return steps[max(steps)]
+
+
+def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
+  """All variables of a checkpoint as one tree of numpy arrays.
+
+  Args:
+    path: see `find`.
+    binding: see `find`.
+
+  Returns:
+    `{'hypermodel': ..., 'downstream': ...}`, trained and frozen parts joined.
+  """
+  folder = (find(path, binding) / 'state').absolute()
+  saved = ocp.PyTreeCheckpointer().restore(
+    folder, restore_args=_as_numpy(folder)
+  )
+  frozen = (saved.get('flax_mutables') or {}).get('frozen', {})
+  return trees.join(saved['target'], frozen)
+
+
+def fill(
+  target: Mapping[str, Any],
+  path: str,
+  binding: str,
+  rules: Sequence[tuple[str, str]] = (('(.*)', r'\1'),),
+  fresh: str = '',
+) -> dict:
+  """Variables as in `target`, their values from a checkpoint.
+
+  Args:
+    target: a tree of (abstract) arrays.
+    path: see `find`.
+    binding: see `find`.
+    rules: (regex, replacement) from a name in `target` to a name in the
+      checkpoint; the first that matches and is found there wins.
+    fresh: regex of the names that stay as they are in `target` if the
+      checkpoint does not have them.
+
+  Returns:
+    A new tree; no two leaves share a buffer.
+
+  Raises:
+    UserError: lists what is missing and what has another shape.
+  """
+  source = trees.flatten_paths(restore_variables(path, binding))
+  filled: dict[str, Any] = {}
+  missing: list[str] = []
+  other: list[str] = []
+  for name, leaf in trees.flatten_paths(target).items():
+    found = _lookup(name, source, rules)
+    if found is None and re.fullmatch(fresh, name):
+      filled[name] = leaf
+    elif found is None:
+      missing.append(f'{name} {leaf.shape} is not there')
+    elif source[found].shape != leaf.shape:
+      other.append(
+        f'{name} is {leaf.shape}, but {found} there is {source[found].shape}'
+      )
+    else:
+      filled[name] = np.array(source[found], leaf.dtype)
+  problems = other + missing
+  if problems:
+    more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
+    raise UserError(
+      f'{binding} = {path!r} does not fit the model: '
+      f'{"; ".join(problems[:4])}{more}. Were sizes, HYPERMODEL or the adapter '
+      'the same?'
+    )
+  return trees.unflatten_paths(filled)
+
+
+def _lookup(
+  name: str, source: Mapping[str, Any], rules: Sequence[tuple[str, str]]
+) -> str | None:
+  for pattern, replacement in rules:
+    match = re.fullmatch(pattern, name)
+    if match and match.expand(replacement) in source:
+      return match.expand(replacement)
+  return None
+
+
+def _metadata(state_folder: pathlib.Path) -> Any:
+  """The tree of a saved state, with what is known of every array."""
+  return ocp.PyTreeCheckpointer().metadata(state_folder).item_metadata.tree
+
+
+def _as_numpy(state_folder: pathlib.Path) -> Any:
+  """Restore arguments for every leaf: no devices, no shardings."""
+  return jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(state_folder)
+  )
+
+
+def _check_fits(folder: pathlib.Path, abstract_state: Any) -> None:
+  """Refuses a checkpoint whose arrays are not those of the state."""
+  there, here = (
+    {
+      name: tuple(leaf.shape)
+      for name, leaf in trees.flatten_paths(tree).items()
+      if hasattr(leaf, 'shape')  # not the empty states of optimizers
+    }
+    for tree in (_metadata(folder / 'state'), abstract_state)
+  )
+  names = sorted({*there, *here})
+  other = [name for name in names if there.get(name) != here.get(name)]
+  if other:
+    name = other[0]
+    raise UserError(
+      f'{folder} is not of this model and optimizer: {name} is '
+      f'{there.get(name, "missing")} there, {here.get(name, "not used")} here '
+      f'({len(other)} differ in all). Use another MODEL_DIR, or the config.gin '
+      'that stands in this one.'
+    )
+
+
+def _steps(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+  """Finished checkpoints by step; orbax renames a folder when it is whole."""
+  children = folder.iterdir() if folder.is_dir() else ()
+  matches = ((re.fullmatch(rf'{_PREFIX}_(\d+)', c.name), c) for c in children)
+  return {int(match[1]): child for match, child in matches if match}

@@ -1,0 +1,166 @@
+"""Held-out loss and text with generated phi, another episode's, and none."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypertuning.adapters import Adapters
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+
+Batch = Mapping[str, jax.Array]
+GENERATED, OTHER, NONE = 'generated', 'other', 'none'
+
+
+def phi_modes(model: HyperTuningModel) -> tuple[str, ...]:
+  """The modes a model can be compared in."""
+  return (GENERATED, OTHER, NONE) if model.has_hypermodel else (NONE,)
+
+
+def check_modes(modes: Sequence[str], model: HyperTuningModel) -> None:
+  """Refuses phi modes that the model cannot be run in.
+
+  Raises:
+    UserError: names the mode and those that can be had.
+  """
+  unknown = set(modes) - set(phi_modes(model))
+  if unknown or not modes:
+    raise UserError(
+      f'PHI_MODES = {tuple(modes)!r}: this model has {phi_modes(model)!r}.'
+    )
+
+
+def with_phi(
+  phi: Adapters | None, mode: str, is_real: jax.Array
+) -> Adapters | None:
+  """Phi as a mode has it.
+
+  Args:
+    phi: of `[episodes]`.
+    mode: `other` gives each real episode the phi of the next one.
+    is_real: `[episodes]`; rows that fill up a batch come last.
+
+  Returns:
+    Phi of `[episodes]`, or None for none.
+  """
+  if mode == NONE or phi is None:
+    return None
+  if mode == GENERATED:
+    return phi
+  # Never one's own: a single real row takes that of the first filling row.
+  count = jnp.maximum(jnp.sum(is_real), 2)
+  others = (jnp.arange(is_real.shape[0]) + 1) % count
+  return jax.tree.map(lambda x: x[others], phi)
+
+
+def make_step(
+  model: HyperTuningModel, modes: Sequence[str], decode: bool = False
+) -> Callable[[Any, Any, Batch, jax.Array], dict[str, jax.Array]]:
+  """A function `(params, frozen, batch, rng)` to scores and text.
+
+  Phi is generated once an episode and reused by every query, mode and use.
+
+  Args:
+    model: the model.
+    modes: see `phi_modes`.
+    decode: whether to decode text.
+
+  Returns:
+    A function whose result has `tokens` `[episodes, queries]` (how many target
+    tokens), for each mode `score/<mode>` `[episodes, queries]` (summed target
+    log-probabilities) and with `decode` `text/<mode>`
+    `[episodes, queries, length]` (decoded tokens).
+  """
+
+  def step(
+    params: Any, frozen: Any, batch: Batch, rng: jax.Array
+  ) -> dict[str, jax.Array]:
+    mutables = {'frozen': frozen}
+    phi = model.generate_adapters(params, batch, mutables)
+    outputs = {'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1)}
+    for mode in modes:
+      adapters = with_phi(phi, mode, batch['is_real'])
+      outputs[f'score/{mode}'] = model.score_batch(
+        params, batch, flax_mutables=mutables, adapters=adapters
+      )
+      if decode:
+        outputs[f'text/{mode}'] = model.predict_batch(
+          params, batch, rng, flax_mutables=mutables, adapters=adapters
+        )
+    return outputs
+
+  return step
+
+
+def collect(
+  step: Callable[[Batch], Mapping[str, jax.Array]], batches: Iterable[Batch]
+) -> dict[str, np.ndarray]:
+  """Runs a step over batches and joins the results of real rows.
+
+  Raises:
+    UserError: there is no batch.
+  """
+  parts = []
+  for batch in batches:
+    real = np.asarray(batch['is_real']).astype(bool)
+    outputs = jax.device_get(step(batch))
+    parts.append({name: x[real] for name, x in outputs.items()})
+  if not parts:
+    raise UserError('The split to evaluate has no episodes.')
+  return {
+    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+  }
+
+
+def summarize(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """Losses a token, their standard errors, and paired differences.
+
+  Args:
+    outputs: of `collect`.
+
+  Returns:
+    `loss/<mode>` and `loss/<mode>_stderr` in nats a token (episodes weighted
+    by their tokens); where there is generated phi also `gap/<mode>`, the loss
+    in that mode minus the loss with generated phi, with `_stderr`, `_low` and
+    `_high` (95% interval over episodes, paired).
+  """
+  tokens = outputs['tokens'].sum(axis=1).astype(np.float64)
+  losses = {
+    name.removeprefix('score/'): -x.sum(axis=1).astype(np.float64)
+    for name, x in outputs.items()
+    if name.startswith('score/')
+  }
+  summary = {}
+  for mode, values in losses.items():
+    mean, error = ratio(values, tokens)
+    summary |= {f'loss/{mode}': mean, f'loss/{mode}_stderr': error}
+  for mode in losses.keys() - {GENERATED} if GENERATED in losses else ():
+    mean, error = ratio(losses[mode] - losses[GENERATED], tokens)
+    summary |= {
+      f'gap/{mode}': mean,
+      f'gap/{mode}_stderr': error,
+      f'gap/{mode}_low': mean - 1.96 * error,
+      f'gap/{mode}_high': mean + 1.96 * error,
+    }
+  return dict(sorted(summary.items()))
+
+
+def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+  """`sum(values) / sum(weights)` and its standard error over rows.
+
+  Args:
+    values: `[rows]` sums.
+    weights: `[rows]` counts; rows are independent, what is in a row is not.
+  """
+  total = weights.sum()
+  if total == 0:
+    return math.nan, math.nan
+  mean = values.sum() / total
+  rows = len(values)
+  residuals = values - mean * weights
+  spread = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
+  return float(mean), float(math.sqrt(spread) / total)

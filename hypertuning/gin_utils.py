@@ -1,0 +1,312 @@
+"""Gin files, `--gin.NAME=value` flags and errors that fit on one line."""
+
+import contextlib
+import difflib
+import importlib.util  # gin 0.5.0 uses `util` without importing it
+import logging
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gin
+from absl import app, flags
+from absl import logging as absl_logging
+from gin import config as gin_config
+
+from hypertuning import paths
+from hypertuning.errors import UserError
+
+_FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # --help shows the flags as the entry point's own
+
+
+def define_flags() -> None:
+  """The flags of every entry point, named as t5x's."""
+  if 'gin_file' in _FLAGS:  # a second entry point in one process
+    for name in ('gin_file', 'gin_bindings', 'gin_search_paths'):
+      _FLAGS[name].unparse()
+    return
+  flags.DEFINE_multi_string(
+    'gin_file', [], 'Gin file; may be repeated, later files win.'
+  )
+  flags.DEFINE_multi_string(
+    'gin_bindings', [], 'Binding NAME=value; --gin.NAME=value is the same.'
+  )
+  flags.DEFINE_list(
+    'gin_search_paths',
+    [],
+    'Folders, comma separated, where gin files are looked for after the '
+    'working directory and before those that come with hypertuning.',
+  )
+  flags.DEFINE_string(
+    'tfds_data_dir', None, 'Folder of data sets that TFDS has prepared.'
+  )
+  flags.DEFINE_list(
+    'seqio_additional_cache_dirs', [], 'Folders of cached seqio tasks.'
+  )
+
+
+def run(module: str, function: str) -> None:
+  """Runs an entry point; a user error is one line and exit code 2.
+
+  Entry points call this before their own imports: `--help` is answered at once,
+  TensorFlow's start-up lines are hidden, and what gin configures is the module
+  `module`, not a second copy of it called `__main__`.
+
+  Args:
+    module: such as `hypertuning.train`.
+    function: of that module, called with what gin binds to it.
+  """
+  _quiet_logs()
+  define_flags()
+
+  def main(rest: Sequence[str]) -> None:
+    try:
+      if len(rest) > 1:
+        raise UserError(
+          f'{rest[1]!r} is not a flag; gin files are given as --gin_file=..., '
+          'bindings as --gin.NAME=value.'
+        )
+      with _hidden_stderr():
+        imported = importlib.import_module(module)
+      parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
+      _set_data_folders()
+      call(getattr(imported, function))
+    except UserError as error:
+      print(f'error: {one_line(error)}', file=sys.stderr)
+      sys.exit(2)
+    except KeyboardInterrupt:
+      sys.exit(130)  # as a shell reports SIGINT
+
+  app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
+
+
+def parse(
+  files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+) -> None:
+  """Reads gin files and bindings, later ones winning, and locks the config.
+
+  Files and the files they include are looked for from the working directory,
+  then in `search_paths`, then where `hypertuning` has its own.
+
+  Args:
+    files: gin files.
+    bindings: strings `NAME = value`.
+    search_paths: further folders.
+
+  Raises:
+    UserError: names the file, line or binding at fault.
+  """
+  gin.clear_config()
+  roots = [*search_paths, str(paths.data_root())]
+  for root in roots:
+    gin.add_config_file_search_path(root)
+  if not files:
+    raise UserError(
+      'No gin file: give --gin_file=..., for example '
+      '--gin_file=gin/models/hyper_t5_prefix.gin; --help lists the flags.'
+    )
+  with _without_path_errors():
+    for file in files:
+      found = str(_find(file, roots))
+      try:
+        gin.parse_config_file(found)
+      except Exception as error:  # gin raises whatever its parts raise
+        raise UserError(_explain(error, found)) from error
+  for binding in bindings:
+    _parse_binding(binding)
+  _check_macros(bindings)
+  gin.finalize()
+
+
+def call(function: Callable[..., Any], **kwargs: Any) -> Any:
+  """Calls a function with what gin binds to it.
+
+  Raises:
+    UserError: no gin file configures it, an argument has no binding, or
+      something that is built from the configuration refuses its arguments.
+  """
+  name = f'{function.__module__}.{function.__name__}'
+  try:
+    configured = gin.get_configurable(function)
+  except ValueError as error:
+    raise UserError(
+      f'No gin file configures {name}: include the one of gin/local/ that is '
+      'for this command.'
+    ) from error
+  try:
+    return configured(**kwargs)
+  except UserError:
+    raise
+  except (TypeError, ValueError) as error:
+    callee = re.search(r"In call to configurable '(\S+?)'", str(error))
+    missing = re.search(r'missing \d+ required .*?arguments?: (.*)', str(error))
+    if missing and callee:
+      raise UserError(
+        f'{callee[1]} has no value for {missing[1]}: bind it in a gin file.'
+      ) from error
+    if callee and callee[1] != function.__name__:  # built from the config
+      raise UserError(
+        f'{callee[1]}: {one_line(error)} Its arguments come from the gin '
+        'configuration.'
+      ) from error
+    raise
+
+
+def save_config(folder: str, name: str = 'config.gin') -> None:
+  """Writes the resolved configuration beside what it made."""
+  path = pathlib.Path(folder, name)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{name}.tmp')
+  temporary.write_text(gin.config_str(), encoding='utf-8')
+  os.replace(temporary, path)
+
+
+def one_line(error: Exception) -> str:
+  """An error's message without line breaks and gin's list of callers."""
+  return ' '.join(str(error).split('\n  In call to configurable')[0].split())
+
+
+def _rewrite(argument: str) -> str:
+  """`--gin.NAME=value` as absl can read it."""
+  return re.sub(r'^--?gin\.', '--gin_bindings=', argument)
+
+
+def _find(file: str, roots: Sequence[str]) -> pathlib.Path:
+  for root in ('', *roots):
+    path = pathlib.Path(root, file)
+    if path.is_file():
+      return path
+  raise UserError(
+    f'{file}: no such gin file in the working directory, {", ".join(roots)}.'
+  )
+
+
+def _parse_binding(binding: str) -> None:
+  name, separator, value = (part.strip() for part in binding.partition('='))
+  if not separator:
+    raise UserError(f'--gin.{name}: a binding is --gin.NAME=value.')
+  try:
+    gin.parse_config(binding)
+  except Exception as error:
+    message = one_line(error)
+    if 'malformed node' in message or 'Unable to parse' in message:
+      raise UserError(
+        f'--gin.{name}={value}: this value cannot be read; a string needs '
+        f'quotes that the shell leaves alone: --gin.{name}="\'...\'".'
+      ) from error
+    message = message.split(' In bindings string')[0]
+    raise UserError(f'--gin.{name}={value}: {message}') from error
+
+
+def _explain(error: Exception, file: str) -> str:
+  """`file:line: what is wrong`, for any error of gin's parser."""
+  text = str(error)
+  if isinstance(error, UnicodeDecodeError):
+    return f'{file}: not UTF-8 at byte {error.start}; is it a gin file?'
+  if isinstance(error, SyntaxError):
+    file, line, text = error.filename or file, error.lineno, error.msg
+    token = re.search(r"Failed to parse token '(.*?)'", text)
+    if token:
+      text = f'cannot read the value {token[1]}; a string needs quotes.'
+    return f'{file}:{line}: {one_line(ValueError(text))}'
+  place = re.search(r'\n\s+In file "(.*?)", line (\d+)', text)
+  text = one_line(ValueError(text[: place.start()] if place else text))
+  if isinstance(error, OSError):
+    text = text.split('. Searched')[0] + ' for an include.'
+  return f'{place[1]}:{place[2]}: {text}' if place else f'{file}: {text}'
+
+
+def _check_macros(bindings: Sequence[str]) -> None:
+  """Refuses macros that have no value, and those that nothing reads.
+
+  Gin itself accepts `TRAIN_STPES = 9` and trains with the default. A macro of a
+  file may be of use in another configuration; one that was given as a flag, or
+  that is nearly spelled as one in use, is a slip.
+  """
+  config = gin_config._CONFIG  # gin has no public way to list its macros
+  macro = gin.get_configurable(gin_config.macro)
+  values = {
+    scope: bound['value']
+    for (scope, name), bound in config.items()
+    if name == 'gin.macro'
+  }
+  used = {
+    reference.scoped_selector.rpartition('/')[0]
+    for reference in gin_config.iterate_references(config, to=macro)
+  }
+  given = {binding.partition('=')[0].strip() for binding in bindings}
+  for name in sorted(values.keys() - used):
+    close = difflib.get_close_matches(name, used, n=1, cutoff=0.8)
+    if close or name in given:
+      hint = f'did you mean {close[0]}?' if close else 'remove it.'
+      raise UserError(f'{name} is not used by this configuration; {hint}')
+  unset = {k for k, value in values.items() if repr(value) == '%gin.REQUIRED'}
+  unset |= used - values.keys()
+  if unset:
+    names = ', '.join(sorted(unset))
+    raise UserError(
+      f'{names}: required, but not set. Bind it in a gin file or as a flag: '
+      f'--gin.{min(unset)}=value, strings as "\'value\'".'
+    )
+
+
+@contextlib.contextmanager
+def _without_path_errors() -> Iterator[None]:
+  """Hides gin's 'Path not found' for files that it finds in the next folder."""
+
+  def keep(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith('Path not found')
+
+  logging.root.addFilter(keep)
+  try:
+    yield
+  finally:
+    logging.root.removeFilter(keep)
+
+
+@contextlib.contextmanager
+def _hidden_stderr() -> Iterator[None]:
+  """Sends file descriptor 2 to a file, which is shown only after an error.
+
+  TensorFlow writes there from C++ before any of its settings is read.
+  """
+  sys.stderr.flush()
+  terminal = os.dup(2)
+  with tempfile.TemporaryFile() as file:
+    os.dup2(file.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      sys.stderr.flush()
+      file.seek(0)
+      os.write(terminal, file.read())
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(terminal, 2)
+      os.close(terminal)
+
+
+def _set_data_folders() -> None:
+  if not (_FLAGS.tfds_data_dir or _FLAGS.seqio_additional_cache_dirs):
+    return
+  import seqio  # only entry points need it, and they have imported it
+
+  if _FLAGS.tfds_data_dir:
+    seqio.set_tfds_data_dir_override(_FLAGS.tfds_data_dir)
+  seqio.add_global_cache_dirs(_FLAGS.seqio_additional_cache_dirs)
+
+
+def _quiet_logs() -> None:
+  """Leaves the terminal to our own lines."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  for name in ('orbax', 'jax', 'tensorflow'):
+    logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,240 @@
+"""Answers queries from examples, with a checkpoint.
+
+    python -m hypertuning.infer --gin_file=gin/models/hyper_t5_prefix.gin \\
+      --gin_file=... --gin_file=gin/local/infer.gin \\
+      --gin.CHECKPOINT_PATH="'run'" --gin.INFER_INPUT="'tasks.jsonl'" \\
+      --gin.INFER_OUTPUT_DIR="'answers'"
+
+Every line of the input is a task: `{"examples": [{"inputs": "...", "targets":
+"..."}, ...], "queries": ["...", ...]}`. Or a seqio task is read. Writes
+`predictions.jsonl`, a line a query, and on request the generated adapters.
+"""
+
+if __name__ == '__main__':
+  from hypertuning import gin_utils
+
+  gin_utils.run('hypertuning.infer', 'infer')  # see there why it comes first
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypertuning import (
+  gin_utils,
+  pipelines,
+  summaries,
+  task_files,
+  training,
+)
+from hypertuning.adapters import io
+from hypertuning.data.features import check_lengths
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+from hypertuning.partitioning import Partitioner
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """A batch of model features, and what its real rows are.
+
+  Attributes:
+    batch: model features.
+    names: of every real row's episode: its number or its line.
+    queries: of every real row, the questions in it.
+  """
+
+  batch: Mapping[str, jax.Array]
+  names: list[int]
+  queries: list[list[str]]
+
+
+def infer(
+  *,
+  model: HyperTuningModel,
+  task_feature_lengths: Mapping[str, Any],
+  batch_size: int,
+  checkpoint_path: str,
+  output_dir: str,
+  input_path: str | None = None,
+  mixture_or_task_name: str | None = None,
+  mixture_or_task_module: str | None = None,
+  split: str = 'validation',
+  num_batches: int | None = None,
+  save_adapters: bool = False,
+  num_partitions: int = 1,
+  random_seed: int = 0,
+  use_cached: bool = False,
+) -> list[dict[str, Any]]:
+  """Answers every query of a file or of a seqio task.
+
+  Args:
+    model: of the checkpoint.
+    task_feature_lengths: as for training.
+    batch_size: episodes a batch.
+    checkpoint_path: a run's folder or one of its checkpoints.
+    output_dir: where answers are written, when all are there.
+    input_path: a JSONL file as the module describes it.
+    mixture_or_task_name: read instead where there is no file.
+    mixture_or_task_module: imported first, so that it can register tasks.
+    split: of the seqio task.
+    num_batches: of the seqio task; None for the whole split.
+    save_adapters: whether to write `adapters.safetensors` too, the phi of all
+      episodes in the order of the input.
+    num_partitions: devices over which a model is divided.
+    random_seed: of sampled decoding.
+    use_cached: read what `seqio_cache_tasks` wrote.
+
+  Returns:
+    Rows `{'episode', 'query', 'prediction', 'score'}`: `episode` is the line in
+    the file or the number in the task, `score` what the decode function gives
+    (a log-probability for greedy decoding).
+
+  Raises:
+    UserError: bad input; names the binding, file or line at fault.
+  """
+  partitioner = Partitioner(num_partitions)
+  partitioner.check_batch(batch_size)
+  pipelines.check_vocabulary(model)
+  if save_adapters and not model.has_hypermodel:
+    raise UserError('SAVE_ADAPTERS = True: this model generates no adapters.')
+  if input_path:
+    parts = _from_file(
+      model, input_path, task_feature_lengths, batch_size, partitioner
+    )
+  elif mixture_or_task_name:
+    pipelines.import_tasks(mixture_or_task_module)
+    dataset = pipelines.batches(
+      model,
+      mixture_or_task_name,
+      task_feature_lengths,
+      split,
+      batch_size,
+      random_seed,
+      use_cached=use_cached,
+    )
+    parts = _from_task(
+      model, pipelines.on_devices(dataset, partitioner.batch, num_batches)
+    )
+  else:
+    raise UserError('Bind INFER_INPUT (a JSONL file) or MIXTURE_OR_TASK_NAME.')
+  params, frozen = training.restore_variables(
+    model,
+    pipelines.input_shapes(task_feature_lengths, model, batch_size),
+    partitioner,
+    checkpoint_path,
+  )
+  step_fn = partitioner.compile(_make_step(model))
+  rng = jax.random.key(random_seed)
+
+  rows: list[dict[str, Any]] = []
+  phis: dict[int, Any] = {}
+  progress = summaries.Progress(None, label='answering')
+  for part in parts:
+    phi, tokens, scores = jax.device_get(
+      step_fn(params, frozen, part.batch, rng)
+    )
+    for i, name in enumerate(part.names):
+      if save_adapters:
+        phis.setdefault(name, jax.tree.map(lambda x, i=i: x[i], phi))
+      for j, query in enumerate(part.queries[i]):
+        rows.append(
+          {
+            'episode': name,
+            'query': query,
+            'prediction': _text(tokens[i, j], model.output_vocabulary),
+            'score': float(scores[i, j]),
+          }
+        )
+    progress.update(answers=len(rows))
+  progress.close()
+  if save_adapters:
+    io.save(
+      jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
+      os.path.join(output_dir, 'adapters.safetensors'),
+      model=str(checkpoint_path),
+      config={'episodes': list(phis)},
+    )
+  summaries.write_jsonl(output_dir, 'predictions', rows)
+  gin_utils.save_config(output_dir)
+  print(f'{len(rows)} answers in {output_dir}/predictions.jsonl')
+  return rows
+
+
+def _make_step(model: HyperTuningModel) -> Any:
+  """A function to phi, tokens and scores; phi is generated once."""
+
+  def step(
+    params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
+  ) -> tuple[Any, jax.Array, jax.Array]:
+    mutables = {'frozen': frozen}
+    phi = model.generate_adapters(params, batch, mutables)
+    tokens, aux = model.predict_batch_with_aux(
+      params, batch, rng, flax_mutables=mutables, adapters=phi
+    )
+    return phi, tokens, aux['scores']
+
+  return step
+
+
+def _from_file(
+  model: HyperTuningModel,
+  path: str,
+  lengths: Mapping[str, Any],
+  batch_size: int,
+  partitioner: Partitioner,
+) -> list[_Part]:
+  """The tasks of a file in batches; the last one repeats a row."""
+  check_lengths(lengths)
+  rows = list(task_files.rows(task_files.read(path), lengths['inputs'][0]))
+  encoded, left_out = [], 0
+  for row in rows:
+    features, missing = task_files.encode(row, lengths, model.input_vocabulary)
+    encoded.append(features)
+    left_out += missing
+  if left_out:
+    print(
+      f'{left_out} examples do not fit into TASK_FEATURE_LENGTHS'
+      f"['hyper_inputs'] = {lengths['hyper_inputs']} and are left out.",
+      file=sys.stderr,
+    )
+  parts = []
+  for start in range(0, len(rows), batch_size):
+    real = rows[start : start + batch_size]
+    features = encoded[start : start + batch_size]
+    features += [features[-1]] * (batch_size - len(features))
+    batch = {
+      name: jax.device_put(
+        np.stack([row[name] for row in features]), partitioner.batch
+      )
+      for name in features[0]
+    }
+    parts.append(
+      _Part(batch, [r.line for r in real], [list(r.queries) for r in real])
+    )
+  return parts
+
+
+def _from_task(
+  model: HyperTuningModel, batches: Iterator[Mapping[str, jax.Array]]
+) -> Iterator[_Part]:
+  """The episodes of a seqio task, numbered from 0."""
+  done = 0
+  for batch in batches:
+    count = int(np.sum(batch['is_real']))
+    inputs = np.asarray(batch['encoder_input_tokens'])[:count]
+    asked = np.asarray(batch['decoder_loss_weights'])[:count].any(axis=-1)
+    queries = [
+      [_text(row, model.input_vocabulary) for row in x[: int(n)]]
+      for x, n in zip(inputs, asked.sum(axis=-1), strict=True)
+    ]
+    yield _Part(batch, list(range(done, done + count)), queries)
+    done += count
+
+
+def _text(tokens: np.ndarray, vocabulary: Any) -> str:
+  return vocabulary.decode([int(token) for token in tokens if token > 0])

@@ -1,0 +1,344 @@
+"""Trains a model on this machine's devices.
+
+    python -m hypertuning.train --gin_file=gin/models/hyper_t5_prefix.gin \\
+      --gin_file=... --gin_file=gin/local/train.gin --gin.MODEL_DIR="'run'"
+
+Gin files say what is trained on what; `--gin.NAME=value` overrides a binding.
+Started again with the same MODEL_DIR, a run goes on where it stopped.
+"""
+
+if __name__ == '__main__':
+  from hypertuning import gin_utils
+
+  gin_utils.run('hypertuning.train', 'train')  # see there why it comes first
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from hypertuning import (
+  checkpoints,
+  evaluation,
+  gin_utils,
+  pipelines,
+  summaries,
+  training,
+)
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+from hypertuning.partitioning import Partitioner, standard_logical_axis_rules
+from hypertuning.training import TrainState
+
+_FRESH = r'hypermodel/(queries|head/.*)'
+
+
+def train(
+  *,
+  model: HyperTuningModel,
+  mixture_or_task_name: str,
+  task_feature_lengths: Mapping[str, Any],
+  batch_size: int,
+  total_steps: int,
+  model_dir: str,
+  mixture_or_task_module: str | None = None,
+  eval_mixture_or_task_name: str | None = None,
+  eval_split: str = 'validation',
+  eval_period: int = 500,
+  eval_steps: int | None = 8,
+  checkpoint_period: int = 500,
+  keep_checkpoints: int = 3,
+  log_period: int = 20,
+  num_microbatches: int = 1,
+  num_partitions: int = 1,
+  activation_partitioning_dims: int = 1,
+  parameter_partitioning_dims: int = 1,
+  random_seed: int = 0,
+  use_cached: bool = False,
+  initial_checkpoint_path: str | None = None,
+  initial_checkpoint_rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
+  fresh_regex: str = _FRESH,
+) -> TrainState | None:
+  """Trains to `total_steps`.
+
+  Args:
+    model: what is trained; its regex says which part.
+    mixture_or_task_name: a registered seqio task or mixture of episodes.
+    task_feature_lengths: such as `{'hyper_inputs': 64, 'inputs': (4, 8),
+      'targets': (4, 8)}`.
+    batch_size: episodes a step, over all devices and microbatches.
+    total_steps: steps in all, those of earlier starts included.
+    model_dir: the run's folder: checkpoints, summaries, `config.gin`.
+    mixture_or_task_module: imported first, so that it can register tasks.
+    eval_mixture_or_task_name: what is evaluated; the training mixture if None.
+    eval_split: a split whose tasks are not trained on.
+    eval_period: steps between evaluations; 0 for none.
+    eval_steps: batches an evaluation; None for the whole split.
+    checkpoint_period: steps between checkpoints; the last step has one.
+    keep_checkpoints: older ones are deleted.
+    log_period: steps between two looks at the loss; all steps are recorded.
+    num_microbatches: parts a batch is computed in.
+    num_partitions: devices over which a model is divided.
+    activation_partitioning_dims: see `partitioning`.
+    parameter_partitioning_dims: see `partitioning`.
+    random_seed: of initial weights, data and dropout.
+    use_cached: read what `seqio_cache_tasks` wrote.
+    initial_checkpoint_path: of another run, whose weights are taken over.
+    initial_checkpoint_rules: see `checkpoints.fill`.
+    fresh_regex: names that may be missing there.
+
+  Returns:
+    The last state, or None where an earlier start had done all steps.
+
+  Raises:
+    UserError: bad input; names the binding or file at fault.
+    SystemExit: SIGTERM or SIGINT came; the state is saved.
+  """
+  done = checkpoints.latest_step(model_dir)
+  if done is not None and done >= total_steps:
+    print(f'{model_dir}: finished, {done} of TRAIN_STEPS = {total_steps} done.')
+    return None
+  for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
+    if value < 1:
+      raise UserError(f'{name} = {value}: must be 1 or more.')
+  partitioner = Partitioner(
+    num_partitions,
+    standard_logical_axis_rules(
+      activation_partitioning_dims, parameter_partitioning_dims
+    ),
+  )
+  partitioner.check_batch(batch_size, num_microbatches)
+  if initial_checkpoint_path:
+    checkpoints.find(initial_checkpoint_path, 'INITIAL_CHECKPOINT_PATH')
+  pipelines.check_vocabulary(model)
+  pipelines.import_tasks(mixture_or_task_module)
+
+  def dataset(name: str, split: str, repeat: bool) -> Any:
+    return pipelines.batches(
+      model,
+      name,
+      task_feature_lengths,
+      split,
+      batch_size,
+      random_seed,
+      repeat,
+      use_cached,
+    )
+
+  batches = pipelines.TrainBatches(
+    dataset(mixture_or_task_name, 'train', True), partitioner.batch
+  )
+  evaluate = None
+  if eval_period:
+    name = eval_mixture_or_task_name or mixture_or_task_name
+    evaluate = _make_evaluate(
+      model, dataset(name, eval_split, False), eval_steps, partitioner
+    )
+  state, shardings = training.initial_state(
+    model,
+    pipelines.input_shapes(task_feature_lengths, model, batch_size),
+    partitioner,
+    random_seed,
+  )
+  if initial_checkpoint_path and done is None:
+    state = training.warm_start(
+      state,
+      shardings,
+      model.trainable_regex,
+      initial_checkpoint_path,
+      initial_checkpoint_rules,
+      fresh_regex,
+    )
+  _print_counts(state)
+
+  checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
+  try:
+    if done is not None:
+      state = _resume(checkpointer, done, state, shardings, batches)
+    gin_utils.save_config(model_dir)
+    step_fn = partitioner.compile(
+      training.make_train_step(model, num_microbatches),
+      donate_argnums=0,
+      out_shardings=(shardings, partitioner.replicated),
+    )
+    rng = jax.random.key(random_seed)
+    return _Loop(
+      lambda state, batch: step_fn(state, batch, rng),
+      evaluate,
+      checkpointer,
+      summaries.Writer(model_dir, done or 0),
+      model_dir,
+      {
+        'total': total_steps,
+        'log': log_period,
+        'eval': eval_period,
+        'checkpoint': checkpoint_period,
+      },
+    ).run(state, batches)
+  finally:
+    checkpointer.close()
+
+
+class _Loop:
+  """Steps, with everything that happens every so many of them."""
+
+  def __init__(
+    self,
+    step_fn: Callable[[TrainState, Any], tuple[TrainState, dict]],
+    evaluate: Callable[[TrainState], dict[str, float]] | None,
+    checkpointer: checkpoints.Checkpointer,
+    writer: summaries.Writer,
+    model_dir: str,
+    periods: Mapping[str, int],
+  ):
+    self._step_fn = step_fn
+    self._evaluate = evaluate
+    self._checkpointer = checkpointer
+    self._writer = writer
+    self._model_dir = model_dir
+    self._periods = periods
+    self._pending: list[tuple[int, dict]] = []
+
+  def run(
+    self, state: TrainState, batches: pipelines.TrainBatches
+  ) -> TrainState:
+    """Trains to the last step, or until a signal comes."""
+    first, total = int(state.step), self._periods['total']
+    label = os.path.basename(os.path.abspath(self._model_dir))
+    progress = summaries.Progress(total, first, label)
+    with _Interruption() as interruption:
+      for step in range(first + 1, total + 1):
+        state, scalars = self._step_fn(state, next(batches))
+        self._pending.append((step, scalars))
+        last = step == total or interruption.signal is not None
+        values = {}
+        # A state is saved only after its loss was seen to be a number.
+        if last or self._due('log', step) or self._due('checkpoint', step):
+          values['loss'] = f'{self._write():.3f}'
+        progress.update(**values)
+        if self._evaluate and (step == total or self._due('eval', step)):
+          results = self._evaluate(state)
+          self._writer.write(step, {f'eval/{k}': v for k, v in results.items()})
+          progress.say(_losses(step, results))
+        if last or self._due('checkpoint', step):
+          self._checkpointer.save(step, state.as_saved(), batches.position())
+          self._writer.flush()
+        if last:
+          break
+    progress.close()
+    if interruption.signal is not None and step < total:
+      self._checkpointer.close()
+      print(
+        f'Stopped by {interruption.signal.name} at step {step}, which is '
+        'saved: the same command goes on from there.',
+        file=sys.stderr,
+      )
+      sys.exit(128 + interruption.signal)
+    return state
+
+  def _due(self, what: str, step: int) -> bool:
+    period = self._periods[what]
+    return period > 0 and step % period == 0
+
+  def _write(self) -> float:
+    """Writes what is pending and returns the last loss."""
+    loss = math.nan
+    for step, scalars in self._pending:
+      values = {k: float(x) for k, x in jax.device_get(scalars).items()}
+      for name in ('loss', 'grad_norm'):
+        if not math.isfinite(values[name]):
+          raise UserError(
+            f'{name} is {values[name]} at step {step}: lower LEARNING_RATE and '
+            'run the command again; it goes on from the last checkpoint in '
+            f'MODEL_DIR = {self._model_dir!r}.'
+          )
+      self._writer.write(step, {f'train/{k}': x for k, x in values.items()})
+      loss = values['loss']
+    self._pending.clear()
+    return loss
+
+
+def _make_evaluate(
+  model: HyperTuningModel,
+  dataset: Any,
+  count: int | None,
+  partitioner: Partitioner,
+) -> Callable[[TrainState], dict[str, float]]:
+  """A function of the state: held-out loss by phi, see `evaluation`."""
+  modes = evaluation.phi_modes(model)
+  step_fn = partitioner.compile(evaluation.make_step(model, modes))
+
+  def evaluate(state: TrainState) -> dict[str, float]:
+    outputs = evaluation.collect(
+      lambda batch: step_fn(
+        state.params, state.frozen, batch, jax.random.key(0)
+      ),
+      pipelines.on_devices(dataset, partitioner.batch, count),
+    )
+    return evaluation.summarize(outputs)
+
+  return evaluate
+
+
+def _resume(
+  checkpointer: checkpoints.Checkpointer,
+  step: int,
+  state: TrainState,
+  shardings: TrainState,
+  batches: pipelines.TrainBatches,
+) -> TrainState:
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    shardings,
+  )
+  saved, position = checkpointer.restore(step, abstract.as_saved())
+  batches.move(position)
+  print(f'Going on from step {step}.', file=sys.stderr)
+  return state.from_saved(saved)
+
+
+def _print_counts(state: TrainState) -> None:
+  """PEFT's line on how much trains."""
+  trainable = sum(x.size for x in jax.tree.leaves(state.params))
+  total = trainable + sum(x.size for x in jax.tree.leaves(state.frozen))
+  print(
+    f'trainable params: {trainable:,} || all params: {total:,} || '
+    f'trainable%: {100 * trainable / total:.2f}',
+    flush=True,
+  )
+
+
+def _losses(step: int, results: Mapping[str, float]) -> str:
+  shown = ', '.join(
+    f'{name.removeprefix("loss/")} {value:.3f} '
+    f'± {results[f"{name}_stderr"]:.3f}'
+    for name, value in results.items()
+    if name.startswith('loss/') and not name.endswith('_stderr')
+  )
+  return f'step {step}: held-out loss by phi: {shown}'
+
+
+class _Interruption:
+  """Notes SIGTERM and SIGINT, for the loop to end after its step."""
+
+  def __init__(self) -> None:
+    self.signal: signal.Signals | None = None
+
+  def __enter__(self) -> '_Interruption':
+    self._before = {
+      number: signal.signal(number, self._note)
+      for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _note(self, number: int, unused_frame: Any) -> None:
+    self.signal = signal.Signals(number)

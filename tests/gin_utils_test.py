@@ -1,0 +1,276 @@
+"""Gin: shipped files parse, and every slip is one line that names it."""
+
+import pathlib
+import subprocess
+import sys
+
+import gin
+import pytest
+import runner
+
+from hypertuning import gin_utils, paths
+from hypertuning.errors import UserError
+
+_HEADER = 'from __gin__ import dynamic_registration\n'
+_OPTIM = f'{_HEADER}from hypertuning import optim\n'
+_LOCAL = sorted(
+  path.name for path in (paths.data_root() / 'gin/local').glob('*')
+)
+_MODELS = ('t5', 'hyper_t5_prefix', 'hyper_t5_lora')
+_SIZES = sorted((paths.data_root() / 'gin/models/sizes').glob('*.gin'))
+_NEEDED = {
+  'MIXTURE_OR_TASK_NAME': 'toy',
+  'TASK_FEATURE_LENGTHS': runner.LENGTHS,
+  'TRAIN_STEPS': 100,
+  'MODEL_DIR': 'run',
+  'CHECKPOINT_PATH': 'run',
+  'EVAL_OUTPUT_DIR': 'out',
+  'INFER_OUTPUT_DIR': 'out',
+}
+
+
+def _bindings(names) -> list[str]:
+  return [f'{name} = {_NEEDED[name]!r}' for name in names]
+
+
+def _write(folder: pathlib.Path, text: str, name: str = 'x.gin') -> str:
+  path = folder / name
+  path.write_text(text)
+  return str(path)
+
+
+def _error(*args) -> str:
+  with pytest.raises(UserError) as error:
+    gin_utils.parse(*args)
+  assert '\n' not in gin_utils.one_line(error.value)
+  return gin_utils.one_line(error.value)
+
+
+def _needs(file: str) -> list[str]:
+  text = (paths.data_root() / file).read_text()
+  return [n for n in _NEEDED if f'{n} = %gin.REQUIRED' in text]
+
+
+@pytest.mark.parametrize('model', _MODELS)
+@pytest.mark.parametrize('optimizer', ['adamw', 'adafactor'])
+def test_training_files_parse(model, optimizer):
+  gin_utils.parse(
+    [
+      f'gin/models/{model}.gin',
+      'gin/models/sizes/tiny.gin',
+      f'gin/optimizers/{optimizer}.gin',
+      'gin/local/train.gin',
+    ],
+    _bindings(_needs('gin/local/train.gin')),
+  )
+
+
+@pytest.mark.parametrize('model', _MODELS)
+@pytest.mark.parametrize('command', ['eval', 'infer'])
+def test_other_files_parse(model, command):
+  file = f'gin/local/{command}.gin'
+  gin_utils.parse(
+    [f'gin/models/{model}.gin', 'gin/models/sizes/tiny.gin', file],
+    _bindings(_needs(file)),
+  )
+
+
+@pytest.mark.parametrize('size', _SIZES, ids=lambda path: path.stem)
+def test_sizes_give_a_model(size):
+  own = '' if size.stem == 'tiny' else 'VOCABULARY = None'
+  gin_utils.parse(
+    ['gin/models/hyper_t5_lora.gin', str(size)],
+    ['OPTIMIZER = None', *([own] if own else [])],
+  )
+  with gin.unlock_config():
+    model = gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()
+  assert model.has_hypermodel
+  assert model.module.downstream.config.emb_dim >= 64
+
+
+def test_required_macros_are_named():
+  message = _error(
+    [
+      'gin/models/t5.gin',
+      'gin/models/sizes/tiny.gin',
+      'gin/optimizers/adamw.gin',
+      'gin/local/train.gin',
+    ],
+    ["MIXTURE_OR_TASK_NAME='toy'"],
+  )
+  assert 'MODEL_DIR, TASK_FEATURE_LENGTHS, TRAIN_STEPS' in message
+  assert '--gin.MODEL_DIR=' in message
+
+
+def test_macro_without_any_value_is_named(tmp_path):
+  file = _write(tmp_path, f'{_OPTIM}optim.adamw.learning_rate = %RATE\n')
+  assert 'RATE: required, but not set' in _error([file])
+
+
+@pytest.mark.parametrize(
+  'body, line, words',
+  [
+    ('optim.adamw.learning_rate = ', 3, ['Unable to parse']),
+    ('optim.adamw.learning_rate 3', 3, ["expected ':' or '='"]),
+    ('optim.adamw.learning_rate = hello', 3, ['hello', 'needs quotes']),
+    ('optim.adamx.learning_rate = 3', 3, ['adamx', 'optim']),
+    ('optim.adamw.learning_rat = 3', 3, ["'learning_rat'", 'optim.adamw']),
+    ('OPTIMIZER = @optim.nothing()', 3, ['nothing']),
+    ("include 'nowhere.gin'", 3, ['nowhere.gin', 'include']),
+    ('from hypertuning import nothing', 3, ['hypertuning.nothing']),
+    ('import nothing_like_this.at_all', 3, ['nothing_like_this']),
+    ('\noptim.adamw.weight_decay = (1, \nX = 2\n', 5, ['X']),
+  ],
+)
+def test_errors_in_files_name_file_and_line(tmp_path, body, line, words):
+  file = _write(tmp_path, f'{_OPTIM}{body}\n')
+  message = _error([file])
+  assert message.startswith(f'{file}:{line}: ')
+  for word in words:
+    assert word in message
+  assert 'malformed' not in message and 'object at 0x' not in message
+
+
+def test_error_in_an_included_file_names_that_file(tmp_path):
+  inner = _write(tmp_path, f'{_OPTIM}optim.adamx.b1 = 3\n', 'inner.gin')
+  outer = _write(tmp_path, f"{_HEADER}include '{inner}'\n", 'outer.gin')
+  assert _error([outer]).startswith(f'{inner}:3: ')
+
+
+def test_file_that_is_not_text(tmp_path):
+  path = tmp_path / 'x.gin'
+  path.write_bytes(b'\xff\xfe\x00')
+  assert f'{path}: not UTF-8 at byte 0' in _error([str(path)])
+
+
+def test_missing_file_names_where_it_was_looked_for(tmp_path):
+  message = _error(['gin/nothing.gin'], [], [str(tmp_path)])
+  assert message.startswith('gin/nothing.gin: no such gin file')
+  assert str(tmp_path) in message and str(paths.data_root()) in message
+  assert '--gin_file=' in _error([])
+
+
+@pytest.mark.parametrize(
+  'binding, words',
+  [
+    ('NAME=toy', ['--gin.NAME=toy: this value', '--gin.NAME="\'...\'"']),
+    ('NAME=', ['--gin.NAME=: this value']),
+    ('NAME', ['--gin.NAME', 'NAME=value']),
+    ('optim.adamx.b1=1', ['--gin.optim.adamx.b1=1: ', 'adamx']),
+    ('optim.adamw.b9=1', ['--gin.optim.adamw.b9=1: ', "'b9'"]),
+    ('NAME=@nothing()', ['--gin.NAME=@nothing(): ', 'nothing']),
+  ],
+)
+def test_errors_in_bindings_name_the_binding(tmp_path, binding, words):
+  file = _write(
+    tmp_path, f'{_OPTIM}NAME = 1\noptim.adamw.learning_rate = %NAME\n'
+  )
+  message = _error([file], [binding])
+  for word in words:
+    assert word in message
+
+
+def test_misspelt_macro_is_not_taken_in_silence(tmp_path):
+  file = _write(
+    tmp_path, f'{_OPTIM}TRAIN_STEPS = 1\noptim.adamw.b1 = %TRAIN_STEPS\n'
+  )
+  message = _error([file], ['TRAIN_STPES=9'])
+  assert 'TRAIN_STPES is not used' in message
+  assert 'did you mean TRAIN_STEPS?' in message
+  other = _write(tmp_path, f'{_HEADER}TRAIN_STEP = 9\n', 'other.gin')
+  assert 'did you mean TRAIN_STEPS?' in _error([file, other])
+  assert 'NOTHING_LIKE_IT is not used' in _error([file], ['NOTHING_LIKE_IT=9'])
+  # A file may set what only another configuration reads.
+  _write(tmp_path, f'{_HEADER}NOTHING_LIKE_IT = 9\n', 'other.gin')
+  gin_utils.parse([file, other])
+
+
+def test_later_files_and_flags_win(tmp_path):
+  first = _write(tmp_path, f'{_OPTIM}B1 = 1\noptim.adamw.b1 = %B1\n', 'a.gin')
+  second = _write(tmp_path, f'{_HEADER}B1 = 2\n', 'b.gin')
+  gin_utils.parse([first, second])
+  assert gin.query_parameter('B1/macro.value') == 2
+  gin_utils.parse([first, second], ['B1 = 3'])
+  assert gin.query_parameter('B1/macro.value') == 3
+
+
+def test_working_directory_comes_before_search_paths(tmp_path, monkeypatch):
+  for place in ('here', 'there'):
+    (tmp_path / place).mkdir()
+    _write(
+      tmp_path / place, f"{_OPTIM}P = '{place}'\noptim.adamw.b1 = %P\n", 'p.gin'
+    )
+  monkeypatch.chdir(tmp_path / 'here')
+  gin_utils.parse(['p.gin'], [], [str(tmp_path / 'there')])
+  assert gin.query_parameter('P/macro.value') == 'here'
+  monkeypatch.chdir(tmp_path)
+  gin_utils.parse(['p.gin'], [], [str(tmp_path / 'there')])
+  assert gin.query_parameter('P/macro.value') == 'there'
+
+
+def test_saved_configuration_parses_again(tmp_path):
+  files = [
+    'gin/models/hyper_t5_prefix.gin',
+    'gin/models/sizes/tiny.gin',
+    'gin/optimizers/adamw.gin',
+    'gin/local/train.gin',
+  ]
+  gin_utils.parse(
+    files, [*_bindings(_needs('gin/local/train.gin')), 'PREFIX_LENGTH = 5']
+  )
+  gin_utils.save_config(str(tmp_path / 'run'))
+  saved = (tmp_path / 'run/config.gin').read_text()
+  gin_utils.parse([str(tmp_path / 'run/config.gin')])
+  assert gin.config_str() == saved
+  assert gin.query_parameter('PREFIX_LENGTH/macro.value') == 5
+
+
+def test_missing_argument_is_named(tmp_path):
+  gin_utils.parse([_write(tmp_path, f'{_OPTIM}optim.adamw.b1 = 0.5\n')])
+  from hypertuning import optim
+
+  with pytest.raises(UserError, match="adamw has no value for 'learning_rate'"):
+    gin_utils.call(optim.adamw)
+
+
+def test_arguments_that_are_refused_name_what_refused_them(tmp_path):
+  file = _write(
+    tmp_path,
+    f'{_HEADER}import optax\nfrom hypertuning import optim\n'
+    'optim.adamw.learning_rate = @optax.cosine_decay_schedule()\n'
+    'optax.cosine_decay_schedule.init_value = 1.0\n'
+    'optax.cosine_decay_schedule.decay_steps = -1\n',
+  )
+  gin_utils.parse([file])
+  from hypertuning import optim
+
+  with pytest.raises(UserError, match='cosine_decay_schedule: .*positive'):
+    gin_utils.call(optim.adamw)
+
+
+@pytest.mark.parametrize('command', ['train', 'eval', 'infer'])
+def test_help_lists_the_flags_at_once(command, tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', f'hypertuning.{command}', '--help'],
+    env=runner.environment(),
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=10,  # without importing TensorFlow, which takes as long
+  )
+  for flag in (
+    '--gin_file',
+    '--gin_bindings',
+    '--gin_search_paths',
+    '--tfds_data_dir',
+    '--seqio_additional_cache_dirs',
+  ):
+    assert flag in done.stdout
+  assert f'python -m hypertuning.{command}' in done.stdout
+
+
+def test_local_files_have_the_header_of_required_macros():
+  for name in _LOCAL:
+    text = (paths.data_root() / 'gin/local' / name).read_text()
+    for macro in _needs(f'gin/local/{name}'):
+      assert macro in text.split('from __gin__')[0], (name, macro)

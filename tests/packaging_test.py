@@ -1,0 +1,196 @@
+"""A wheel carries gin files and tasks; imports go one way only."""
+
+import ast
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import runner
+
+from hypertuning import paths
+
+ROOT = runner.ROOT
+PACKAGE = ROOT / 'hypertuning'
+_IGNORED = shutil.ignore_patterns(
+  '.git', '__pycache__', '.venv', 'build', 'runs', '*.egg-info'
+)
+_HEAVY = ('tensorflow', 'seqio', 'clu', 'orbax', 'tensorflow_datasets')
+_LAYERS = {
+  # What each module of ours may import of ours, directly.
+  'errors': set(),
+  'paths': set(),
+  'trees': set(),
+  'gin_utils': {'paths', 'errors'},
+  'optim': set(),
+  'decoding': set(),
+  'summaries': set(),
+  'partitioning': {'trees', 'errors'},
+  'checkpoints': {'trees', 'errors'},
+}
+_RUNNERS = ('train', 'eval', 'infer')
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+  """Full names of what a module imports, wherever in the file."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return names
+
+
+def _modules(*folders: str) -> list[pathlib.Path]:
+  return [p for f in folders for p in sorted((ROOT / f).rglob('*.py'))]
+
+
+def _starts(names: set[str], *prefixes: str) -> set[str]:
+  return {
+    name
+    for name in names
+    for prefix in prefixes
+    if name == prefix or name.startswith(f'{prefix}.')
+  }
+
+
+def test_gin_folder_does_not_hide_the_library():
+  assert not (ROOT / 'gin/__init__.py').exists()
+  # These exist in gin-config, and ours would stand before them.
+  for name in ('tf', 'torch', 'testdata'):
+    assert not (ROOT / 'gin' / name).exists()
+  done = subprocess.run(
+    [sys.executable, '-c', 'import gin; print(gin.parse_config)'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert 'function' in done.stdout
+
+
+def test_data_root_holds_gin_and_tasks():
+  assert (paths.data_root() / 'gin/local/train.gin').is_file()
+  assert (paths.data_root() / 'tasks/toy.py').is_file()
+
+
+def test_only_the_engine_imports_t5x():
+  for path in _modules('hypertuning', 'tasks'):
+    if path.name != 't5x_engine.py':
+      assert not _starts(_imports(path), 't5x'), path
+
+
+@pytest.mark.parametrize('folder', ['networks', 'adapters', 'hypermodels'])
+def test_networks_do_without_tensorflow(folder):
+  for path in _modules(f'hypertuning/{folder}'):
+    assert not _starts(_imports(path), *_HEAVY), path
+    assert not _starts(_imports(path), 'gin'), path
+
+
+def test_library_imports_go_down():
+  for name, allowed in _LAYERS.items():
+    ours = _starts(_imports(PACKAGE / f'{name}.py'), 'hypertuning')
+    direct = {module.split('.')[1] for module in ours}
+    assert direct <= allowed, name
+  for path in _modules('hypertuning'):
+    if path.stem not in _RUNNERS:
+      runners = [f'hypertuning.{name}' for name in _RUNNERS]
+      assert not _starts(_imports(path), *runners), path
+  for path in _modules('tasks', 'hypertuning/data'):
+    ours = {
+      name.split('.')[1] for name in _starts(_imports(path), 'hypertuning')
+    }
+    assert ours <= {'data', 'errors', 'tasks'}, path
+  for path in _modules('hypertuning'):
+    if path.parent.name != 'tasks':
+      assert not _starts(_imports(path), 'hypertuning.tasks', 'tasks'), path
+
+
+def test_the_library_does_not_decorate_for_gin():
+  for path in _modules('hypertuning', 'tasks'):
+    assert 'gin.configurable' not in path.read_text(), path
+
+
+def test_import_of_the_package_is_light():
+  code = (
+    'import sys, hypertuning, hypertuning.paths\n'
+    f'print([m for m in {_HEAVY + ("jax", "flax")!r} if m in sys.modules])'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    env=runner.environment(),
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.strip() == '[]'
+
+
+def test_no_module_has_the_name_of_a_standard_one():
+  """`python hypertuning/train.py` puts the folder first on the path."""
+  names = {path.stem for path in PACKAGE.glob('*.py')} - {'__init__'}
+  assert not names & sys.stdlib_module_names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['wheel', 'editable'])
+def test_installed_package_finds_gin_and_tasks_from_anywhere(tmp_path, kind):
+  """In an environment of its own; dependencies are those of this one."""
+  checkout = tmp_path / 'checkout'
+  shutil.copytree(ROOT, checkout, ignore=_IGNORED)
+  venv = tmp_path / 'venv'
+  subprocess.run(
+    [sys.executable, '-m', 'venv', '--without-pip', venv], check=True
+  )
+  python = venv / 'bin/python'
+  site = next((venv / 'lib').glob('python*')) / 'site-packages'
+  # The dependencies of the running interpreter, behind what is installed here.
+  parents = [p for p in sys.path if p.endswith('site-packages')]
+  pip = [sys.executable, '-m', 'pip', '--python', str(python), '-q']
+  flags = ['--no-deps', '--no-build-isolation']
+  (site / 'parents.pth').write_text('\n'.join(parents))
+  what = ['-e', str(checkout)] if kind == 'editable' else [str(checkout)]
+  subprocess.run(
+    [*pip, 'install', *flags, *what],
+    check=True,
+    env={**runner.environment(), 'PYTHONPATH': ''},
+  )
+  elsewhere = tmp_path / 'elsewhere'
+  elsewhere.mkdir()
+  # A user's own module of that name must not be taken for ours.
+  (elsewhere / 'tasks.py').write_text('raise ImportError("not mine")')
+  (elsewhere / 'gin').mkdir()
+
+  def run(*arguments: str) -> str:
+    done = subprocess.run(
+      [python, *arguments],
+      cwd=elsewhere,
+      env={**runner.environment(), 'PYTHONPATH': ''},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  root = pathlib.Path(run('-m', 'hypertuning.paths').strip())
+  expected = site / 'hypertuning/_data' if kind == 'wheel' else checkout
+  assert root == expected
+  files = {
+    path.relative_to(root / 'gin').as_posix()
+    for path in (root / 'gin').rglob('*.gin')
+  }
+  assert files == {
+    path.relative_to(ROOT / 'gin').as_posix()
+    for path in (ROOT / 'gin').rglob('*.gin')
+  }
+  out = run(
+    '-c',
+    'import hypertuning.tasks.toy as t, sys; print(t.__file__);'
+    'from hypertuning import gin_utils;'
+    'gin_utils.parse(["gin/models/hyper_t5_prefix.gin",'
+    '"gin/models/sizes/tiny.gin"], ["OPTIMIZER = None"]);'
+    'print("parsed")',
+  )
+  assert out.splitlines() == [str(root / 'tasks/toy.py'), 'parsed']
