@@ -49,6 +49,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12.8',
     'safetensors>=0.8.0',
     'seqio>=0.0.20',
+    'tensorboard>=2.21',  # clu's summaries import it
     'tensorflow>=2.21',
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.70.1',
