@@ -145,9 +145,10 @@ class HyperTuningModel:
       `frozen`, `frozen_axes` (the same nesting; `kernel` has `kernel_axes`).
     """
     types = input_types or {}
-    # One episode is enough: no parameter's shape depends on the batch.
+    # One token is enough, no parameter's shape depends on the batch: all runs
+    # of a model then compile the same program here.
     batch = {
-      name: jnp.ones((1, *shape[1:]), types.get(name, jnp.int32))
+      name: jnp.ones((1,) * len(shape), types.get(name, jnp.int32))
       for name, shape in input_shapes.items()
     }
     variables = self.module.init(rng, batch)

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from hypertuning import partitioning, trees
+from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.networks import t5
 
@@ -255,6 +256,53 @@ def test_lora_starts_at_the_identity_with_a_gradient(initial_lora, tokens):
   assert lower < value
   for path, grad in trees.flatten_paths(grads).items():
     assert jnp.abs(grad).max() > 0, path
+
+
+def test_queries_of_a_layer_share_its_rank():
+  """A query's factors stand at its own ranks of its own layer."""
+  head = heads.LoRAHead(DOWNSTREAM, rank=4, bottleneck=10, queries_per_layer=2)
+  rng = np.random.default_rng(0)
+  hidden = rng.standard_normal((1, head.num_queries, HYPER.emb_dim))
+  hidden = jnp.asarray(hidden, jnp.float32)
+  params = tiny.random_params(
+    jax.eval_shape(lambda: head.init(jax.random.key(0), hidden))['params']
+  )
+  apply = jax.jit(lambda hidden: head.apply({'params': params}, hidden))
+  before = apply(hidden)
+  site, layer, query = 'decoder_self', 1, 1
+  first = 2 * DOWNSTREAM.num_encoder_layers  # encoder_self stands before it
+  after = apply(hidden.at[0, first + 2 * layer + query].add(1.0))
+  for name, factors in before.sites.items():
+    for projection, old in factors.items():
+      new = after.sites[name][projection]
+      a = np.argwhere(np.any(old.a != new.a, axis=(0, 2)))
+      b = np.argwhere(np.any(old.b != new.b, axis=(0, 3, 4)))
+      expected = [[layer, 2], [layer, 3]] if name == site else []
+      assert a.tolist() == b.tolist() == expected
+  uneven = heads.LoRAHead(DOWNSTREAM, rank=4, queries_per_layer=3)
+  with pytest.raises(UserError, match='LORA_QUERIES_PER_LAYER = 3'):
+    jax.eval_shape(lambda: uneven.init(jax.random.key(0), hidden))
+
+
+def test_queries_start_as_embeddings_of_tokens(tokens):
+  """Twice as many tokens as queries, or half: over and over."""
+  module = hyper_t5.HyperT5(HYPER, HEADS['prefix'], query_tokens=(5, 9))
+  params = jax.jit(module.init)(jax.random.key(0), tokens)['params']
+  assert not params['queries'].any()
+  plain = {
+    **params,
+    'queries': jnp.resize(
+      params['token_embedder']['embedding'][jnp.array([5, 9])],
+      params['queries'].shape,
+    ),
+  }
+  want = jax.jit(network('prefix').apply)({'params': plain}, tokens)
+  got = jax.jit(module.apply)({'params': params}, tokens)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    got,
+    want,
+  )
 
 
 def test_shapes_of_xxl():

@@ -24,7 +24,7 @@ class Prefix:
   sites: Mapping[str, sites.KeyValue]
 
   def at(self, site: str) -> sites.SiteAdapter | None:
-    """The site's keys and values as `[layers, episodes, prefix, heads, dim]`."""
+    """The site's part, `[layers, episodes, prefix, heads, head_dim]`."""
     if site not in self.sites:
       return None
     return sites.SiteAdapter(

@@ -4,6 +4,7 @@ HyperTuning section 3.1 maps decoder outputs to phi by MLPs; how tokens map to
 layers is not published, so the wiring below is this project's choice.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from hypertuning.adapters import KeyValue, LoRA, LowRank, Prefix, sites
+from hypertuning.errors import UserError
 from hypertuning.networks import layers
 from hypertuning.networks.t5 import T5Config
 
@@ -104,7 +106,7 @@ class PrefixHead(nn.Module):
 
 
 class LoRAHead(nn.Module):
-  """One query an attention layer; an MLP a matrix, shared by the layers.
+  """Queries of every attention layer; an MLP a matrix, shared by all of them.
 
   The last matrix of the `b` MLPs starts at zero: at the first step the adapted
   model is the frozen model, and only `b` has a gradient.
@@ -116,6 +118,10 @@ class LoRAHead(nn.Module):
     sites: which attentions are updated.
     projections: which of `query`, `key`, `value` are updated.
     bottleneck: hidden size of the MLPs.
+    queries_per_layer: the rank of a layer's update is divided among them.
+
+  Raises:
+    UserError: `queries_per_layer` does not divide `rank`.
   """
 
   downstream: T5Config
@@ -124,42 +130,59 @@ class LoRAHead(nn.Module):
   sites: Sequence[str] = sites.SITES
   projections: Sequence[str] = ('query', 'value')
   bottleneck: int = 512
+  queries_per_layer: int = 1
 
   @property
   def num_queries(self) -> int:
     """How many token representations the head reads."""
-    return sum(_layers_at(self.downstream, site) for site in self.sites)
+    return self.queries_per_layer * sum(self._layers())
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> LoRA:
     """`[episodes, num_queries, d]` to `LoRA` factors for every episode."""
     cfg = self.downstream
-    counts = [_layers_at(cfg, site) for site in self.sites]
-    starts = [sum(counts[:i]) for i in range(1, len(counts))]
+    if self.rank % self.queries_per_layer:
+      raise UserError(
+        f'LORA_RANK = {self.rank} is not divided by LORA_QUERIES_PER_LAYER = '
+        f'{self.queries_per_layer}.'
+      )
+    ranks = self.rank // self.queries_per_layer
+    # [episodes, layers, queries, d]
+    hidden = hidden.reshape(
+      hidden.shape[0], -1, self.queries_per_layer, hidden.shape[-1]
+    )
+    ends = list(itertools.accumulate(self._layers()))[:-1]
     factors: dict[str, dict[str, LowRank]] = {site: {} for site in self.sites}
     for name in self.projections:
       a = _MLP(
         self.bottleneck,
-        (cfg.emb_dim, self.rank),
+        (cfg.emb_dim, ranks),
         nn.initializers.variance_scaling(
           1.0 / cfg.emb_dim, 'fan_in', 'truncated_normal'
         ),
         dtype=hidden.dtype,
         name=f'{name}_a',
       )(hidden)
+      a = jnp.moveaxis(a, 2, 3)
+      a = a.reshape(*a.shape[:3], self.rank)
       b = _MLP(
         self.bottleneck,
-        (self.rank, cfg.num_heads, cfg.head_dim),
+        (ranks, cfg.num_heads, cfg.head_dim),
         nn.initializers.zeros,
         dtype=hidden.dtype,
         name=f'{name}_b',
       )(hidden)
+      b = b.reshape(*b.shape[:2], self.rank, *b.shape[4:])
       b = partitioning.with_sharding_constraint(
         b, ('batch', None, None, 'heads', 'kv')
       )
       split = zip(
-        self.sites, jnp.split(a, starts, 1), jnp.split(b, starts, 1), strict=True
+        self.sites, jnp.split(a, ends, 1), jnp.split(b, ends, 1), strict=True
       )
       for site, site_a, site_b in split:
         factors[site][name] = LowRank(a=site_a, b=site_b)
     return LoRA(factors, scale=self.alpha / self.rank)
+
+  def _layers(self) -> list[int]:
+    """Attention layers of every site."""
+    return [_layers_at(self.downstream, site) for site in self.sites]

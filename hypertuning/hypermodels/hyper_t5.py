@@ -1,5 +1,7 @@
 """HyperT5 (arXiv 2211.12485, section 3): few-shot text to phi in one pass."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,15 @@ class HyperT5(t5.T5):
     config: sizes of the hypermodel; free of the downstream model's.
     head: `heads.PrefixHead` or `heads.LoRAHead`.
     bidirectional_bias: see `t5.Decoder`.
+    query_tokens: ids whose embeddings the queries start from, over and over;
+      a decoder that starts from a language model's knows what to do with them
+      (as prompts from sampled vocabulary, Lester et al., 2021, section 3.2).
+      Where there are none, queries start at random.
   """
 
   head: nn.Module
   bidirectional_bias: bool = False
+  query_tokens: Sequence[int] = ()
 
   def setup(self) -> None:
     cfg = self.config
@@ -38,7 +45,8 @@ class HyperT5(t5.T5):
     )
     self.queries = partitioning.param_with_axes(
       'queries',
-      nn.initializers.normal(stddev=1.0),  # the scale of T5's embeddings
+      # The scale of T5's embeddings, or a learned difference to some of them.
+      nn.initializers.normal(stddev=0.0 if self.query_tokens else 1.0),
       (self.head.num_queries, cfg.emb_dim),
       jnp.float32,
       axes=('stack', 'embed'),
@@ -59,9 +67,11 @@ class HyperT5(t5.T5):
       amount of padding nor on the other episodes.
     """
     encoded = self.encode(tokens, enable_dropout=enable_dropout)
-    queries = jnp.broadcast_to(
-      self.queries, (tokens.shape[0], *self.queries.shape)
-    )
+    queries = self.queries
+    if self.query_tokens:
+      ids = jnp.resize(jnp.array(self.query_tokens), queries.shape[:1])
+      queries = queries + self.token_embedder(ids)
+    queries = jnp.broadcast_to(queries, (tokens.shape[0], *queries.shape))
     hidden = self.decoder(
       queries,
       jnp.ones(queries.shape[:2], bool),

@@ -141,7 +141,7 @@ class Attention(nn.Module):
   def _project(
     self, name: str, x: jax.Array, adapter: SiteAdapter
   ) -> jax.Array:
-    """`[batch, length, heads, head_dim]`, with the LoRA update if there is one."""
+    """`[batch, length, heads, head_dim]`, with the LoRA update if any."""
     init = layers.FAN_IN
     if name == 'query':  # T5 folds 1 / sqrt(head_dim) into the initial queries.
       init = nn.initializers.variance_scaling(

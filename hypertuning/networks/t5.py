@@ -183,7 +183,7 @@ def _run_layers(
   adapters: dict[str, SiteAdapter | None],
   *shared: Any,
 ) -> jax.Array:
-  """Runs a stack, unrolled or scanned; `adapters` leaves have `layers` first."""
+  """Runs a stack; leaves of `adapters` have `layers` first."""
   config = settings['config']
   if config.remat_policy != 'none':
     layer_class = nn.remat(
