@@ -24,9 +24,9 @@ from hypertuning.errors import UserError
 from hypertuning.tasks import toy
 
 # Windows of documentation in bytes; T5's vocabulary would need a file.
-BYTE_LENGTHS = SegmentLengths(window=96, b=(8, 24), c=(8, 16))
+BYTE_LENGTHS = SegmentLengths(window=48, b=(8, 24), c=(4, 8))
 # A and B are one input here: no longer than the toy episodes with their shots.
-LM_LENGTHS = SegmentLengths(window=80, b=(8, 24), c=(8, 16))
+LM_LENGTHS = SegmentLengths(window=44, b=(8, 24), c=(4, 8))
 
 Preprocessor = Callable[..., tf.data.Dataset]
 
@@ -121,30 +121,38 @@ def c4(
 
 def downstream_mixture(
   name: str = 'downstream_toy',
-  episodes: str = 'toy_downstream',
+  episodes: str = 'toy',
   text: str = 'python_docs_lm',
-  text_rate: float = 0.25,
+  text_rate: float = 0.15,
+  zero_shot_rate: float = 0.05,
 ) -> str:
   """Registers episodes mixed with text, for the downstream model.
 
   Args:
     name: of the mixture.
-    episodes: a task or mixture that shows 0 to all shots.
+    episodes: a mixture of `toy.episodes`; most are read with their shots.
     text: a task of prefix language modelling.
     text_rate: share of the text among the examples.
+    zero_shot_rate: share of the episodes without shots.
 
   Returns:
     The mixture's name.
 
   Raises:
-    UserError: the rate is not a share.
+    UserError: the rates are not shares.
   """
-  if not 0 < text_rate < 1:
+  rates = {
+    text: text_rate,
+    episodes: zero_shot_rate,
+    f'{episodes}_in_context': 1 - text_rate - zero_shot_rate,
+  }
+  if min(rates.values()) <= 0:
     raise UserError(
-      f'hyperpretrain.downstream_mixture.text_rate = {text_rate}: give a share '
-      'between 0 and 1.'
+      f'hyperpretrain.downstream_mixture: text_rate = {text_rate} and '
+      f'zero_shot_rate = {zero_shot_rate}: give shares above 0 that leave some '
+      'for episodes with shots.'
     )
-  return toy.add_mixture(name, {episodes: 1 - text_rate, text: text_rate})
+  return toy.add_mixture(name, rates)
 
 
 def _documentation() -> seqio.DataSource:

@@ -1,6 +1,6 @@
 """Embedded default: symbol mapping and string functions, with held-out tasks.
 
-A task is a table (symbols to labels) or a function of a short string; the split
+A task is a table (symbols to labels) or a function of two letters; the split
 `validation` holds whole tasks that `train` never draws. A model can answer a
 query only if it has understood the examples.
 
@@ -12,6 +12,7 @@ forms of `FORMS`. A gin file can ask for other sizes:
 """
 
 import functools
+import itertools
 import string
 from collections.abc import Callable
 
@@ -23,13 +24,15 @@ from hypertuning.data import features, fewshot, metrics, vocabularies
 from hypertuning.data.episodes import Tasks
 from hypertuning.errors import UserError
 
-LABELS = string.ascii_uppercase + '*+'
+# As few as leave tables to hold out: a model has to meet every pair of a symbol
+# and a label many times.
+SYMBOLS = string.ascii_lowercase[:10]
+LABELS = string.ascii_uppercase[:10]
 # Rows of a symbol differ in a filler; a table of one symbol has 20 rows.
 FILLERS = string.digits + '!#$%&(),-.'
-# Suffix of a task's name to what the downstream model reads before a query:
-# nothing (phi tells), every shot, or from none to all (to pretrain it on).
-FORMS = ('', '_in_context', '_downstream')
-_POSITIONS = [(i, j) for i in range(3) for j in range(3) if i != j]
+# Suffix of a task's name, by what the downstream model reads before a query:
+# nothing (phi tells), or every shot.
+FORMS = ('', '_in_context')
 
 
 def symbol_tables(
@@ -53,7 +56,7 @@ def symbol_tables(
     seed: of the tables.
 
   Returns:
-    Task name to rows such as `('7q', 'B')`.
+    Task name to rows such as `('7q', 'qB')`.
   """
   rng = np.random.default_rng([seed, 1])
   train = _tables(rng, tables, 1, most_symbols, avoid=set())
@@ -66,49 +69,39 @@ def symbol_tables(
 
 
 def string_functions(
-  split: str, rows: int = 120, held_out: float = 0.2, seed: int = 0
+  split: str, rows: int = 80, held_out: float = 0.2, seed: int = 0
 ) -> Tasks:
-  """Functions of three letters: two of them, in some order, and an affix.
+  """Functions of two letters: a label, or none, before and one behind.
 
   Args:
     split: a function is in `train` or in `validation`.
-    rows: examples of a function.
+    rows: examples of a function, at most 90.
     held_out: share of the functions in `validation`.
     seed: of the division and of the rows.
 
   Returns:
-    Task name to rows such as `('abc', 'caT')`.
+    Task name to rows such as `('ab', 'TabR')`.
   """
   rng = np.random.default_rng(seed)
-  functions = [
-    (first, second, affix, at_end)
-    for first, second in _POSITIONS
-    for affix in LABELS
-    for at_end in (False, True)
-  ]
+  affixes = ('', *LABELS)
+  functions = [(left, right) for left in affixes for right in affixes][1:]
+  words = [x + y for x, y in itertools.permutations(SYMBOLS, 2)]
   shuffled = rng.permutation(len(functions))
   cut = int(len(functions) * held_out)
   tasks = {}
-  for i in shuffled:
-    first, second, affix, at_end = functions[i]
-    inputs: dict[str, None] = {}
-    while len(inputs) < rows:
-      letters = rng.choice(26, 3, replace=False)
-      inputs[''.join(string.ascii_lowercase[n] for n in letters)] = None
-    tasks[
-      f'function_{first}{second}_{affix}_{"end" if at_end else "start"}'
-    ] = [
-      (x, picked + affix if at_end else affix + picked)
-      for x, picked in ((x, x[first] + x[second]) for x in inputs)
+  for i in shuffled[cut:] if split == 'train' else shuffled[:cut]:
+    left, right = functions[i]
+    # The rows of a function are the same, whatever else is drawn.
+    order = np.random.default_rng([seed, i]).permutation(len(words))[:rows]
+    tasks[f'function_{left}_{right}'] = [
+      (words[n], left + words[n] + right) for n in order
     ]
-  names = list(tasks)
-  chosen = names[cut:] if split == 'train' else names[:cut]
-  return {name: tasks[name] for name in chosen}
+  return tasks
 
 
 def symbols(
   name: str = 'toy_symbols',
-  shots: int = 12,
+  shots: int = 6,
   queries: int = 4,
   tables: int = 4000,
   held_out: int = 200,
@@ -138,9 +131,9 @@ def symbols(
 
 def strings(
   name: str = 'toy_strings',
-  shots: int = 8,
+  shots: int = 4,
   queries: int = 4,
-  rows: int = 120,
+  rows: int = 80,
   held_out: float = 0.2,
   seed: int = 0,
 ) -> str:
@@ -163,8 +156,8 @@ def strings(
 def episodes(
   name: str = 'toy',
   form: str = '',
-  symbol_shots: int = 12,
-  string_shots: int = 8,
+  symbol_shots: int = 6,
+  string_shots: int = 4,
   queries: int = 4,
 ) -> str:
   """Registers both families and their equal mixture; returns its name.
@@ -215,7 +208,6 @@ def register(
     queries=queries,
     balanced=balanced,
   )
-  shown = {'': None, '_in_context': (shots, shots), '_downstream': (0, shots)}
   for form in FORMS:
     if name + form in seqio.TaskRegistry.names():  # gin may ask for it again
       seqio.TaskRegistry.remove(name + form)
@@ -226,7 +218,7 @@ def register(
         functools.partial(
           fewshot.episode_features,
           vocabulary=vocabulary,
-          shots_shown=shown[form],
+          in_context=form == '_in_context',
         )
       ],
       output_features=features.output_features(vocabulary),
@@ -259,13 +251,10 @@ def _tables(
   tables: list[dict[str, str]] = []
   while len(tables) < count:
     size = int(rng.integers(fewest, most + 1))
-    chosen = rng.choice(26, size, replace=False)
+    chosen = rng.choice(len(SYMBOLS), size, replace=False)
     labels = rng.choice(len(LABELS), size, replace=False, p=popularity)
-    table = {
-      string.ascii_lowercase[i]: LABELS[j]
-      for i, j in zip(chosen, labels, strict=True)
-    }
-    # Only 728 tables have one symbol: those may come again.
+    table = {SYMBOLS[i]: LABELS[j] for i, j in zip(chosen, labels, strict=True)}
+    # Only 100 tables have one symbol: those may come again.
     if size > 1 and frozenset(table.items()) in seen:
       continue
     seen.add(frozenset(table.items()))
@@ -274,10 +263,11 @@ def _tables(
 
 
 def _symbol_rows(split: str, tables: list[dict[str, str]]) -> Tasks:
-  # The filler comes first: symbol and label are then as near as can be.
+  # A target restates its symbol: a small decoder that has written the symbol
+  # looks its label up, where one that has not stays at guessing for very long.
   return {
     f'table_{split}_{i}': [
-      (filler + symbol, label)
+      (filler + symbol, symbol + label)
       for symbol, label in table.items()
       for filler in (FILLERS if len(table) == 1 else FILLERS[:10])
     ]

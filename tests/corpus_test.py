@@ -134,3 +134,5 @@ def test_a_rate_that_is_no_share_is_refused():
   for rate in (0, 1, 2.5):
     with pytest.raises(UserError, match='text_rate'):
       hyperpretrain.downstream_mixture('bad', text_rate=rate)
+    with pytest.raises(UserError, match='zero_shot_rate'):
+      hyperpretrain.downstream_mixture('bad', zero_shot_rate=rate)

@@ -234,7 +234,6 @@ def test_files_are_encoded_as_tasks_are(room):
   spec = source.get_dataset('train').element_spec
   strings = {
     'task': 't',
-    'seed': np.zeros(2, np.int64),
     'shot_inputs': [x for x, _ in examples],
     'shot_targets': [y for _, y in examples],
     'query_inputs': queries,

@@ -11,7 +11,7 @@ from hypertuning.errors import UserError
 from hypertuning.tasks import hyperpretrain, toy
 
 VOCABULARY = vocabularies.byte_vocabulary()
-LENGTHS = {'hyper_inputs': 82, 'inputs': (4, 72), 'targets': (4, 17)}
+LENGTHS = {'hyper_inputs': 40, 'inputs': (4, 40), 'targets': (4, 9)}
 
 
 def examples(name, split, count, seed=0):
@@ -54,33 +54,35 @@ def test_symbol_tables_are_held_out_as_wholes():
 
 def test_labels_have_a_mild_best_guess():
   tables = toy.symbol_tables('validation', tables=50, held_out=2000)
-  labels = collections.Counter(y for rows in tables.values() for _, y in rows)
+  labels = collections.Counter(
+    y[1] for rows in tables.values() for _, y in rows
+  )
   shares = np.array([labels[label] for label in toy.LABELS]) / labels.total()
-  assert len(toy.LABELS) == len(labels) == 28
-  assert 0.06 < shares[0] < 0.15 and shares[0] > 3 * shares[-1]
+  assert len(toy.LABELS) == len(labels) == 10
+  assert 0.12 < shares[0] < 0.18 and shares[0] > 1.5 * shares[-1]
 
 
 def test_string_functions_are_held_out_as_wholes():
   train, held_out = (
     toy.string_functions(split) for split in ('train', 'validation')
   )
-  assert len(train) + len(held_out) == 336 and len(held_out) == 67
+  assert len(train) + len(held_out) == 120 and len(held_out) == 24
   assert not set(train) & set(held_out)
-  for name, rows in held_out.items():
-    positions, affix, side = name.removeprefix('function_').split('_')
+  for name, rows in [*train.items(), *held_out.items()]:
+    left, right = name.removeprefix('function_').split('_')
+    assert left or right
     for x, y in rows:
-      picked = x[int(positions[0])] + x[int(positions[1])]
-      assert y == (picked + affix if side == 'end' else affix + picked)
-      assert len(set(x)) == 3
-    assert len({x for x, _ in rows}) == 120
+      assert y == left + x + right
+      assert len(x) == len(set(x)) == 2
+    assert len({x for x, _ in rows}) == len(rows) == 80
 
 
 def test_shots_answer_every_symbol_query():
   for episode in examples('toy_symbols', 'validation', 60):
     shots = pairs(episode['hyper_inputs'])
-    assert len(shots) == 12
+    assert len(shots) == 6
     counts = collections.Counter(y for _, y in shots)
-    assert set(counts.values()) == {2} and len(counts) == 6
+    assert set(counts.values()) == {1} and len(counts) == 6
     table = {x[-1]: y for x, y in shots}
     asked = zip(episode['inputs'], episode['targets'], strict=True)
     for query, target in asked:
@@ -89,23 +91,17 @@ def test_shots_answer_every_symbol_query():
       assert VOCABULARY.decode(target.tolist()) == table[x[-1]]
 
 
-@pytest.mark.parametrize('family, shots', [('symbols', 12), ('strings', 8)])
+@pytest.mark.parametrize('family, shots', [('symbols', 6), ('strings', 4)])
 def test_forms_differ_in_what_stands_before_the_query(family, shots):
   name = f'toy_{family}'
   forms = [examples(name + form, 'train', 40) for form in toy.FORMS]
-  shown = set()
-  for plain, context, mixed in zip(*forms, strict=True):
+  for plain, context in zip(*forms, strict=True):
     text = plain['hyper_inputs'][:-1].tolist()
-    for other in (context, mixed):
-      assert other['hyper_inputs'].tolist() == plain['hyper_inputs'].tolist()
-      assert other['targets'].tolist() == plain['targets'].tolist()
+    assert text.count(259) == shots
+    assert context['hyper_inputs'].tolist() == [*text, 1]
+    assert context['targets'].tolist() == plain['targets'].tolist()
     query = plain['inputs'][0].tolist()
     assert context['inputs'][0].tolist() == text + query
-    before = mixed['inputs'][0].tolist()[: -len(query)]
-    assert mixed['inputs'][0].tolist()[-len(query) :] == query
-    assert before == text[: len(before)]
-    shown.add(before.count(259))
-  assert 0 in shown and shots in shown and len(shown) > 5
 
 
 def test_mixtures_give_batches():
@@ -118,7 +114,7 @@ def test_mixtures_give_batches():
     ds = task.get_dataset(LENGTHS, 'validation', shuffle=False, num_epochs=1)
     ds = features.EpisodeFeatureConverter()(ds, LENGTHS)
     batch = next(iter(ds.batch(8)))
-    assert batch['decoder_loss_weights'].shape == (8, 4, 17)
+    assert batch['decoder_loss_weights'].shape == (8, 4, 9)
     assert (batch['decoder_loss_weights'].numpy().sum(axis=-1) > 0).any()
 
 
@@ -134,8 +130,8 @@ def test_text_of_one_window_is_padded_without_weight():
     np.testing.assert_array_equal(real, weighted)
     kinds[int(real.sum())] += 1
   assert set(kinds) == {1, 4}
-  # A quarter is text: five standard deviations of a binomial count.
-  assert abs(kinds[1] - 50) < 5 * (200 * 0.25 * 0.75) ** 0.5
+  # A fifth is text: five standard deviations of a binomial count.
+  assert abs(kinds[1] - 40) < 5 * (200 * 0.2 * 0.8) ** 0.5
 
 
 def test_gin_can_ask_again_with_other_sizes():

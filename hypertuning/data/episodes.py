@@ -25,9 +25,9 @@ _ENDLESS = 2**40
 class EpisodeSource(seqio.DataSource):
   """Draws episodes from tables of (input, target) rows.
 
-  An element has `task` (a string), `seed` (`[2]`, for draws of preprocessors),
-  `shot_inputs`, `shot_targets` `[shots]` and `query_inputs`, `query_targets`
-  `[queries]`. Shots are drawn without replacement, and no query is among them.
+  An element has `task` (a string), `shot_inputs`, `shot_targets` `[shots]` and
+  `query_inputs`, `query_targets` `[queries]`. Shots are drawn without
+  replacement, and no query is among them.
   """
 
   def __init__(
@@ -196,7 +196,6 @@ def _make_draw(
     shown, asked = shown + offset, asked + offset
     return {
       'task': table.names[task],
-      'seed': tf.random.fold_in(key, 1, alg='auto_select'),
       'shot_inputs': tf.gather(table.inputs, shown),
       'shot_targets': tf.gather(table.targets, shown),
       'query_inputs': tf.gather(table.inputs, asked),

@@ -14,15 +14,12 @@ from hypertuning.data import features, vocabularies
 from hypertuning.data.episodes import Episode
 from hypertuning.errors import UserError
 
-_ALL = 2**40  # more shots than any episode has
-
 
 def episode_features(
   ds: tf.data.Dataset,
   sequence_length: Mapping[str, Any] | None,
   vocabulary: seqio.Vocabulary,
   in_context: bool = False,
-  shots_shown: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
   """Preprocessor: an episode's strings to token features.
 
@@ -36,9 +33,6 @@ def episode_features(
     vocabulary: of all three features.
     in_context: every query is read after all shots, in the model's own input
       (the in-context baseline).
-    shots_shown: instead of all, every query is read after the first n shots,
-      with n drawn for the episode from this range, inclusive: (0, shots)
-      teaches a model to do with any number.
 
   Returns:
     Elements with `hyper_inputs` (all shots and EOS), `inputs` and `targets`
@@ -50,8 +44,6 @@ def episode_features(
   sep_input, sep_target = vocabularies.separators(vocabulary)
   eos = vocabulary.eos_id
   hyper_room, input_room, target_room = _rooms(sequence_length)
-  if shots_shown is None and in_context:
-    shots_shown = (_ALL, _ALL)
 
   def column(rows: tf.RaggedTensor, token: int) -> tf.Tensor:
     return tf.fill([rows.nrows(), 1], token)
@@ -92,12 +84,11 @@ def episode_features(
     if target_room is not None:
       answers = answers[:, : target_room - 1]
     answers = tf.concat([answers, column(answers, eos)], axis=1)
-    if shots_shown is not None:
+    if in_context:
       room = None
       if input_room is not None:
         room = input_room - tf.reduce_max(asked.row_lengths())
-      shown = _number_shown(episode['seed'], shots_shown)
-      context = _whole_shots(shots[:shown], room)
+      context = _whole_shots(shots, room)
       asked = tf.concat([tf.tile(context[None], [queries, 1]), asked], axis=1)
     text = _whole_shots(shots, hyper_room)
     return {
@@ -125,11 +116,6 @@ def _rooms(lengths: Mapping[str, Any] | None) -> tuple[int | None, ...]:
       )
     rooms.append(length)
   return (None if rooms[0] is None else rooms[0] - 1, *rooms[1:])
-
-
-def _number_shown(seed: tf.Tensor, shots_shown: tuple[int, int]) -> tf.Tensor:
-  low, high = shots_shown
-  return tf.random.stateless_uniform([], seed, low, high + 1, dtype=tf.int64)
 
 
 def _whole_shots(shots: tf.RaggedTensor, room: Any) -> tf.Tensor:
