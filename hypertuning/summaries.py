@@ -1,7 +1,6 @@
 """What a run tells: TensorBoard, a plain JSONL, and a progress bar."""
 
 import json
-import math
 import os
 import pathlib
 import sys
@@ -103,21 +102,25 @@ class Progress:
     shown = ''.join(f' {name}={value}' for name, value in self._values.items())
     if self._total is None:
       return f'{self._label}: {self._done}{shown}, {speed}'
-    left = (self._total - self._done) / rate if rate else math.nan
-    return (
-      f'{self._label}: {self._done}/{self._total}{shown}, {speed}, '
-      f'{left:.0f} s left'
-    )
+    line = f'{self._label}: {self._done}/{self._total}{shown}, {speed}'
+    if not rate:
+      return line
+    return f'{line}, {(self._total - self._done) / rate:.0f} s left'
 
 
 def write_jsonl(
   folder: str, name: str, rows: Iterable[Mapping[str, Any]]
 ) -> None:
   """Writes `name.jsonl` as a whole: readers never see half of it."""
-  path = pathlib.Path(folder, f'{name}.jsonl')
-  path.parent.mkdir(parents=True, exist_ok=True)
   lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
-  _replace(path, ''.join(f'{line}\n' for line in lines))
+  write_text(folder, f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
+
+
+def write_text(folder: str, name: str, text: str) -> None:
+  """Writes a file as a whole; its folder is made if it is missing."""
+  path = pathlib.Path(folder, name)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _replace(path, text)
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
