@@ -75,6 +75,32 @@ def test_other_files_parse(model, command):
   )
 
 
+@pytest.mark.parametrize(
+  'files',
+  [
+    ('quickstart/downstream',),
+    *(
+      (f'models/hyper_t5_{kind}', f'quickstart/{stage}')
+      for kind in ('prefix', 'lora')
+      for stage in ('hyperpretrain', 'multitask', 'eval_tasks', 'eval_text')
+    ),
+    ('models/t5', 'quickstart/eval_in_context'),
+    ('quickstart/report',),
+    ('quickstart/report_text',),
+  ],
+  ids='+'.join,
+)
+def test_quickstart_files_parse(files):
+  # launch/quickstart.sh binds folders; all else stands in the files.
+  kind = files[-1].partition('/')[2].partition('_')[0]
+  names = {'eval': ('CHECKPOINT_PATH', 'EVAL_OUTPUT_DIR')}
+  names |= {'report': ('RUNS_DIR',)}
+  gin_utils.parse(
+    [f'gin/{file}.gin' for file in files],
+    [f"{name} = 'folder'" for name in names.get(kind, ('MODEL_DIR',))],
+  )
+
+
 @pytest.mark.parametrize('size', _SIZES, ids=lambda path: path.stem)
 def test_sizes_give_a_model(size):
   own = '' if size.stem == 'tiny' else 'VOCABULARY = None'

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The main job on the embedded default, from nothing to a table and a plot:
+# about 12 minutes on two CPU cores after the installation.
+#
+#   launch/quickstart.sh             # in .venv, results in runs/quickstart
+#   launch/quickstart.sh --help
+#   SEED=1 launch/quickstart.sh      # another seed, in runs/quickstart_seed1
+#
+# Stopped and started again it goes on where it was.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ $# -gt 0 ]]; then
+  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  [[ $1 == --help ]] && exit 0 || exit 2
+fi
+
+seed=${SEED:-0}
+suffix=$([[ $seed == 0 ]] || echo "_seed$seed")
+runs=${RUNS:-runs/quickstart$suffix}
+venv=${VENV:-.venv}
+if [[ ! -x "$venv/bin/python" ]]; then
+  "${PYTHON:-python3}" -m venv "$venv"
+fi
+"$venv/bin/python" -m pip install --quiet --editable .
+
+# A step's buffers in huge pages, and no program compiled twice.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/runs/.jax_cache}
+
+# run COMMAND "GIN FILES" NAME=value...
+run() {
+  local command=$1 flags=() file binding
+  for file in $2; do flags+=("--gin_file=gin/$file.gin"); done
+  for binding in "${@:3}"; do flags+=("--gin.$binding"); done
+  "$venv/bin/python" -m "hypertuning.$command" "${flags[@]}" \
+    "--gin.RANDOM_SEED=$seed"
+}
+
+# hypermodel NAME MODEL: hyperpretraining, fine-tuning, both evaluations.
+hypermodel() {
+  local folder=$runs/$1 model=models/$2
+  run train "$model quickstart/hyperpretrain" \
+    "MODEL_DIR='$folder/hyperpretrain'" \
+    "INITIAL_CHECKPOINT_PATH='$runs/downstream'"
+  run train "$model quickstart/multitask" \
+    "MODEL_DIR='$folder/multitask'" \
+    "INITIAL_CHECKPOINT_PATH='$folder/hyperpretrain'"
+  run eval "$model quickstart/eval_text" \
+    "CHECKPOINT_PATH='$folder/hyperpretrain'" \
+    "EVAL_OUTPUT_DIR='$folder/eval_text'"
+  run eval "$model quickstart/eval_tasks" \
+    "CHECKPOINT_PATH='$folder/multitask'" \
+    "EVAL_OUTPUT_DIR='$folder/eval_tasks'"
+}
+
+mkdir -p "$runs"
+run train quickstart/downstream "MODEL_DIR='$runs/downstream'"
+run eval "models/t5 quickstart/eval_in_context" \
+  "CHECKPOINT_PATH='$runs/downstream'" \
+  "EVAL_OUTPUT_DIR='$runs/eval_in_context'" &
+in_context=$!
+# A model this small does not keep two cores busy: the two run side by side.
+hypermodel prefix hyper_t5_prefix &
+prefix=$!
+hypermodel lora hyper_t5_lora &
+lora=$!
+wait $in_context
+wait $prefix
+wait $lora
+for report in report_text report; do
+  "$venv/bin/python" -m hypertuning.report \
+    --gin_file=gin/quickstart/$report.gin "--gin.RUNS_DIR='$runs'"
+done
