@@ -28,7 +28,7 @@ WARM_START = (
 class Checkpointer:
   """Saves and restores the states of one run."""
 
-  def __init__(self, model_dir: str, keep: int = 3):
+  def __init__(self, model_dir: str, keep: int = 3) -> None:
     """Opens a run's folder.
 
     Args:

@@ -94,7 +94,7 @@ class HyperTuningModel:
     loss_normalizing_factor: float | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-  ):
+  ) -> None:
     """Builds the model.
 
     Args:

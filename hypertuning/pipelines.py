@@ -108,7 +108,7 @@ def batches(
 class TrainBatches:
   """Training batches on the devices, whose position can be saved."""
 
-  def __init__(self, dataset: tf.data.Dataset, sharding: NamedSharding):
+  def __init__(self, dataset: tf.data.Dataset, sharding: NamedSharding) -> None:
     """Starts at the beginning of an endless dataset."""
     self._iterator = iter(dataset)
     self._sharding = sharding

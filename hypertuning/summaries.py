@@ -15,7 +15,7 @@ from clu import metric_writers
 class Writer:
   """Scalars to TensorBoard events and to `metrics.jsonl`."""
 
-  def __init__(self, model_dir: str, first_step: int = 0):
+  def __init__(self, model_dir: str, first_step: int = 0) -> None:
     """Opens both; lines of steps after `first_step` (a lost run's) are dropped.
 
     Args:
@@ -50,7 +50,7 @@ class Progress:
     done: int = 0,
     label: str = '',
     seconds: float = 15.0,
-  ):
+  ) -> None:
     """Starts to show progress on stderr.
 
     Args:

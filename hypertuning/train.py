@@ -194,7 +194,7 @@ class _Loop:
     writer: summaries.Writer,
     model_dir: str,
     periods: Mapping[str, int],
-  ):
+  ) -> None:
     self._step_fn = step_fn
     self._evaluate = evaluate
     self._checkpointer = checkpointer

@@ -54,6 +54,10 @@ hypermodel() {
     "EVAL_OUTPUT_DIR='$folder/eval_tasks'"
 }
 
+# What still runs when one part fails, or the user stops, is stopped as well: it
+# saves its state first.
+trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+
 mkdir -p "$runs"
 run train quickstart/downstream "MODEL_DIR='$runs/downstream'"
 run eval "models/t5 quickstart/eval_in_context" \

@@ -274,7 +274,7 @@ def test_arguments_that_are_refused_name_what_refused_them(tmp_path):
     gin_utils.call(optim.adamw)
 
 
-@pytest.mark.parametrize('command', ['train', 'eval', 'infer'])
+@pytest.mark.parametrize('command', ['train', 'eval', 'infer', 'report'])
 def test_help_lists_the_flags_at_once(command, tmp_path):
   done = subprocess.run(
     [sys.executable, '-m', f'hypertuning.{command}', '--help'],

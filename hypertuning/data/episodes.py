@@ -37,7 +37,7 @@ class EpisodeSource(seqio.DataSource):
     queries: int,
     balanced: bool = False,
     visits: int = 4,
-  ):
+  ) -> None:
     """Describes the episodes; rows are made at the first use of a split.
 
     Args:

@@ -52,7 +52,7 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
   }
   PACKING_FEATURE_DTYPES: Mapping[str, Any] = {}
 
-  def __init__(self, pack: bool = False, **kwargs: Any):
+  def __init__(self, pack: bool = False, **kwargs: Any) -> None:
     """Takes seqio's arguments.
 
     Raises:
