@@ -54,24 +54,23 @@ hypermodel() {
     "EVAL_OUTPUT_DIR='$folder/eval_tasks'"
 }
 
-# What still runs when one part fails, or the user stops, is stopped as well: it
-# saves its state first.
-trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+# Every job is a process group: what still runs when another fails, or the user
+# stops, is stopped as a whole, and saves its state first.
+set -m
+stop() { for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; }
+trap 'stop; wait' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 mkdir -p "$runs"
 run train quickstart/downstream "MODEL_DIR='$runs/downstream'"
 run eval "models/t5 quickstart/eval_in_context" \
   "CHECKPOINT_PATH='$runs/downstream'" \
   "EVAL_OUTPUT_DIR='$runs/eval_in_context'" &
-in_context=$!
 # A model this small does not keep two cores busy: the two run side by side.
 hypermodel prefix hyper_t5_prefix &
-prefix=$!
 hypermodel lora hyper_t5_lora &
-lora=$!
-wait $in_context
-wait $prefix
-wait $lora
+for _ in 1 2 3; do wait -n; done
 for report in report_text report; do
   "$venv/bin/python" -m hypertuning.report \
     --gin_file=gin/quickstart/$report.gin "--gin.RUNS_DIR='$runs'"
