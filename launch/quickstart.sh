@@ -39,19 +39,19 @@ run() {
 
 # hypermodel NAME MODEL: hyperpretraining, fine-tuning, both evaluations.
 hypermodel() {
-  local folder=$runs/$1 model=models/$2
+  local stage=$runs/$1 model=models/$2
   run train "$model quickstart/hyperpretrain" \
-    "MODEL_DIR='$folder/hyperpretrain'" \
+    "MODEL_DIR='${stage}_hyperpretrain'" \
     "INITIAL_CHECKPOINT_PATH='$runs/downstream'"
   run train "$model quickstart/multitask" \
-    "MODEL_DIR='$folder/multitask'" \
-    "INITIAL_CHECKPOINT_PATH='$folder/hyperpretrain'"
+    "MODEL_DIR='${stage}_multitask'" \
+    "INITIAL_CHECKPOINT_PATH='${stage}_hyperpretrain'"
   run eval "$model quickstart/eval_text" \
-    "CHECKPOINT_PATH='$folder/hyperpretrain'" \
-    "EVAL_OUTPUT_DIR='$folder/eval_text'"
+    "CHECKPOINT_PATH='${stage}_hyperpretrain'" \
+    "EVAL_OUTPUT_DIR='${stage}_eval_text'"
   run eval "$model quickstart/eval_tasks" \
-    "CHECKPOINT_PATH='$folder/multitask'" \
-    "EVAL_OUTPUT_DIR='$folder/eval_tasks'"
+    "CHECKPOINT_PATH='${stage}_multitask'" \
+    "EVAL_OUTPUT_DIR='${stage}_eval_tasks'"
 }
 
 # Every job is a process group: what still runs when another fails, or the user
