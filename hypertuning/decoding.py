@@ -71,7 +71,7 @@ def sample(
   def body(state: _State) -> _State:
     logits, cache = tokens_to_logits(state.ids, state.cache)
     logits = logits.astype(jnp.float32)
-    if temperature:
+    if temperature and rng is not None:
       filtered = _filter(logits / temperature, top_k, top_p)
       ids = jax.random.categorical(
         jax.random.fold_in(rng, state.step), filtered

@@ -134,7 +134,7 @@ def summarize(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     for name, x in outputs.items()
     if name.startswith('score/')
   }
-  summary = {}
+  summary: dict[str, float] = {}
   for mode, values in losses.items():
     mean, error = ratio(values, tokens)
     summary |= {f'loss/{mode}': mean, f'loss/{mode}_stderr': error}

@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -103,7 +103,7 @@ def infer(
   if save_adapters and not model.has_hypermodel:
     raise UserError('SAVE_ADAPTERS = True: this model generates no adapters.')
   if input_path:
-    parts = _from_file(
+    parts: Iterable[_Part] = _from_file(
       model, input_path, task_feature_lengths, batch_size, partitioner
     )
   elif mixture_or_task_name:
@@ -205,13 +205,13 @@ def _from_file(
   parts = []
   for start in range(0, len(rows), batch_size):
     real = rows[start : start + batch_size]
-    features = encoded[start : start + batch_size]
-    features += [features[-1]] * (batch_size - len(features))
+    filled = encoded[start : start + batch_size]
+    filled += [filled[-1]] * (batch_size - len(filled))
     batch = {
       name: jax.device_put(
-        np.stack([row[name] for row in features]), partitioner.batch
+        np.stack([row[name] for row in filled]), partitioner.batch
       )
-      for name in features[0]
+      for name in filled[0]
     }
     parts.append(
       _Part(batch, [r.line for r in real], [list(r.queries) for r in real])

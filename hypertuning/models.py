@@ -175,11 +175,13 @@ class HyperTuningModel:
     self, params: Tree, batch: Batch, flax_mutables: Tree | None = None
   ) -> Adapters | None:
     """Phi of every episode in the batch; None without a hypermodel."""
-    return self.module.apply(
+    # Any, here and below: flax's type has what `mutable` would return as well.
+    phi: Any = self.module.apply(
       _variables(params, flax_mutables),
       batch['hyper_input_tokens'],
       method='generate',
     )
+    return phi
 
   def loss_fn(
     self,
@@ -200,7 +202,7 @@ class HyperTuningModel:
       `(loss, (metrics, flax_mutables))`, or `(loss, metrics)` where no mutables
       are given. `metrics` holds `clu.metrics.Average`s over target tokens.
     """
-    logits = self.module.apply(
+    logits: Any = self.module.apply(
       _variables(params, flax_mutables),
       batch,
       enable_dropout=dropout_rng is not None,
@@ -356,7 +358,7 @@ class HyperTuningModel:
     inputs = _fold(batch['encoder_input_tokens'])
     if phi is not None:
       phi = adapters_lib.repeat(phi, queries)
-    encoded = downstream.apply(variables, inputs, phi, method='encode')
+    encoded: Any = downstream.apply(variables, inputs, phi, method='encode')
     # Rows of one query's decodes are neighbours, as decode functions expect.
     rows = inputs.shape[0] * num_decodes
     inputs, encoded = (

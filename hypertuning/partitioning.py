@@ -49,6 +49,7 @@ def standard_logical_axis_rules(
   ):
     if dims not in (1, 2):
       raise UserError(f'{name} = {dims}: must be 1 or 2.')
+  embed: list[tuple[str, str | None]]
   embed = [('embed', 'model')] * (activation_partitioning_dims == 2)
   embed += [('embed', 'data')] * (parameter_partitioning_dims == 2)
   return (
@@ -140,6 +141,7 @@ class Partitioner:
       spec = flax_partitioning.logical_to_mesh_axes(
         tuple(names.names), self.rules
       )
+      assert spec is not None  # None only where the names are
       shardings[name] = NamedSharding(self.mesh, spec)
       self._check_divides(name, shapes[name], spec)
     return trees.unflatten_paths(shardings)

@@ -89,8 +89,8 @@ def encode(
     UserError: a query does not fit.
   """
   sep_input, sep_target = vocabularies.separators(vocabulary)
-  hyper, room = [], lengths['hyper_inputs'] - 1
-  kept = 0
+  hyper: list[int] = []
+  room, kept = lengths['hyper_inputs'] - 1, 0
   for x, y in row.examples:
     shot = [sep_input, *vocabulary.encode(x), sep_target, *vocabulary.encode(y)]
     if len(shot) > room:

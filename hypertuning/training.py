@@ -1,5 +1,6 @@
 """The state of a run and the compiled training step."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import FrozenDict
 
 from hypertuning import checkpoints, trees
 from hypertuning.errors import UserError
@@ -56,7 +58,7 @@ class TrainState:
 
 
 def create_state(
-  model: HyperTuningModel, variables: Mapping[str, Any]
+  model: HyperTuningModel, variables: FrozenDict | dict[str, Any]
 ) -> TrainState:
   """A state at step 0 from `get_initial_variables`."""
   variables = flax.core.unfreeze(variables)
@@ -71,7 +73,7 @@ def create_state(
 
 def state_shardings(
   model: HyperTuningModel,
-  variables: Mapping[str, Any],
+  variables: FrozenDict | dict[str, Any],
   partitioner: Partitioner,
 ) -> TrainState:
   """Where the arrays of a state lie, from abstract initial variables."""
@@ -80,7 +82,7 @@ def state_shardings(
     variables['params'], variables['params_axes']
   )
   return TrainState(
-    step=partitioner.replicated,
+    step=partitioner.replicated,  # type: ignore[arg-type]  # as of an array
     params=params,
     opt_state=partitioner.optimizer_shardings(
       model.optimizer_def, variables['params'], params
@@ -136,7 +138,8 @@ def warm_start(
     fresh,
   )
   params, frozen = trees.split_by_regex(filled, trainable_regex)
-  return state.replace(
+  return dataclasses.replace(
+    state,
     params=jax.device_put(params, shardings.params),
     frozen=jax.device_put(frozen, shardings.frozen),
   )
@@ -229,7 +232,8 @@ def make_train_step(
     )
     scalars = {name: m.total / tokens for name, m in metrics.items()}
     scalars['grad_norm'] = optax.tree.norm(grads)
-    state = state.replace(
+    state = dataclasses.replace(
+      state,
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,

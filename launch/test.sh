@@ -15,4 +15,5 @@ fi
 
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check --quiet .
+"$venv/bin/mypy"
 exec "$venv/bin/python" -m pytest -q "$@"

@@ -21,7 +21,7 @@ import tensorflow as tf
 from hypertuning.data import corpus, features, preprocessors, vocabularies
 from hypertuning.data.preprocessors import SegmentLengths
 from hypertuning.errors import UserError
-from hypertuning.tasks import toy
+from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
 # Windows of documentation in bytes; T5's vocabulary would need a file.
 BYTE_LENGTHS = SegmentLengths(window=48, b=(8, 24), c=(4, 8))

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Adapters = Prefix | LoRA
-_T = TypeVar('_T', Prefix, LoRA)
+_T = TypeVar('_T', bound=Adapters)
 
 
 def repeat(adapters: _T, times: int) -> _T:

@@ -28,7 +28,10 @@ from hypertuning.errors import UserError
 
 _FORMAT = 'hypertuning.adapters.v1'
 _KINDS = {'prefix': Prefix, 'lora': LoRA}
-_LEAVES = {'prefix': KeyValue, 'lora': LowRank}
+_LEAVES: Mapping[str, type[KeyValue | LowRank]] = {
+  'prefix': KeyValue,
+  'lora': LowRank,
+}
 
 
 @flax.struct.dataclass
@@ -184,7 +187,7 @@ def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
       f'{path}: holds a {header.kind} for {header.model}, but the model here '
       f'takes a {kind}.'
     )
-  if kind == 'lora' and header.scale != expected.scale:
+  if isinstance(expected, LoRA) and header.scale != expected.scale:
     raise UserError(
       f'{path}: LoRA scale (alpha / rank) {header.scale} there, '
       f'{expected.scale} here.'

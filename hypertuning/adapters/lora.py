@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from hypertuning import trees
-from hypertuning.adapters import sites
+from hypertuning.adapters.sites import (
+  DECODER_CROSS,
+  DECODER_SELF,
+  ENCODER_SELF,
+  LowRank,
+  SiteAdapter,
+)
 
 _MODULES = {
-  sites.ENCODER_SELF: ('encoder', 'attention'),
-  sites.DECODER_SELF: ('decoder', 'self_attention'),
-  sites.DECODER_CROSS: ('decoder', 'encoder_decoder_attention'),
+  ENCODER_SELF: ('encoder', 'attention'),
+  DECODER_SELF: ('decoder', 'self_attention'),
+  DECODER_CROSS: ('decoder', 'encoder_decoder_attention'),
 }
 
 
@@ -26,17 +32,17 @@ class LoRA:
     scale: `alpha / rank`, applied to `b` when a network reads the factors.
   """
 
-  sites: Mapping[str, Mapping[str, sites.LowRank]]
+  sites: Mapping[str, Mapping[str, LowRank]]
   scale: float = flax.struct.field(pytree_node=False, default=1.0)
 
-  def at(self, site: str) -> sites.SiteAdapter | None:
+  def at(self, site: str) -> SiteAdapter | None:
     """The site's factors with the layers axis first and the scale in `b`."""
     if site not in self.sites:
       return None
     lora = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), self.sites[site])
-    return sites.SiteAdapter(
+    return SiteAdapter(
       lora={
-        name: sites.LowRank(a=factors.a, b=factors.b * self.scale)
+        name: LowRank(a=factors.a, b=factors.b * self.scale)
         for name, factors in lora.items()
       }
     )

@@ -9,7 +9,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from hypertuning.adapters import sites
+from hypertuning.adapters.sites import KeyValue, SiteAdapter
 
 
 @flax.struct.dataclass
@@ -21,12 +21,12 @@ class Prefix:
       Leaves are `[episodes, prefix, layers, heads, head_dim]`.
   """
 
-  sites: Mapping[str, sites.KeyValue]
+  sites: Mapping[str, KeyValue]
 
-  def at(self, site: str) -> sites.SiteAdapter | None:
+  def at(self, site: str) -> SiteAdapter | None:
     """The site's part, `[layers, episodes, prefix, heads, head_dim]`."""
     if site not in self.sites:
       return None
-    return sites.SiteAdapter(
+    return SiteAdapter(
       prefix=jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), self.sites[site])
     )

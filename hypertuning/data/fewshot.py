@@ -109,7 +109,7 @@ def _rooms(lengths: Mapping[str, Any] | None) -> tuple[int | None, ...]:
   # EOS; two separators and a token; a token and EOS.
   for name, least in (('hyper_inputs', 1), ('inputs', 3), ('targets', 2)):
     length = features.length_of(lengths, name)
-    if length is not None and length < least:
+    if lengths and length is not None and length < least:
       raise UserError(
         f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} has no room for '
         f'an example and its separators: give a length of {least} or more.'

@@ -223,7 +223,7 @@ def _uniform(seed: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
 def _check_room(lengths: Lengths | None, **needed: int) -> None:
   for name, need in needed.items():
     length = features.length_of(lengths, name)
-    if length is not None and length < need:
+    if lengths and length is not None and length < need:
       raise UserError(
         f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} would cut the '
         f'segments that SegmentLengths draws: it needs a length of {need}.'

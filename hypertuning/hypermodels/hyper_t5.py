@@ -53,7 +53,7 @@ class HyperT5(t5.T5):
       module=self,
     )
 
-  def __call__(
+  def __call__(  # type: ignore[override]  # T5 reads texts and writes logits
     self, tokens: jax.Array, enable_dropout: bool = False
   ) -> Adapters:
     """Generates phi.
