@@ -33,6 +33,7 @@ FILLERS = string.digits + '!#$%&(),-.'
 # Suffix of a task's name, by what the downstream model reads before a query:
 # nothing (phi tells), or every shot.
 FORMS = ('', '_in_context')
+_RATES = (3.0, 1.0)  # symbols take longer to learn than strings
 
 
 def symbol_tables(
@@ -160,7 +161,7 @@ def episodes(
   string_shots: int = 4,
   queries: int = 4,
 ) -> str:
-  """Registers both families and their equal mixture; returns its name.
+  """Registers both families and their mixture; returns its name.
 
   Args:
     name: of the mixture.
@@ -179,7 +180,8 @@ def episodes(
     strings(f'{name}_strings', string_shots, queries),
   )
   for suffix in FORMS:
-    add_mixture(name + suffix, {family + suffix: 1.0 for family in families})
+    rates = zip(families, _RATES, strict=True)
+    add_mixture(name + suffix, {family + suffix: x for family, x in rates})
   return name + form
 
 
@@ -250,7 +252,8 @@ def _tables(
   seen = set(avoid)
   tables: list[dict[str, str]] = []
   while len(tables) < count:
-    size = int(rng.integers(fewest, most + 1))
+    # Small tables to begin with, but most are as hard as the held-out ones.
+    size = int(rng.integers(fewest, most + 1, 2).max())
     chosen = rng.choice(len(SYMBOLS), size, replace=False)
     labels = rng.choice(len(LABELS), size, replace=False, p=popularity)
     table = {SYMBOLS[i]: LABELS[j] for i, j in zip(chosen, labels, strict=True)}
