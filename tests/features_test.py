@@ -104,8 +104,8 @@ def test_seqio_get_dataset(task):
     parts = length if isinstance(length, tuple) else (length,)
     assert batch[name].shape == (3, *parts), name
     assert batch[name].dtype == tf.int32
-  # A label and EOS a query.
-  assert tf.reduce_sum(batch['decoder_loss_weights']) == 3 * 4 * 2
+  # A symbol, its label and EOS a query.
+  assert tf.reduce_sum(batch['decoder_loss_weights']) == 3 * 4 * 3
 
 
 @pytest.mark.parametrize('right', [True, False])
