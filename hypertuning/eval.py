@@ -170,8 +170,7 @@ def table(results: Sequence[Row]) -> str:
     name
     for row in results
     for name, value in row.items()
-    if isinstance(value, float)
-    and not name.endswith(('_stderr', '_low', '_high'))
+    if isinstance(value, float) and not name.endswith(_ERRORS)
   )
   columns = ['task', 'phi', 'episodes', *numbers]
   lines = [' | '.join(columns), ' | '.join('---' for _ in columns)]
@@ -184,10 +183,7 @@ def _cell(row: Row, name: str) -> str:
   value = row.get(name)
   if not isinstance(value, float):
     return '' if value is None else str(value)
-  digits = 3 if name in ('loss', 'gap') else 1
-  error = row.get(f'{name}_stderr')
-  shown = f'{value:.{digits}f}'
-  return shown if error is None else f'{shown} ± {error:.{digits}f}'
+  return summaries.shown(name, value, row.get(f'{name}_stderr'))
 
 
 def _members(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
@@ -214,7 +210,7 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
   """`loss`, `gap` and what belongs to them, of one mode."""
   values = {}
   for kind in ('loss', 'gap'):
-    for end in ('', '_stderr', '_low', '_high'):
+    for end in ('', *_ERRORS):
       if f'{kind}/{mode}{end}' in summary:
         values[f'{kind}{end}'] = summary[f'{kind}/{mode}{end}']
   return values

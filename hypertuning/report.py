@@ -69,12 +69,11 @@ def report(
   }
   found = (task for row in cells.values() for task in row)
   columns = list(dict.fromkeys(tasks.values() if tasks else found))
-  digits = 3 if metric in ('loss', 'gap') else 1  # nats, or percent
-  table = _markdown(cells, columns, title or metric, digits)
+  table = _markdown(cells, columns, metric, title)
   summaries.write_text(output_dir, f'{name}.md', table)
   _write_csv(pathlib.Path(output_dir, f'{name}.csv'), cells, columns)
   plot = pathlib.Path(output_dir, f'{name}.png')
-  _plot(plot, cells, columns, metric, title, highlighted, digits)
+  _plot(plot, cells, columns, metric, title, highlighted)
   print(f'{table}\nPlot: {plot}')
   return cells
 
@@ -116,22 +115,17 @@ def _read(
 def _markdown(
   cells: Mapping[str, Mapping[str, Cell]],
   columns: Sequence[str],
+  metric: str,
   title: str,
-  digits: int,
 ) -> str:
-  lines = [[title, *columns], ['---'] * (1 + len(columns))]
+  lines = [[title or metric, *columns], ['---'] * (1 + len(columns))]
   for method, row in cells.items():
-    shown = [_shown(row.get(task), digits) for task in columns]
+    shown = [
+      summaries.shown(metric, *row[task]) if task in row else ''
+      for task in columns
+    ]
     lines.append([method, *shown])
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-
-
-def _shown(cell: Cell | None, digits: int) -> str:
-  if cell is None:
-    return ''
-  value, error = cell
-  shown = f'{value:.{digits}f}'
-  return shown if np.isnan(error) else f'{shown} ± {error:.{digits}f}'
 
 
 def _write_csv(
@@ -155,7 +149,6 @@ def _plot(
   metric: str,
   title: str,
   highlighted: Sequence[str],
-  digits: int,
 ) -> None:
   """Horizontal bars with 95% intervals, a panel a task."""
   methods = list(cells)
@@ -176,7 +169,7 @@ def _plot(
       color=[_COLOURS[method in highlighted] for method in methods],
       error_kw={'capsize': 3, 'elinewidth': 1},
     )
-    labels = [f'{value:.{digits}f}' for value, _ in values]
+    labels = [summaries.shown(metric, value) for value, _ in values]
     axis.bar_label(bars, labels, padding=4, fontsize=8)
     axis.set_title(task, fontsize=9)
     axis.set_xlabel(metric, fontsize=8)

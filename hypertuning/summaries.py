@@ -1,6 +1,7 @@
 """What a run tells: TensorBoard, a plain JSONL, and a progress bar."""
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -121,6 +122,21 @@ def write_text(folder: str, name: str, text: str) -> None:
   path = pathlib.Path(folder, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   _replace(path, text)
+
+
+def shown(metric: str, value: float, error: float | None = None) -> str:
+  """A number of a table, with its standard error if that is known.
+
+  Args:
+    metric: `loss` and `gap` are nats and get three decimals, others (percent)
+      one.
+    value: the number.
+    error: None or nan if there is none.
+  """
+  digits = 3 if metric in ('loss', 'gap') else 1
+  if error is None or math.isnan(error):
+    return f'{value:.{digits}f}'
+  return f'{value:.{digits}f} ± {error:.{digits}f}'
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
