@@ -55,7 +55,13 @@ setuptools.setup(
     'tqdm>=4.70.1',
   ],
   extras_require={
-    'test': ['hypothesis>=6.170', 'mypy>=2.4.1', 'pytest>=9.2', 'ruff>=0.17.6'],
+    'test': [
+      'hypothesis>=6.170',
+      'mypy>=2.4.1',
+      'pytest>=9.2',
+      'pytest-xdist>=3.8',
+      'ruff>=0.17.6',
+    ],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
     # t5x itself is on no package index: install it, airio and jestimator with
     # `pip install --no-deps` from their repositories. These are what they need

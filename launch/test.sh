@@ -16,4 +16,5 @@ fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check --quiet .
 "$venv/bin/mypy"
-exec "$venv/bin/python" -m pytest -q "$@"
+# Two at a time: a test waits about half of its time for files and processes.
+exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=worksteal "$@"

@@ -11,8 +11,10 @@ _DEVICES = '--xla_force_host_platform_device_count=8'
 if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}'
 
-# Most of the time goes into compiling the same programs again. Set the variable
-# to a folder that survives, and the next run saves it too.
+# Most of the time goes into compiling. Programs that run for a moment need not
+# be good ones, and none is compiled twice. Set the folder to one that survives,
+# and the next run saves it too.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _cache = tempfile.mkdtemp(prefix='hypertuning_test_')
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
