@@ -159,3 +159,31 @@ def test_prefix_lm_goes_on_where_its_input_ends():
       sizes.append(len(row))
   # From B alone to all that stands before C.
   assert 3 <= min(sizes) <= 5 and 12 <= max(sizes) <= 18
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(8, 60), st.sampled_from([3, 6]), st.integers(0, 2**31 - 1))
+def test_other_parts_lose_nothing_and_say_what_follows(size, parts, seed):
+  """HINT's 3 and 6 parts, over tokens that are their own positions."""
+  lengths = SegmentLengths(window=size, b=(2, 4), c=(1, 3))
+  tokens = np.arange(10, 10 + size, dtype=np.int32)
+  ds = tf.data.Dataset.from_tensors({'text': tokens})
+  with seqio.utils.map_seed_manager(seed):
+    ds = preprocessors.caclm(ds, None, FEATURES, lengths, joiner=5, parts=parts)
+  (episode,) = ds.as_numpy_iterator()
+
+  def cut(values):
+    pieces = [[]]
+    for value in values.tolist():
+      pieces.append([]) if value == 5 else pieces[-1].append(value)
+    return pieces
+
+  hyper = cut(episode['hyper_inputs'][:-1])
+  read = cut(episode['inputs'][0])
+  said = episode['targets'][0][:-1].tolist()
+  assert episode['hyper_inputs'][-1] == 1 == episode['targets'][0][-1]
+  if parts == 3:
+    order = [hyper[0], read[0], said]
+  else:
+    order = [hyper[0], read[0], hyper[1], read[1], said, hyper[2]]
+  assert sum(order, []) == tokens.tolist() and said

@@ -96,7 +96,10 @@ def windows(
 
 
 def split_segments(
-  tokens: tf.Tensor, seeds: tf.Tensor, lengths: SegmentLengths
+  tokens: tf.Tensor,
+  seeds: tf.Tensor,
+  lengths: SegmentLengths,
+  has_last: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
   """Cuts `[n]` tokens in A, B, C, D; their concatenation is the input.
 
@@ -104,6 +107,7 @@ def split_segments(
     tokens: at least `lengths.shortest` of them.
     seeds: `[3 or more, 2]`; the first three draw |C|, |B| and |A|.
     lengths: the length laws; the upper ends shrink where the text is short.
+    has_last: whether there is a D; A is all that stands before B if not.
 
   Returns:
     A, B, C and D, int32. |C| >= `lengths.c[0]`, |A| + |D| >= 1.
@@ -112,7 +116,9 @@ def split_segments(
   room = size - 1 - lengths.b[0]
   c = _uniform(seeds[0], lengths.c[0], tf.minimum(lengths.c[1], room))
   b = _uniform(seeds[1], lengths.b[0], tf.minimum(lengths.b[1], size - 1 - c))
-  a = _uniform(seeds[2], 0, size - b - c)
+  a = size - b - c
+  if has_last:
+    a = _uniform(seeds[2], 0, a)
   return tuple(tf.split(tokens, [a, b, c, size - a - b - c], num=4))
 
 
@@ -123,8 +129,13 @@ def caclm(
   lengths: SegmentLengths,
   joiner: int | None = None,
   key: str = 'text',
+  parts: int = 4,
 ) -> tf.data.Dataset:
   """Preprocessor: token ids of texts to hyperpretraining episodes.
+
+  In 4 parts, A B C D, this is CACLM. HINT (arXiv 2212.10315) has two others: in
+  3 parts, A B C, the hypermodel reads what stands before alone; in 6 parts,
+  A B C D E F, it reads A, C and F, the model reads B and D and predicts E.
 
   Args:
     ds: elements with `key`, int32 `[n]`.
@@ -134,18 +145,24 @@ def caclm(
     joiner: id between A and D, so that the hypermodel sees where the text that
       it does not read was; SEP_INPUT by default.
     key: of the token ids.
+    parts: 3, 4 or 6.
 
   Returns:
-    `hyper_inputs` = A joiner D EOS, `inputs` = B `[1, |B|]`,
+    In 4 parts: `hyper_inputs` = A joiner D EOS, `inputs` = B `[1, |B|]`,
     `targets` = C EOS `[1, |C| + 1]`.
 
   Raises:
-    UserError: `sequence_length` would cut a feature.
+    UserError: `sequence_length` would cut a feature, or another number of
+      parts.
   """
+  if parts not in (3, 4, 6):
+    raise UserError(f'caclm.parts = {parts}: give 3, 4 or 6.')
+  joiners = {3: 0, 4: 1, 6: 2}[parts]
   _check_room(
     sequence_length,
-    hyper_inputs=lengths.window - lengths.shortest + 3,  # with joiner and EOS
-    inputs=lengths.b[1],
+    # A window without the shortest B and C; joiners and EOS.
+    hyper_inputs=lengths.window - lengths.shortest + 1 + joiners + 1,
+    inputs=lengths.b[1] + int(parts == 6),
     targets=lengths.c[1] + 1,
   )
   vocabulary = output_features['hyper_inputs'].vocabulary
@@ -154,14 +171,24 @@ def caclm(
     joiner = vocabularies.separators(vocabulary)[0]
 
   def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-    a, b, c, d = split_segments(tokens, seeds, lengths)
+    a, b, c, d = split_segments(tokens, seeds, lengths, has_last=parts != 3)
+    if parts == 6:
+      # A's end goes between the two parts of B.
+      a, between = _cut(a, seeds[3])
+      first, _ = _cut(b, seeds[4])
+      order = [tf.size(first), tf.size(between), tf.size(b) - tf.size(first)]
+      first, between, last = tf.split(tf.concat([between, b], 0), order)
+      a = tf.concat([a, [joiner], between], axis=0)
+      b = tf.concat([first, [joiner], last], axis=0)
+    if parts != 3:
+      a = tf.concat([a, [joiner], d], axis=0)
     return {
-      'hyper_inputs': tf.concat([a, [joiner], d, eos], axis=0),
+      'hyper_inputs': tf.concat([a, eos], axis=0),
       'inputs': b[None],
       'targets': tf.concat([c, eos], axis=0)[None],
     }
 
-  return seqio.map_over_dataset(convert, num_seeds=3)(windows(ds, key, lengths))
+  return seqio.map_over_dataset(convert, num_seeds=5)(windows(ds, key, lengths))
 
 
 def prefix_lm(
@@ -213,6 +240,12 @@ def prefix_lm(
   return cut.padded_batch(queries).map(
     lambda example: {'hyper_inputs': tf.constant(eos, tf.int32), **example}
   )
+
+
+def _cut(tokens: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Two parts, cut at a uniform place; either can be empty."""
+  place = _uniform(seed, 0, tf.size(tokens))
+  return tokens[:place], tokens[place:]
 
 
 def _uniform(seed: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
