@@ -42,11 +42,14 @@ setuptools.setup(
     'clu>=0.0.12',
     'flax>=0.12.8',
     'gin-config>=0.5.0',
+    'jinja2>=3.1.6',
     'jax>=0.10.2,<0.11',  # flax 0.12.8 and t5x have not been run with 0.11
     'matplotlib>=3.11.2',
     'numpy>=2.4.6',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
+    'pyyaml>=6.0.3',
+    'rouge-score>=0.1.2',
     'safetensors>=0.8.0',
     'seqio>=0.0.20',
     'tensorboard>=2.21',  # clu's summaries import it

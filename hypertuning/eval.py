@@ -13,27 +13,30 @@ if __name__ == '__main__':
 
   gin_utils.run('hypertuning.eval', 'evaluate')  # see there why it comes first
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import seqio
+import tensorflow as tf
 
 from hypertuning import (
+  aggregation,
   evaluation,
   gin_utils,
   pipelines,
   summaries,
   training,
 )
+from hypertuning.data import fewshot
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.partitioning import Partitioner
 
 Row = dict[str, Any]
-AVERAGE = 'average'
-_ERRORS = ('_stderr', '_low', '_high')
+_ERRORS = ('_stderr', '_low', '_high', '_std')
 
 
 def evaluate(
@@ -48,6 +51,7 @@ def evaluate(
   split: str = 'validation',
   num_batches: int | None = None,
   phi_modes: Sequence[str] | None = None,
+  aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
   num_partitions: int = 1,
   random_seed: int = 0,
   use_cached: bool = False,
@@ -66,14 +70,16 @@ def evaluate(
     num_batches: of every task; None for the whole split.
     phi_modes: some of 'generated', 'other', 'none'; all that the model has if
       None.
+    aggregate: rows of tasks to further rows, as a benchmark has them; the mean
+      over the tasks of a mixture if None.
     num_partitions: devices over which a model is divided.
     random_seed: of sampled decoding.
     use_cached: read what `seqio_cache_tasks` wrote.
 
   Returns:
     Rows `{'task', 'phi', 'episodes', 'loss', 'loss_stderr', 'gap', metric,
-    metric_stderr, ...}`, standard errors over episodes; for a mixture of
-    several tasks also the mean over its tasks, as task 'average'.
+    metric_stderr, ...}`, standard errors over episodes, and `metric_std` over
+    several draws of shots; and what `aggregate` adds.
 
   Raises:
     UserError: bad input; names the binding or file at fault.
@@ -87,81 +93,53 @@ def evaluate(
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
   tasks = _members(pipelines.get_task(mixture_or_task_name))
-  datasets = [
-    pipelines.batches(
-      model,
-      task.name,
-      task_feature_lengths,
-      split,
-      batch_size,
-      random_seed,
-      use_cached=use_cached,
-    )
-    for task in tasks
-  ]
+  read = functools.partial(
+    pipelines.episodes,
+    lengths=task_feature_lengths,
+    split=split,
+    seed=random_seed,
+    use_cached=use_cached,
+  )
+  datasets = [read(task.name) for task in tasks]
   shapes = pipelines.input_shapes(task_feature_lengths, model, batch_size)
   params, frozen = training.restore_variables(
     model, shapes, partitioner, checkpoint_path
   )
-  step_fn = partitioner.compile(
-    evaluation.make_step(model, modes, any(task.metric_fns for task in tasks))
-  )
+  decode = any(task.predict_metric_fns for task in tasks)
+  step_fn = partitioner.compile(evaluation.make_step(model, modes, decode))
   rng = jax.random.key(random_seed)
 
   results: list[Row] = []
   predictions: list[Row] = []
-  for task, dataset in zip(tasks, datasets, strict=True):
+  for task, episodes in zip(tasks, datasets, strict=True):
+    dataset = pipelines.to_batches(
+      model, episodes, task_feature_lengths, batch_size
+    )
     batches = pipelines.on_devices(dataset, partitioner.batch, num_batches)
-    targets: list[np.ndarray] = []
     outputs = evaluation.collect(
       lambda batch: step_fn(params, frozen, batch, rng),
-      _watched(batches, task.name, targets),
+      _watched(batches, task.name),
     )
-    asked = outputs['tokens'] > 0  # a query of padding is none
-    tokens = np.concatenate(targets)[: len(asked)]
-    texts = _texts(task, tokens[asked], model.output_vocabulary, True)
+    asked = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
+    targets, draws = _targets(task, episodes.take(len(asked)), asked)
     summary = evaluation.summarize(outputs)
     for mode in modes:
       row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}
       row |= _of_mode(summary, mode)
-      texts_said = None
-      if task.metric_fns:
-        said = outputs[f'text/{mode}'][asked]
-        texts_said = _texts(task, said, model.output_vocabulary, False)
-        row |= _metrics(task, texts, texts_said, asked)
+      scores = _split(outputs[f'score/{mode}'], asked)
+      said = None
+      if task.predict_metric_fns:
+        said = _texts(task, _split(outputs[f'text/{mode}'], asked))
+        row |= _metrics(task.predict_metric_fns, targets, said, draws)
+      row |= _metrics(task.score_metric_fns, targets, scores, draws)
       results.append(row)
-      predictions += _predictions(
-        row, texts, texts_said, outputs[f'score/{mode}'][asked], asked
-      )
-  results += averages(results)
+      predictions += _predictions(row, targets, said, scores)
+  results += (aggregate or aggregation.averages)(results)
   summaries.write_jsonl(output_dir, 'predictions', predictions)
   summaries.write_jsonl(output_dir, 'results', results)
   gin_utils.save_config(output_dir)
   print(table(results))
   return results
-
-
-def averages(results: Sequence[Row]) -> list[Row]:
-  """The mean over tasks (each counts the same) for every phi mode."""
-  modes = dict.fromkeys(row['phi'] for row in results)
-  averaged = []
-  for mode in modes:
-    rows = [row for row in results if row['phi'] == mode]
-    if len(rows) < 2:
-      continue
-    mean: Row = {'task': AVERAGE, 'phi': mode}
-    mean['episodes'] = sum(row['episodes'] for row in rows)
-    names = [k for k in rows[0] if isinstance(rows[0][k], float)]
-    for name in names:
-      if name.endswith(_ERRORS[1:]) or any(name not in r for r in rows):
-        continue
-      values = np.array([row[name] for row in rows])
-      if name.endswith('_stderr'):  # tasks are independent
-        mean[name] = float(np.sqrt(np.sum(np.square(values))) / len(rows))
-      else:
-        mean[name] = float(values.mean())
-    averaged.append(mean)
-  return averaged
 
 
 def table(results: Sequence[Row]) -> str:
@@ -193,15 +171,12 @@ def _members(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
 
 
 def _watched(
-  batches: Iterable[Mapping[str, jax.Array]],
-  name: str,
-  targets: list[np.ndarray],
+  batches: Iterable[Mapping[str, jax.Array]], name: str
 ) -> Iterator[Mapping[str, jax.Array]]:
-  """The batches, with their progress shown and their targets kept."""
+  """The batches, with their progress shown."""
   progress = summaries.Progress(None, label=f'evaluating {name}')
   for batch in batches:
     yield batch
-    targets.append(np.asarray(batch['decoder_target_tokens']))
     progress.update()
   progress.close()
 
@@ -216,54 +191,112 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
   return values
 
 
-def _texts(
-  task: seqio.Task, tokens: np.ndarray, vocabulary: Any, is_target: bool
-) -> list[Any]:
-  """Postprocessed texts of `[queries, length]` tokens."""
-  texts = (vocabulary.decode([int(i) for i in row if i > 0]) for row in tokens)
-  return [task.postprocess_fn(text, is_target=is_target) for text in texts]
+def _split(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
+  """What belongs to the queries of every episode."""
+  return [row[:count] for row, count in zip(values, asked, strict=True)]
+
+
+def _targets(
+  task: seqio.Task, episodes: tf.data.Dataset, asked: np.ndarray
+) -> tuple[list[Any], list[int]]:
+  """Postprocessed targets of every episode, and the draw of its shots."""
+  targets, draws = [], []
+  for whole, count in zip(episodes.as_numpy_iterator(), asked, strict=True):
+    # What an episode asks beyond TASK_FEATURE_LENGTHS was cut.
+    episode = {
+      name: value[:count] if name in fewshot.OF_QUERIES else value
+      for name, value in whole.items()
+    }
+    said = episode.get('targets_pretokenized')
+    if said is None:
+      said = _decode(task, episode['targets'])
+    targets.append(task.postprocess_fn(said, example=episode, is_target=True))
+    draws.append(int(episode.get('draw', 0)))
+  return targets, draws
+
+
+def _texts(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:
+  """Postprocessed texts of every episode's `[queries, length]` tokens."""
+  return [
+    task.postprocess_fn(_decode(task, rows), example=None, is_target=False)
+    for rows in tokens
+  ]
+
+
+def _decode(task: seqio.Task, tokens: np.ndarray) -> list[str]:
+  vocabulary = task.output_features['targets'].vocabulary
+  return [vocabulary.decode([int(i) for i in row if i > 0]) for row in tokens]
 
 
 def _metrics(
-  task: seqio.Task, targets: list[Any], said: list[Any], asked: np.ndarray
+  metric_fns: Sequence[Callable[..., Mapping[str, Any]]],
+  targets: Sequence[Any],
+  outputs: Sequence[Any],
+  draws: Sequence[int],
 ) -> dict[str, float]:
-  """The task's metrics, with standard errors over episodes."""
+  """Metrics over all episodes, with standard errors over episodes.
+
+  Where several episodes share a draw of shots, and there are several draws, the
+  standard deviation over draws as well.
+  """
+  kinds = sorted(set(draws))
   values: dict[str, float] = {}
-  ends = np.cumsum(asked.sum(axis=1))
-  spans = [
-    slice(start, end)
-    for start, end in zip([0, *ends[:-1]], ends, strict=True)
-    if end > start
-  ]
-  for metric_fn in task.metric_fns:
-    episodes = [metric_fn(targets[span], said[span]) for span in spans]
-    for name, value in metric_fn(targets, said).items():
+  for metric_fn in metric_fns:
+    single = [
+      metric_fn([target], [output])
+      for target, output in zip(targets, outputs, strict=True)
+    ]
+    for name, value in metric_fn(targets, outputs).items():
       values[name] = float(value)
-      if len(spans) > 1:
-        spread = np.std([episode[name] for episode in episodes], ddof=1)
-        values[f'{name}_stderr'] = float(spread / np.sqrt(len(spans)))
+      if len(single) > 1:
+        spread = np.std([episode[name] for episode in single], ddof=1)
+        values[f'{name}_stderr'] = float(spread / np.sqrt(len(single)))
+    if 1 < len(kinds) < len(draws):
+      by_draw = []
+      for kind in kinds:
+        of = [i for i, draw in enumerate(draws) if draw == kind]
+        by_draw.append(
+          metric_fn([targets[i] for i in of], [outputs[i] for i in of])
+        )
+      for name in by_draw[0]:
+        spread = np.std([one[name] for one in by_draw], ddof=1)
+        values[f'{name}_std'] = float(spread)
   return values
 
 
 def _predictions(
   row: Row,
-  targets: list[Any],
-  said: list[Any] | None,
-  scores: np.ndarray,
-  asked: np.ndarray,
+  targets: Sequence[Any],
+  said: Sequence[Any] | None,
+  scores: Sequence[np.ndarray],
 ) -> list[Row]:
   """A row a query: what should be said, what was, and how likely it was."""
   rows = []
-  for i, episode in enumerate(np.nonzero(asked)[0]):
-    rows.append(
-      {
-        'task': row['task'],
-        'phi': row['phi'],
-        'episode': int(episode),
-        'target': targets[i],
-        'log_likelihood': float(scores[i]),
-      }
-    )
-    if said is not None:
-      rows[-1]['prediction'] = said[i]
+  for episode, (target, score) in enumerate(zip(targets, scores, strict=True)):
+    for i, likelihood in enumerate(score):
+      rows.append(
+        {
+          'task': row['task'],
+          'phi': row['phi'],
+          'episode': episode,
+          **_target(target, i),
+          'log_likelihood': float(likelihood),
+        }
+      )
+      if said is not None:
+        rows[-1]['prediction'] = said[episode][i]
   return rows
+
+
+def _target(target: Any, i: int) -> Row:
+  """What was asked of a query: an answer, or the score of an option."""
+  if not isinstance(target, Mapping):
+    answers = target[i]
+    if isinstance(answers, str):
+      return {'target': answers}
+    return {'target': answers[0], 'references': list(answers)}
+  return {
+    'question': int(target['question'][i]),
+    'target': str(target['option'][i]),
+    'is_correct': bool(target['is_correct'][i]),
+  }

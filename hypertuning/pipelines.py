@@ -53,6 +53,69 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     ) from error
 
 
+def episodes(
+  name: str,
+  lengths: Lengths | None,
+  split: str,
+  seed: int = 0,
+  repeat: bool = False,
+  use_cached: bool = False,
+) -> tf.data.Dataset:
+  """Episodes of a task, with all that its preprocessors give.
+
+  Args:
+    name: a registered task or mixture.
+    lengths: TASK_FEATURE_LENGTHS; None cuts nothing.
+    split: a split of the task.
+    seed: of drawing and shuffling.
+    repeat: endless (training), or once in order (evaluation).
+    use_cached: read what `seqio_cache_tasks` wrote.
+
+  Raises:
+    UserError: the split does not exist.
+  """
+  task = get_task(name)
+  if split not in task.splits:
+    raise UserError(
+      f'{name} has no split {split!r}; it has {", ".join(task.splits)}.'
+    )
+  return task.get_dataset(
+    sequence_length=lengths,
+    split=split,
+    shuffle=repeat,
+    num_epochs=None if repeat else 1,
+    seed=seed,
+    use_cached=use_cached,
+  )
+
+
+def to_batches(
+  model: HyperTuningModel,
+  drawn: tf.data.Dataset,
+  lengths: Lengths,
+  batch_size: int,
+  repeat: bool = False,
+) -> tf.data.Dataset:
+  """Batches `[batch_size, ...]` of the model features of episodes.
+
+  Args:
+    model: whose feature converter is used.
+    drawn: of `episodes`.
+    lengths: TASK_FEATURE_LENGTHS.
+    batch_size: episodes a batch.
+    repeat: as of `episodes`. If not, each batch has the further feature
+      `is_real` `[batch_size]`, 0 on the rows that fill up the last batch; those
+      repeat the first episodes.
+  """
+  converted = model.FEATURE_CONVERTER_CLS(pack=False)(drawn, lengths)
+  if repeat:
+    batched = converted.batch(batch_size, drop_remainder=True)
+    return batched.prefetch(tf.data.AUTOTUNE)
+  filler = converted.repeat().take(batch_size - 1)
+  marked = converted.map(_mark(1)).concatenate(filler.map(_mark(0)))
+  return marked.batch(batch_size, drop_remainder=True).prefetch(1)
+
+
 def batches(
   model: HyperTuningModel,
   name: str,
@@ -63,46 +126,9 @@ def batches(
   repeat: bool = False,
   use_cached: bool = False,
 ) -> tf.data.Dataset:
-  """Batches of model features.
-
-  Args:
-    model: whose feature converter is used.
-    name: a registered task or mixture.
-    lengths: TASK_FEATURE_LENGTHS.
-    split: a split of the task.
-    batch_size: episodes a batch.
-    seed: of drawing and shuffling.
-    repeat: endless (training), or once in order (evaluation).
-    use_cached: read what `seqio_cache_tasks` wrote.
-
-  Returns:
-    Batches `[batch_size, ...]`. In an evaluation each has the further feature
-    `is_real` `[batch_size]`, 0 on the rows that fill up the last batch; those
-    repeat the split's first episodes.
-
-  Raises:
-    UserError: the split does not exist.
-  """
-  task = get_task(name)
-  if split not in task.splits:
-    raise UserError(
-      f'{name} has no split {split!r}; it has {", ".join(task.splits)}.'
-    )
-  episodes = task.get_dataset(
-    sequence_length=lengths,
-    split=split,
-    shuffle=repeat,
-    num_epochs=None if repeat else 1,
-    seed=seed,
-    use_cached=use_cached,
-  )
-  converted = model.FEATURE_CONVERTER_CLS(pack=False)(episodes, lengths)
-  if repeat:
-    batched = converted.batch(batch_size, drop_remainder=True)
-    return batched.prefetch(tf.data.AUTOTUNE)
-  filler = converted.repeat().take(batch_size - 1)
-  marked = converted.map(_mark(1)).concatenate(filler.map(_mark(0)))
-  return marked.batch(batch_size, drop_remainder=True).prefetch(1)
+  """Batches of a task: see `episodes` and `to_batches`."""
+  drawn = episodes(name, lengths, split, seed, repeat, use_cached)
+  return to_batches(model, drawn, lengths, batch_size, repeat)
 
 
 class TrainBatches:

@@ -18,7 +18,13 @@ from collections.abc import Callable, Sequence
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import corpus, features, preprocessors, vocabularies
+from hypertuning.data import (
+  corpus,
+  features,
+  preprocessors,
+  registry,
+  vocabularies,
+)
 from hypertuning.data.preprocessors import SegmentLengths
 from hypertuning.errors import UserError
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
@@ -101,6 +107,7 @@ def c4(
   tfds_name: str = 'c4/en:3.1.0',
   lengths: SegmentLengths | None = None,
   vocabulary: seqio.Vocabulary | None = None,
+  parts: int = 4,
 ) -> str:
   """Hyperpretraining on C4, prepared by tensorflow-datasets; returns the name.
 
@@ -112,9 +119,10 @@ def c4(
     lengths: of the segments; windows of 512 tokens by default.
     vocabulary: `@vocabularies.sentencepiece()` with T5's model; bytes by
       default.
+    parts: of a window, see `preprocessors.caclm`.
   """
   segment = functools.partial(
-    preprocessors.caclm, lengths=lengths or SegmentLengths()
+    preprocessors.caclm, lengths=lengths or SegmentLengths(), parts=parts
   )
   source = seqio.TfdsDataSource(tfds_name, splits=corpus.SPLITS)
   return _add(name, source, segment, vocabulary)
@@ -122,7 +130,7 @@ def c4(
 
 def downstream_mixture(
   name: str = 'downstream_toy',
-  episodes: str = 'toy',
+  episodes: str = toy.NAME,
   text: str = 'python_docs_lm',
   text_rate: float = 0.15,
   zero_shot_rate: float = 0.05,
@@ -153,7 +161,7 @@ def downstream_mixture(
       f'zero_shot_rate = {zero_shot_rate}: give shares above 0 that leave some '
       'for episodes with shots.'
     )
-  return toy.add_mixture(name, rates)
+  return registry.add_mixture(name, rates)
 
 
 def _documentation() -> seqio.DataSource:

@@ -5,7 +5,7 @@ A task is a table (symbols to labels) or a function of two letters; the split
 query only if it has understood the examples.
 
 Registered: `toy_symbols`, `toy_strings` and the mixture `toy`, each in the
-forms of `FORMS`. A gin file can ask for other sizes:
+forms of `registry.FORMS`. A gin file can ask for other sizes:
 
     MIXTURE_OR_TASK_NAME = @toy.episodes()
     toy.episodes.symbol_shots = 6
@@ -17,11 +17,10 @@ import string
 from collections.abc import Callable
 
 import numpy as np
-import seqio
 
-from hypertuning.data import episodes as episodes_lib
-from hypertuning.data import features, fewshot, metrics, vocabularies
-from hypertuning.data.episodes import Tasks
+from hypertuning.data import registry
+from hypertuning.data.registry import FORMS
+from hypertuning.data.rows import Tasks
 from hypertuning.errors import UserError
 
 # As few as leave tables to hold out: a model has to meet every pair of a symbol
@@ -30,9 +29,7 @@ SYMBOLS = string.ascii_lowercase[:10]
 LABELS = string.ascii_uppercase[:10]
 # Rows of a symbol differ in a filler; a table of one symbol has 20 rows.
 FILLERS = string.digits + '!#$%&(),-.'
-# Suffix of a task's name, by what the downstream model reads before a query:
-# nothing (phi tells), or every shot.
-FORMS = ('', '_in_context')
+NAME = 'toy'
 _RATES = (3.0, 1.0)  # symbols take longer to learn than strings
 
 
@@ -127,7 +124,7 @@ def symbols(
     most_symbols=most_symbols,
     seed=seed,
   )
-  return register(name, rows, shots, queries, balanced=True)
+  return _register(name, rows, shots, queries, balanced=True)
 
 
 def strings(
@@ -151,11 +148,11 @@ def strings(
   functions = functools.partial(
     string_functions, rows=rows, held_out=held_out, seed=seed
   )
-  return register(name, functions, shots, queries)
+  return _register(name, functions, shots, queries)
 
 
 def episodes(
-  name: str = 'toy',
+  name: str = NAME,
   form: str = '',
   symbol_shots: int = 6,
   string_shots: int = 4,
@@ -165,7 +162,7 @@ def episodes(
 
   Args:
     name: of the mixture.
-    form: which of `FORMS` to return.
+    form: which of `registry.FORMS` to return.
     symbol_shots: examples of an episode of symbols.
     string_shots: examples of an episode of strings.
     queries: examples an episode asks.
@@ -181,62 +178,25 @@ def episodes(
   )
   for suffix in FORMS:
     rates = zip(families, _RATES, strict=True)
-    add_mixture(name + suffix, {family + suffix: x for family, x in rates})
+    registry.add_mixture(
+      name + suffix, {family + suffix: x for family, x in rates}
+    )
   return name + form
 
 
-def register(
+def _register(
   name: str,
   rows: Callable[[str], Tasks],
   shots: int,
   queries: int,
   balanced: bool = False,
 ) -> str:
-  """Registers episodes of one family in every form; returns the name.
-
-  Args:
-    name: of the task; the forms' suffixes are added to it.
-    rows: split to tasks.
-    shots: examples an episode shows.
-    queries: examples an episode asks.
-    balanced: show every target equally often.
-  """
-  vocabulary = vocabularies.byte_vocabulary()
-  source = episodes_lib.EpisodeSource(
-    {
-      split: functools.partial(rows, split) for split in ('train', 'validation')
-    },
-    shots=shots,
-    queries=queries,
-    balanced=balanced,
+  splits = {
+    split: functools.partial(rows, split) for split in ('train', 'validation')
+  }
+  return registry.add_episodes(
+    name, splits, shots, queries, balanced=balanced, visits=4
   )
-  for form in FORMS:
-    if name + form in seqio.TaskRegistry.names():  # gin may ask for it again
-      seqio.TaskRegistry.remove(name + form)
-    seqio.TaskRegistry.add(
-      name + form,
-      source=source,
-      preprocessors=[
-        functools.partial(
-          fewshot.episode_features,
-          vocabulary=vocabulary,
-          in_context=form == '_in_context',
-        )
-      ],
-      output_features=features.output_features(vocabulary),
-      postprocess_fn=metrics.as_text,
-      metric_fns=[metrics.exact_match],
-      shuffle_buffer_size=None,  # episodes are drawn at random
-    )
-  return name
-
-
-def add_mixture(name: str, rates: dict[str, float]) -> str:
-  """Registers a mixture, in place of an older one; returns the name."""
-  if name in seqio.MixtureRegistry.names():
-    seqio.MixtureRegistry.remove(name)
-  seqio.MixtureRegistry.add(name, list(rates.items()))
-  return name
 
 
 def _tables(

@@ -1,4 +1,4 @@
-"""Exact match over texts and episodes of texts."""
+"""Metrics of text and of options' scores, on numbers counted by hand."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,9 @@ from hypertuning.data import metrics
 @pytest.mark.parametrize(
   'targets, predictions, percent',
   [
-    (['a', 'b', 'c', 'd'], ['a', 'x', 'c', ''], 50.0),
-    (['a'], [' a \n'], 100.0),
-    ([b'a', 'b'], ['a', b'b'], 100.0),
-    ([['a', 'b'], ['c', 'd']], [['a', 'x'], ['x', 'x']], 25.0),
-    ([['a'], ['b', 'c']], [['a', 'a'], ['b', 'c']], 100.0),  # padded query
-    ([np.array([b'na\xc3\xafve', b'b'], object)], [['naïve', 'x']], 50.0),
+    ([[['a'], ['b']], [['c'], ['d']]], [['a', 'x'], ['x', 'x']], 25.0),
+    ([[['a']], [['b'], ['c']]], [['a', 'a'], ['b', 'c']], 100.0),  # padded
+    ([[['a', 'b', 'c']]], [['c']], 100.0),  # another reference
     ([], [], 0.0),
     ([[]], [['x']], 0.0),
   ],
@@ -24,12 +21,95 @@ def test_exact_match(targets, predictions, percent):
 
 
 def test_missing_predictions_are_not_passed_over():
-  for targets, predictions in ((['a', 'b'], ['a']), ([['a', 'b']], [['a']])):
+  for targets, predictions in (
+    ([[['a']], [['b']]], [['a']]),
+    ([[['a'], ['b']]], [['a']]),
+  ):
     with pytest.raises(ValueError):
       metrics.exact_match(targets, predictions)
 
 
-def test_as_text_makes_what_json_can_hold():
-  assert metrics.as_text(np.array([b'a', b'b'], object)) == ['a', 'b']
-  assert metrics.as_text(b'a', example={}, is_target=True) == 'a'
-  assert metrics.as_text(['a', ' b']) == ['a', 'b']
+def test_texts_are_what_json_can_hold_with_their_references():
+  said = np.array([b' na\xc3\xafve', b'b'], object)
+  assert metrics.texts(said) == ['naïve', 'b']
+  assert metrics.texts(['a'], example={}, is_target=True) == [['a']]
+  example = {'query_references': np.array([[b'x', b''], [b'b', b'y ']], object)}
+  assert metrics.texts(said, example=example, is_target=True) == [
+    ['naïve', 'x'],
+    ['b', 'y'],
+  ]
+
+
+def test_rouge_l_is_that_of_natural_instructions():
+  """F-measures by hand: 2 * matches / (words said + words of the reference)."""
+  targets = [
+    [['the cat sat', 'a dog']],  # the second reference is the better one
+    [['He was running quickly']],  # stems: run, quick
+    [['yes']],
+    [['No.']],
+  ]
+  said = [['a dog barked'], ['he runs quickly'], ['no'], ['no']]
+  scores = metrics.rouge_l(targets, said)
+  best = [2 * 2 / (3 + 2), 2 * 3 / (3 + 4), 0.0, 1.0]
+  assert scores['rouge_l'] == pytest.approx(100 * np.mean(best))
+  assert scores['exact_match'] == 25.0  # case and punctuation aside
+
+
+def test_macro_f1_of_texts():
+  targets = [[['a'], ['a'], ['a'], ['b']]]
+  # a: 2 of 2 said right, of 3; b: 1 right of 2 said.
+  f1 = (2 * 2 / (2 + 3), 2 * 1 / (2 + 1))
+  scores = metrics.macro_f1(targets, [['a', 'a', 'b', 'b']])
+  assert scores['macro_f1'] == pytest.approx(100 * np.mean(f1))
+
+
+def ranked(question, is_correct, tokens, option):
+  example = {
+    'question': np.array(question),
+    'is_correct': np.array(is_correct),
+    'targets': np.array([[5] * n + [0] * (9 - n) for n in tokens]),
+  }
+  said = np.array([x.encode() for x in option], object)
+  return metrics.ranked_options(said, example=example, is_target=True)
+
+
+TWO = ranked([0, 0, 1, 1, 1], [0, 1, 1, 0, 0], [2, 8, 3, 3, 3], 'abcde')
+
+
+def test_sum_and_mean_of_log_probabilities_choose_differently():
+  scores = np.array([-3.0, -8.0, -1.0, -2.0, -3.0, 99.0])  # the last is padding
+  assert metrics.rank_accuracy([TWO], [scores]) == {'accuracy': 50.0}
+  # -3 / 2 is below -8 / 8.
+  assert metrics.mean_rank_accuracy([TWO], [scores]) == {'accuracy': 100.0}
+
+
+def test_equal_options_and_ties():
+  """wsc.fixed has an option twice: both are right; a tie takes the first."""
+  twice = ranked([0, 0], [1, 1], [2, 2], ['x', 'x'])
+  tie = ranked([0, 0], [0, 1], [2, 2], ['x', 'y'])
+  scores = [np.array([-2.0, -1.0]), np.array([-1.0, -1.0])]
+  assert metrics.rank_accuracy([twice, tie], scores) == {'accuracy': 50.0}
+
+
+def test_macro_f1_of_options():
+  rows = [ranked([0, 0], [a, 1 - a], [1, 1], 'xy') for a in (1, 1, 0, 0)]
+  chosen = ('x', 'y', 'y', 'y')
+  scores = [np.array([0.0, -1.0] if c == 'x' else [-1.0, 0.0]) for c in chosen]
+  f1 = (2 * 1 / (1 + 2), 2 * 2 / (3 + 2))
+  assert metrics.mean_rank_macro_f1(rows, scores)['macro_f1'] == pytest.approx(
+    100 * np.mean(f1)
+  )
+
+
+def test_oracle_and_random_scores():
+  rng = np.random.default_rng(0)
+  rows = [
+    ranked([0, 0, 0], np.eye(3, dtype=int)[i % 3], [1, 1, 1], 'abc')
+    for i in range(300)
+  ]
+  oracle = [row['is_correct'].astype(float) for row in rows]
+  assert metrics.rank_accuracy(rows, oracle) == {'accuracy': 100.0}
+  noise = [rng.standard_normal(3) for _ in rows]
+  found = metrics.rank_accuracy(rows, noise)['accuracy']
+  # Five standard deviations of a binomial share.
+  assert abs(found - 100 / 3) < 5 * 100 * (2 / 9 / 300) ** 0.5

@@ -6,6 +6,9 @@ and restored.
 """
 
 import dataclasses
+import functools
+import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,58 +16,75 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from hypertuning.data.rows import Row, RowTask, Tasks, as_task
 from hypertuning.errors import UserError
 
-Rows = Sequence[tuple[str, str]]
-Tasks = Mapping[str, Rows]
 Episode = dict[str, tf.Tensor]
 # More episodes than any run draws.
 _ENDLESS = 2**40
 
 
 class EpisodeSource(seqio.DataSource):
-  """Draws episodes from tables of (input, target) rows.
+  """Draws episodes from the rows of tasks.
 
-  An element has `task` (a string), `shot_inputs`, `shot_targets` `[shots]` and
-  `query_inputs`, `query_targets` `[queries]`. Shots are drawn without
-  replacement, and no query is among them.
+  An element has `task` and `definition` (strings), `draw` (int64, the same for
+  episodes that share a draw of shots), `shot_inputs`, `shot_targets` `[shots]`
+  and `query_inputs`, `query_targets` `[queries]`; where a task of the split has
+  them also `query_options` and `query_references` `[queries, most]`, filled up
+  with empty strings. Shots are drawn without replacement, and no query is among
+  them, nor is another row with the input of a query.
   """
 
   def __init__(
     self,
     tasks: Mapping[str, Callable[[], Tasks]],
-    shots: int,
+    shots: int | Mapping[str, int],
     queries: int,
     balanced: bool = False,
-    visits: int = 4,
+    visits: int | None = 4,
+    draws: int = 1,
+    train_episodes: int = _ENDLESS,
+    at_most: bool = False,
   ) -> None:
     """Describes the episodes; rows are made at the first use of a split.
 
     Args:
-      tasks: split to a function that gives the rows of its tasks. `train` is
-        endless, with tasks drawn at random. Other splits visit every task
-        equally often, in turn, with the same episodes whatever the seed.
-      shots: examples an episode shows.
+      tasks: split to a function that gives its tasks. `train` draws tasks at
+        random by their rates. Other splits have the same episodes whatever the
+        seed: see `visits`.
+      shots: examples an episode shows, in all splits or in each.
       queries: examples an episode asks.
       balanced: every target of the task is shown equally often, as far as
         shots and rows go.
-      visits: episodes a task in the splits that are not `train`.
+      visits: how often the splits that are not `train` visit each task, in
+        turn; None asks every row once a draw of shots, with the same shots for
+        all of a task.
+      draws: how many draws of shots with `visits` None.
+      train_episodes: of `train`; give a number to write them to a cache.
+      at_most: a task with fewer rows to show than `shots` shows them all.
     """
+    if isinstance(shots, int):
+      shots = dict.fromkeys(tasks, shots)
     for name, value, least in (
-      ('shots', shots, 0),
+      ('shots', min(shots.values()), 0),
       ('queries', queries, 1),
-      ('visits', visits, 1),
+      ('visits', 1 if visits is None else visits, 1),
+      ('draws', draws, 1),
+      ('train_episodes', train_episodes, 1),
     ):
       if value < least:
         raise UserError(
           f'EpisodeSource.{name} = {value}: give {least} or more.'
         )
     self._tasks = dict(tasks)
-    self._shots = shots
+    self._shots = dict(shots)
     self._queries = queries
     self._balanced = balanced
     self._visits = visits
-    self._tables: dict[str, _Table] = {}
+    self._draws = draws
+    self._train_episodes = train_episodes
+    self._at_most = at_most
+    self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
 
   @property
@@ -79,8 +99,19 @@ class EpisodeSource(seqio.DataSource):
   def num_input_examples(self, split: str) -> int:
     """Episodes of a split."""
     if split == 'train':
-      return _ENDLESS
-    return self._visits * len(self._table(split).names)
+      return self._train_episodes
+    table = self._table(split)
+    if self._visits is None:
+      return self._draws * sum(table.episodes(self._queries))
+    return self._visits * len(table.names)
+
+  def check(self, split: str) -> None:
+    """Makes the rows of a split now.
+
+    Raises:
+      UserError: there is no task, or one has fewer rows than an episode needs.
+    """
+    self._table(split)
 
   def get_dataset(
     self,
@@ -103,132 +134,250 @@ class EpisodeSource(seqio.DataSource):
       UserError: a task has fewer rows than an episode needs.
     """
     del shuffle, unused
-    in_turn = split != 'train'
-    draw = _make_draw(
-      self._table(split),
-      self._shots,
-      self._queries,
-      self._balanced,
-      seed=0 if in_turn or seed is None else seed,
-      in_turn=in_turn,
+    table = self._table(split)
+    plan: Callable[[tf.Tensor], _Plan]
+    if split == 'train':
+      plan = functools.partial(_at_random, table, seed or 0, self._queries)
+    elif self._visits is not None:
+      plan = functools.partial(_in_turn, table, self._queries)
+    else:
+      plan = functools.partial(_every_row, table, self._queries, self._draws)
+    draw = functools.partial(
+      _draw, table, plan, shots=self._shots[split], balanced=self._balanced
     )
     numbers = tf.data.Dataset.range(self.num_input_examples(split))
     if shard_info is not None:
       numbers = numbers.shard(shard_info.num_shards, shard_info.index)
     return numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
 
-  def _table(self, split: str) -> '_Table':
-    if split not in self._tables:
-      self._tables[split] = _Table.of(
-        self._tasks[split](), self._shots, self._queries
-      )
-    return self._tables[split]
+  def _make_table(self, split: str) -> '_Table':
+    needed = 0 if self._at_most else self._shots[split]
+    return _Table.of(self._tasks[split](), needed, self._queries)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-  """The rows of many tasks, one after the other."""
+  """Many tasks' rows, one after the other, and behind them their pools'."""
 
-  names: tf.Tensor  # [tasks] strings
-  offsets: tf.Tensor  # [tasks + 1] int64
+  names: Sequence[str]
+  sizes: np.ndarray  # [tasks] rows to ask
+  name: tf.Tensor  # [tasks] strings
+  definition: tf.Tensor  # [tasks] strings
+  key: tf.Tensor  # [tasks] int64, of the name
+  rate: tf.Tensor  # [tasks] float64, cumulative, ends at 1
+  asked: tf.Tensor  # [tasks, 2] int64: first row and the one behind the last
+  shown: tf.Tensor  # [tasks, 2] int64, the same or the pool's
   inputs: tf.Tensor  # [rows] strings
   targets: tf.Tensor  # [rows] strings
-  labels: tf.Tensor  # [rows] float64: number of the target among its task's
+  extra: Mapping[str, tf.RaggedTensor]  # options, references [rows, (n)]
+  most: Mapping[str, int]  # of those in a row
+  group: tf.Tensor  # [rows] int64: equal inputs of a task have the same
+  label: tf.Tensor  # [rows] float64: number of the target among its task's
 
   @classmethod
-  def of(cls, tasks: Tasks, shots: int, queries: int) -> '_Table':
+  def of(cls, given: Tasks, shots: int, queries: int) -> '_Table':
     """Joins the tasks' rows.
 
     Raises:
-      UserError: there is no task, or one has too few rows.
+      UserError: there is no task, or one has too few rows or no rate.
     """
+    tasks = {name: as_task(task) for name, task in given.items()}
     if not tasks:
       raise UserError('An EpisodeSource has a split without tasks.')
-    labels: list[int] = []
-    for name, rows in tasks.items():
-      if len(rows) < shots + queries:
-        raise UserError(
-          f'Task {name!r} has {len(rows)} examples, but an episode needs '
-          f'{shots} shots + {queries} queries = {shots + queries}: add '
-          'examples or lower SHOTS.'
-        )
-      numbers: dict[str, int] = {}
-      labels += [numbers.setdefault(row[1], len(numbers)) for row in rows]
-    rows = [row for task in tasks.values() for row in task]
-    sizes = [0] + [len(task) for task in tasks.values()]
+    rates = np.array([task.rate for task in tasks.values()], np.float64)
+    if not (rates >= 0).all() or not rates.sum() > 0:
+      raise UserError(
+        f'Rates of the tasks {list(tasks)[:3]}... must be 0 or more, and one '
+        'of them more.'
+      )
+    rows: list[Row] = []
+    spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    group: list[int] = []
+    label: list[int] = []
+    for name, task in tasks.items():
+      _check_size(name, task, shots, queries)
+      groups: dict[str, int] = {}
+      labels: dict[str, int] = {}
+      for part in (task.rows, task.pool):
+        if part is not None:
+          span = (len(rows), len(rows) + len(part))
+          rows += part
+        spans[part is task.rows].append(span)
+        for row in part or ():
+          group.append(groups.setdefault(row.inputs, len(groups)))
+          label.append(labels.setdefault(row.targets, len(labels)))
+    extra = {
+      name: [list(getattr(row, name)) for row in rows]
+      for name in ('options', 'references')
+    }
     with tf.init_scope():
       return cls(
-        tf.constant(list(tasks)),
-        tf.constant(np.cumsum(sizes), tf.int64),
-        tf.constant([row[0] for row in rows]),
-        tf.constant([row[1] for row in rows]),
-        tf.constant(labels, tf.float64),
+        names=list(tasks),
+        sizes=np.array([len(task.rows) for task in tasks.values()]),
+        name=tf.constant(list(tasks)),
+        definition=tf.constant([task.definition for task in tasks.values()]),
+        key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
+        rate=tf.constant(np.cumsum(rates) / rates.sum()),
+        asked=tf.constant(spans[True], tf.int64),
+        shown=tf.constant(spans[False], tf.int64),
+        inputs=tf.constant([row.inputs for row in rows]),
+        targets=tf.constant([row.targets for row in rows]),
+        extra={
+          name: tf.ragged.constant(values, tf.string, ragged_rank=1)
+          for name, values in extra.items()
+          if any(values)
+        },
+        most={name: max(map(len, values)) for name, values in extra.items()},
+        group=tf.constant(group, tf.int64),
+        label=tf.constant(label, tf.float64),
       )
 
+  def episodes(self, queries: int) -> list[int]:
+    """How many episodes ask every row of each task once."""
+    return [math.ceil(size / queries) for size in self.sizes]
 
-def _make_draw(
+
+def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:
+  shown = task.rows if task.pool is None else task.pool
+  different = len({row.inputs for row in shown})
+  # Rows with a query's input are not shown: where the pool may hold them, it
+  # must have as many more.
+  asked = {row.inputs for row in task.rows}
+  barred = min(queries, len(asked & {row.inputs for row in shown}))
+  if different < shots + barred:
+    raise UserError(
+      f'Task {name!r} has {different} examples'
+      f'{" to show" if task.pool is not None else ""}, but an episode needs '
+      f'{shots} shots + {barred} queries = {shots + barred}: add examples or '
+      'lower SHOTS.'
+    )
+  if not task.rows:
+    raise UserError(f'Task {name!r} has no examples to ask.')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """What an episode asks, and where its shots' randomness comes from."""
+
+  task: tf.Tensor  # number of the task
+  asked: tf.Tensor  # [queries] int64, numbers of rows
+  seeds: Sequence[tf.Tensor]  # three
+  draw: tf.Tensor  # number of the draw of shots
+
+
+def _seeds(key: Sequence[Any], count: int) -> list[tf.Tensor]:
+  key = tf.stack([tf.cast(part, tf.int64) for part in key])
+  return tf.unstack(tf.random.split(key, count, alg='auto_select'))
+
+
+def _at_random(
+  table: _Table, seed: int, queries: int, number: tf.Tensor
+) -> _Plan:
+  """Training: any task, by its rate."""
+  seeds = _seeds([seed, number], 5)
+  place = tf.random.stateless_uniform([1], seeds[0], dtype=tf.float64)
+  task = tf.searchsorted(table.rate, place, side='right')[0]
+  asked = _some_rows(table, task, queries, seeds[1])
+  return _Plan(task, asked, seeds[2:], number)
+
+
+def _in_turn(table: _Table, queries: int, number: tf.Tensor) -> _Plan:
+  """Every task as often as the others."""
+  task = number % len(table.names)
+  seeds = _seeds([table.key[task], number // len(table.names)], 4)
+  asked = _some_rows(table, task, queries, seeds[0])
+  return _Plan(task, asked, seeds[1:], number)
+
+
+def _every_row(
+  table: _Table, queries: int, draws: int, number: tf.Tensor
+) -> _Plan:
+  """Every row of every task once a draw; a draw's shots are a task's own."""
+  ends = tf.constant(np.cumsum(table.episodes(queries)), tf.int64)
+  draw, place = number // ends[-1], number % ends[-1]
+  task = tf.searchsorted(ends, place[None], side='right')[0]
+  before = tf.concat([[tf.constant(0, tf.int64)], ends], 0)[task]
+  start, end = tf.unstack(table.asked[task])
+  first = start + (place - before) * queries
+  asked = tf.range(first, tf.minimum(first + queries, end))
+  return _Plan(task, asked, _seeds([table.key[task], draw], 3), draw)
+
+
+def _some_rows(
+  table: _Table, task: tf.Tensor, queries: int, seed: tf.Tensor
+) -> tf.Tensor:
+  start, end = tf.unstack(table.asked[task])
+  keys = tf.random.stateless_uniform([end - start], seed)
+  count = tf.minimum(queries, tf.size(keys))
+  return start + tf.cast(tf.math.top_k(keys, count).indices, tf.int64)
+
+
+def _draw(
   table: _Table,
+  plan: Callable[[tf.Tensor], _Plan],
+  number: tf.Tensor,
   shots: int,
-  queries: int,
   balanced: bool,
-  seed: int,
-  in_turn: bool,
-) -> Callable[[tf.Tensor], Episode]:
-  """A function from an episode's number to the episode."""
-  count = len(table.names)
-
-  def draw(number: tf.Tensor) -> Episode:
-    key = tf.stack([tf.cast(seed, tf.int64), number])
-    seeds = tf.unstack(tf.random.split(key, 5, alg='auto_select'))
-    task = number % count
-    if not in_turn:
-      task = tf.random.stateless_uniform([], seeds[0], 0, count, tf.int64)
-    start, end = table.offsets[task], table.offsets[task + 1]
-    size = tf.cast(end - start, tf.int32)
-    if balanced:
-      order = _balanced_order(table.labels[start:end], seeds[1:3])
-      shown = _choose(order[:shots], shots, seeds[3])  # in a random order
-      asked = _choose(order[shots:], queries, seeds[4])
-    else:
-      chosen = _choose(tf.range(size), shots + queries, seeds[1])
-      shown, asked = chosen[:shots], chosen[shots:]
-    offset = tf.cast(start, tf.int32)
-    shown, asked = shown + offset, asked + offset
-    return {
-      'task': table.names[task],
-      'shot_inputs': tf.gather(table.inputs, shown),
-      'shot_targets': tf.gather(table.targets, shown),
-      'query_inputs': tf.gather(table.inputs, asked),
-      'query_targets': tf.gather(table.targets, asked),
-    }
-
-  return draw
+) -> Episode:
+  """An episode from its number."""
+  planned = plan(number)
+  task, asked = planned.task, planned.asked
+  start, end = tf.unstack(table.shown[task])
+  groups = tf.gather(table.group, asked)
+  barred = tf.reduce_any(table.group[start:end, None] == groups[None], axis=1)
+  labels = table.label[start:end] if balanced else None
+  chosen = _choose(labels, barred, shots, planned.seeds)
+  shown = start + tf.cast(chosen, tf.int64)
+  episode = {
+    'task': table.name[task],
+    'definition': table.definition[task],
+    'draw': planned.draw,
+    'shot_inputs': tf.gather(table.inputs, shown),
+    'shot_targets': tf.gather(table.targets, shown),
+    'query_inputs': tf.gather(table.inputs, asked),
+    'query_targets': tf.gather(table.targets, asked),
+  }
+  for name, values in table.extra.items():
+    chosen = tf.gather(values, asked)
+    shape = [None, table.most[name]]
+    episode[f'query_{name}'] = chosen.to_tensor('', shape=shape)
+  return episode
 
 
-def _choose(items: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
-  """`count` of the items, without replacement, in a random order."""
-  keys = tf.random.stateless_uniform([tf.size(items)], seed)
-  chosen = tf.gather(items, tf.math.top_k(keys, count).indices)
-  return tf.ensure_shape(chosen, [count])
-
-
-def _balanced_order(labels: tf.Tensor, seeds: Sequence[tf.Tensor]) -> tf.Tensor:
-  """A random order in which every label comes once, then every label twice...
+def _choose(
+  labels: tf.Tensor | None,
+  barred: tf.Tensor,
+  count: int,
+  seeds: Sequence[tf.Tensor],
+) -> tf.Tensor:
+  """`count` of the rows that are not barred, in a random order.
 
   Args:
-    labels: whole numbers as float64, `[rows]`.
-    seeds: two.
+    labels: whole numbers as float64, `[rows]`, to have every label once, then
+      every label twice...; None for any rows.
+    barred: `[rows]`.
+    count: at most, without replacement.
+    seeds: three.
 
   Returns:
-    Row numbers `[rows]`, int32.
+    Row numbers, int32.
   """
 
   def noise(seed: tf.Tensor) -> tf.Tensor:
-    return tf.random.stateless_uniform(tf.shape(labels), seed, dtype=tf.float64)
+    return tf.random.stateless_uniform(tf.shape(barred), seed, dtype=tf.float64)
 
+  behind = tf.cast(barred, tf.float64) * 1e9  # behind all others
+  keys = noise(seeds[0]) + behind
+  count = tf.minimum(count, tf.reduce_sum(tf.cast(~barred, tf.int32)))
+  if labels is None:
+    return tf.argsort(keys)[:count]
   # Rows of a label stand together, in a random order.
-  by_label = tf.argsort(labels + noise(seeds[0]))
-  grouped = tf.gather(labels, by_label)
+  by_label = tf.argsort(labels + keys)
+  grouped = tf.gather(labels + behind, by_label)
   first = tf.searchsorted(grouped, grouped)
-  occurrence = tf.cast(tf.range(tf.size(labels)) - first, tf.float64)
-  return tf.gather(by_label, tf.argsort(occurrence + noise(seeds[1])))
+  occurrence = tf.cast(tf.range(tf.size(barred)) - first, tf.float64)
+  occurrence += tf.gather(behind, by_label)
+  order = tf.gather(by_label, tf.argsort(occurrence + noise(seeds[1])))
+  # The labels came in an order; shots should not.
+  shuffled = tf.random.stateless_uniform([count], seeds[2])
+  return tf.gather(order[:count], tf.argsort(shuffled))

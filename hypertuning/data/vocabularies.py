@@ -5,6 +5,7 @@ and 32001 of T5's vocabulary.
 """
 
 import functools
+from collections.abc import Iterable
 
 import seqio
 import tensorflow as tf
@@ -67,6 +68,23 @@ def encode(vocabulary: seqio.Vocabulary, texts: tf.Tensor) -> tf.RaggedTensor:
   if isinstance(vocabulary, seqio.ByteVocabulary):
     # Its encode_tf takes one string: encode them joined, then cut.
     flat = vocabulary.encode_tf(tf.strings.reduce_join(texts))
-    lengths = tf.strings.length(texts)
+    lengths = tf.cast(tf.strings.length(texts), tf.int64)
     return tf.RaggedTensor.from_row_lengths(flat, lengths, validate=False)
   return tf.cast(vocabulary.encode_tf(texts), tf.int32)
+
+
+def readable(vocabulary: seqio.Vocabulary, tokens: Iterable[int]) -> str:
+  """Text of token ids with separators and EOS written out; padding is not."""
+  sep_input, sep_target = separators(vocabulary)
+  marks = {sep_input: '<input>', sep_target: '<target>'}
+  marks[vocabulary.eos_id] = '</s>'
+  parts: list[str] = []
+  text: list[int] = []
+  for token in [*map(int, tokens), 0]:
+    if token in marks or token == 0:
+      parts += [vocabulary.decode(text)] if text else []
+      parts += [marks[token]] if token in marks else []
+      text = []
+    else:
+      text.append(token)
+  return ' '.join(parts)

@@ -1,0 +1,147 @@
+"""One call that makes episodes of any rows a family of seqio tasks."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import seqio
+
+from hypertuning.data import features, fewshot, metrics, symbols, vocabularies
+from hypertuning.data.episodes import EpisodeSource
+from hypertuning.data.fewshot import SCORE_EVAL, Markers
+from hypertuning.data.rows import Tasks
+from hypertuning.errors import UserError
+
+# Suffix of a task's name, by what the downstream model reads before a query:
+# nothing (phi tells), or definition and shots.
+FORMS = ('', '_in_context')
+Splits = Mapping[str, Callable[[], Tasks]]
+MetricFns = Sequence[Callable[..., Mapping[str, float]]]
+
+
+def add_episodes(
+  name: str,
+  splits: Splits,
+  shots: int | Mapping[str, int],
+  queries: int = 1,
+  *,
+  balanced: bool = False,
+  visits: int | None = None,
+  draws: int = 1,
+  train_episodes: int | None = None,
+  at_most: bool = False,
+  options: bool = False,
+  symbol_labels: Sequence[str] | None = None,
+  markers: Markers | None = None,
+  vocabulary: seqio.Vocabulary | None = None,
+  metric_fns: MetricFns = (metrics.exact_match,),
+  score_metric_fns: MetricFns = (metrics.rank_accuracy,),
+) -> str:
+  """Registers episodes of rows in every form, in place of older ones.
+
+  Forms: `<name>` shows the examples to the hypermodel alone,
+  `<name>_in_context` to the downstream model as well. With `options` both are
+  there once more with `_score_eval` behind: the options of a question are the
+  queries of an episode, and share its shots and phi.
+
+  Args:
+    name: letters, digits, `_` and `.`.
+    splits: split to a function that gives its tasks, called at first use.
+    shots: examples an episode shows, in all splits or in each.
+    queries: examples an episode asks (`_score_eval`: one question).
+    balanced: show every target equally often.
+    visits: see `EpisodeSource`; by default a split that is not `train` asks
+      every row.
+    draws: of shots for every row, in those splits.
+    train_episodes: how many `seqio_cache_tasks` writes; endless if None.
+    at_most: a task with fewer rows to show than `shots` shows them all.
+    options: the rows have options.
+    symbol_labels: labels are replaced by some of these, drawn anew for every
+      episode (symbol tuning).
+    markers: text instead of the two separators.
+    vocabulary: bytes by default.
+    metric_fns: of what is said, as seqio has them.
+    score_metric_fns: of the options' scores.
+
+  Returns:
+    The name.
+
+  Raises:
+    UserError: a name that seqio does not take.
+  """
+  if not name.replace('.', '_').isidentifier():
+    raise UserError(
+      f'{name!r} cannot name a task: use letters, digits, "_" and "."'
+    )
+  vocabulary = vocabulary or vocabularies.byte_vocabulary()
+  relabel = []
+  if symbol_labels is not None:
+    relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
+
+  def source(asked: int) -> EpisodeSource:
+    counts: dict[str, Any] = {
+      'visits': visits,
+      'draws': draws,
+      'at_most': at_most,
+    }
+    if train_episodes is not None:
+      counts['train_episodes'] = train_episodes
+    return EpisodeSource(splits, shots, asked, balanced=balanced, **counts)
+
+  asked = source(queries)
+  ranked = source(1) if options else None
+  for form in FORMS:
+    to_tokens = functools.partial(
+      fewshot.episode_features,
+      vocabulary=vocabulary,
+      in_context=form == '_in_context',
+      markers=markers,
+    )
+    _add(
+      name + form,
+      asked,
+      [*relabel, to_tokens],
+      vocabulary,
+      metrics.texts,
+      metric_fns,
+    )
+    if ranked is not None:
+      _add(
+        name + form + SCORE_EVAL,
+        ranked,
+        [*relabel, fewshot.options_as_queries, to_tokens],
+        vocabulary,
+        metrics.ranked_options,
+        score_metric_fns,
+      )
+  return name
+
+
+def add_mixture(name: str, rates: Mapping[str, float]) -> str:
+  """Registers a mixture, in place of an older one; returns the name."""
+  if name in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.remove(name)
+  seqio.MixtureRegistry.add(name, list(rates.items()))
+  return name
+
+
+def _add(
+  name: str,
+  source: EpisodeSource,
+  preprocessors: Sequence[Callable[..., Any]],
+  vocabulary: seqio.Vocabulary,
+  postprocess_fn: Callable[..., Any],
+  metric_fns: MetricFns,
+) -> None:
+  if name in seqio.TaskRegistry.names():  # gin may ask for it again
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
+    name,
+    source=source,
+    # What is drawn can be cached; what is shown of it depends on the lengths.
+    preprocessors=[seqio.CacheDatasetPlaceholder(), *preprocessors],
+    output_features=features.output_features(vocabulary),
+    postprocess_fn=postprocess_fn,
+    metric_fns=list(metric_fns),
+    shuffle_buffer_size=None,  # episodes are drawn at random
+  )

@@ -1,0 +1,54 @@
+"""What a task is made of, before any text is tokenised: rows.
+
+Readers of every file format give these, and the episode sampler draws from
+them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+  """One example of a task.
+
+  Attributes:
+    inputs: what is asked.
+    targets: what is to be said.
+    options: the answers to choose from, `targets` among them; none where text
+      is generated.
+    references: other answers that count as right.
+  """
+
+  inputs: str
+  targets: str
+  options: Sequence[str] = ()
+  references: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTask:
+  """One task: the rows to ask, and those to show.
+
+  Attributes:
+    rows: asked, and shown as well where there is no `pool`.
+    pool: rows to show; a row with the input of a query is never shown to it.
+    definition: said before the examples.
+    rate: weight of the task among those that are drawn at random.
+  """
+
+  rows: Sequence[Row]
+  pool: Sequence[Row] | None = None
+  definition: str = ''
+  rate: float = 1.0
+
+
+# Name to task; bare (input, target) pairs will do for the rows.
+Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
+
+
+def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:
+  """A task in its full form."""
+  if isinstance(task, RowTask):
+    return task
+  return RowTask([Row(*row) for row in task])
