@@ -1,0 +1,263 @@
+"""Rows from a file that a user wrote: JSONL or TSV, gzipped or not.
+
+    {"inputs": "2 + 2", "targets": "4"}
+    {"inputs": "Is it true?", "targets": "yes", "options": ["yes", "no"]}
+
+Optional fields: `options` (rank classification), `references` (other right
+answers), `definition` (the same in all rows of a task), `task` (a file of
+several tasks) and `id`. A TSV file has a header; its options and references are
+JSON lists.
+"""
+
+import csv
+import dataclasses
+import gzip
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hypertuning.data.rows import Row, RowTask
+from hypertuning.errors import UserError
+
+_TEXTS = ('inputs', 'targets', 'definition', 'task', 'id')
+_LISTS = ('options', 'references')
+FIELDS = (*_TEXTS, *_LISTS)
+_MOST_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What is wrong with a line of a file, and what to do."""
+
+  path: str
+  line: int
+  text: str
+
+  def __str__(self) -> str:
+    return f'{self.path}:{self.line}: {self.text}'
+
+
+def read(
+  path: str, fields: Mapping[str, str] | None = None, strip: bool = False
+) -> dict[str, RowTask]:
+  """The tasks of a file.
+
+  Args:
+    path: `.jsonl` or `.tsv`, with or without `.gz`.
+    fields: names in the file for those of `FIELDS` that it calls otherwise.
+    strip: leave out white space around texts, options and references.
+
+  Returns:
+    Task name to task; rows without `task` are of the task named like the file.
+
+  Raises:
+    UserError: names the file and the first lines that are wrong, and says why.
+  """
+  tasks, problems = check(path, fields, strip)
+  if problems:
+    shown = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
+    more = len(problems) - _MOST_SHOWN
+    raise UserError(shown + (f'\n... and {more} more' if more > 0 else ''))
+  return tasks
+
+
+def check(
+  path: str, fields: Mapping[str, str] | None = None, strip: bool = False
+) -> tuple[dict[str, RowTask], list[Problem]]:
+  """The tasks of a file, and all that is wrong with it.
+
+  Args:
+    path: see `read`.
+    fields: see `read`.
+    strip: see `read`.
+
+  Returns:
+    Tasks of the rows that are right, and a problem a wrong one.
+
+  Raises:
+    UserError: the file cannot be read at all, or a name of `fields` is unknown.
+  """
+  names = {field: field for field in FIELDS}
+  for field, name in (fields or {}).items():
+    if field not in names:
+      raise UserError(
+        f'There is no field {field!r}; fields are {", ".join(FIELDS)}.'
+      )
+    names[field] = name
+  problems: list[Problem] = []
+  rows: dict[str, list[Row]] = {}
+  definitions: dict[str, str] = {}
+  ids: dict[tuple[str, str], int] = {}
+  stem = pathlib.Path(path).name.split('.')[0]
+  for number, item in _items(path, problems):
+    if strip:
+      item = {name: _stripped(value) for name, value in item.items()}
+    try:
+      row, task, definition = _row(item, names)
+      task = task or stem
+      _once(item.get(names['id']), task, number, ids)
+      if definitions.setdefault(task, definition) != definition:
+        raise _Wrong(
+          f'{names["definition"]!r} differs from that of the first row of task '
+          f'{task!r}: give every row of a task the same'
+        )
+    except _Wrong as error:
+      problems.append(Problem(path, number, f'{error}.'))
+    else:
+      rows.setdefault(task, []).append(row)
+  if not rows and not problems:
+    problems.append(Problem(path, 1, 'no rows: write one example a line.'))
+  tasks = {
+    task: RowTask(found, definition=definitions[task])
+    for task, found in rows.items()
+  }
+  return tasks, sorted(problems, key=lambda problem: problem.line)
+
+
+class _Wrong(Exception):
+  """What is wrong with a row."""
+
+
+def _items(
+  path: str, problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Line number and fields of every row that can be parsed."""
+  lines = _lines(path, problems)
+  if path.removesuffix('.gz').endswith('.tsv'):
+    return _tsv(path, lines, problems)
+  return _jsonl(path, lines, problems)
+
+
+def _lines(path: str, problems: list[Problem]) -> list[tuple[int, str]]:
+  """Number and text of the lines that hold anything."""
+  try:
+    data = pathlib.Path(path).expanduser().read_bytes()
+    if path.endswith('.gz'):
+      data = gzip.decompress(data)
+  except (FileNotFoundError, IsADirectoryError) as error:
+    raise UserError(f'{path}: no such file.') from error
+  except (OSError, EOFError) as error:
+    raise UserError(f'{path}: cannot be read ({error}).') from error
+  found = []
+  for number, line in enumerate(data.split(b'\n'), start=1):
+    try:
+      text = line.decode('utf-8').rstrip('\r')
+    except UnicodeDecodeError as error:
+      problems.append(
+        Problem(path, number, f'not UTF-8 at byte {error.start}; convert it.')
+      )
+      continue
+    if text.strip():
+      found.append((number, text))
+  return found
+
+
+def _jsonl(
+  path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  for number, line in lines:
+    try:
+      item = json.loads(line)
+    except json.JSONDecodeError as error:
+      problems.append(
+        Problem(path, number, f'not JSON ({error.msg}, column {error.colno}).')
+      )
+      continue
+    if isinstance(item, dict):
+      yield number, item
+    else:
+      problems.append(Problem(path, number, 'not an object: write {...}.'))
+
+
+def _tsv(
+  path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  table = csv.reader(
+    (line for _, line in lines), delimiter='\t', quoting=csv.QUOTE_NONE
+  )
+  header: list[str] = []
+  for (number, _), cells in zip(lines, table, strict=True):
+    if not header:
+      header = cells
+    elif len(cells) != len(header):
+      problems.append(
+        Problem(
+          path,
+          number,
+          f'{len(cells)} columns, but the header has {len(header)}.',
+        )
+      )
+    else:
+      yield number, dict(zip(header, cells, strict=True))
+
+
+def _row(
+  item: Mapping[str, Any], names: Mapping[str, str]
+) -> tuple[Row, str, str]:
+  """A row, the name of its task and the task's definition."""
+  for field in ('inputs', 'targets'):
+    if item.get(names[field]) is None:
+      raise _Wrong(
+        f'no field {names[field]!r}; the row has {", ".join(map(repr, item))}'
+      )
+  texts = {field: _text(item, names[field]) for field in _TEXTS}
+  lists = {field: _list(item, names[field]) for field in _LISTS}
+  for field in ('inputs', 'targets'):
+    if not texts[field].strip():
+      raise _Wrong(f'{names[field]!r} is empty')
+  options = lists['options']
+  if options:
+    name = names['options']
+    if len(options) < 2:
+      raise _Wrong(f'{name!r} has one option: give two or more')
+    if len(set(options)) != len(options):
+      raise _Wrong(f'{name!r} has an option twice: {options}')
+    if texts['targets'] not in options:
+      raise _Wrong(
+        f'{names["targets"]!r} {texts["targets"]!r} is not one of {name!r} '
+        f'{options}'
+      )
+  row = Row(texts['inputs'], texts['targets'], options, lists['references'])
+  return row, texts['task'], texts['definition']
+
+
+def _stripped(value: Any) -> Any:
+  if isinstance(value, str):
+    return value.strip()
+  return [_stripped(x) for x in value] if isinstance(value, list) else value
+
+
+def _text(item: Mapping[str, Any], name: str) -> str:
+  value = item.get(name)
+  if value is None:
+    return ''
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    return str(value)  # ids and sums are numbers in many files
+  if not isinstance(value, str):
+    raise _Wrong(f'{name!r} must be a string, not {json.dumps(value)[:40]}')
+  return value
+
+
+def _list(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
+  value = item.get(name)
+  if isinstance(value, str):  # a cell of a TSV file
+    try:
+      value = json.loads(value) if value.strip() else []
+    except json.JSONDecodeError as error:
+      raise _Wrong(f'{name!r} must be a JSON list of strings') from error
+  if value is None:
+    return ()
+  if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+    raise _Wrong(f'{name!r} must be a list of strings')
+  return tuple(value)
+
+
+def _once(
+  row_id: Any, task: str, number: int, ids: dict[tuple[str, str], int]
+) -> None:
+  if row_id in (None, ''):
+    return
+  first = ids.setdefault((task, str(row_id)), number)
+  if first != number:
+    raise _Wrong(f'id {row_id!r} is that of line {first} already')

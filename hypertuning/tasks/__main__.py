@@ -1,0 +1,134 @@
+"""Lists tasks, shows what a model sees of one, checks a file of rows.
+
+python -m hypertuning.tasks list
+python -m hypertuning.tasks show toy --n 3
+python -m hypertuning.tasks validate mine.jsonl --shots 4
+"""
+
+import argparse
+import ast
+import importlib
+import pkgutil
+import sys
+
+from hypertuning.errors import UserError
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs a command; returns the exit code."""
+  options = _parser().parse_args(arguments)
+  try:
+    # Not before the arguments are right: TensorFlow takes seconds.
+    from hypertuning import show
+
+    return {'list': _list, 'show': _show, 'validate': _validate}[
+      options.command
+    ](options, show)
+  except UserError as error:
+    print(f'hypertuning.tasks: error: {error}', file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    'python -m hypertuning.tasks', description=__doc__, formatter_class=_RAW
+  )
+  commands = parser.add_subparsers(dest='command', required=True)
+  module = argparse.ArgumentParser(add_help=False)
+  module.add_argument(
+    '--module',
+    action='append',
+    default=[],
+    help='a module that registers tasks, beside those of tasks/',
+  )
+  commands.add_parser(
+    'list', parents=[module], help='the registered tasks and mixtures'
+  )
+  show = commands.add_parser(
+    'show',
+    parents=[module],
+    help='episodes of a task as the models see them, and their lengths',
+  )
+  show.add_argument('task')
+  show.add_argument('--n', type=int, default=3, help='episodes (3)')
+  show.add_argument('--split', default='train', help='of the task (train)')
+  show.add_argument(
+    '--lengths',
+    help="TASK_FEATURE_LENGTHS, such as \"{'hyper_inputs': 1024, 'inputs': "
+    "(1, 384), 'targets': (1, 128)}\"; nothing is cut without",
+  )
+  show.add_argument(
+    '--sample', type=int, default=200, help='episodes for statistics (200)'
+  )
+  validate = commands.add_parser(
+    'validate', help='whether a JSONL or TSV file of rows can be used'
+  )
+  validate.add_argument('file')
+  validate.add_argument('--shots', type=int, default=16, help='(16)')
+  validate.add_argument('--queries', type=int, default=1, help='(1)')
+  validate.add_argument(
+    '--field',
+    action='append',
+    default=[],
+    metavar='FIELD=NAME',
+    help='the name of a field in the file, such as inputs=question',
+  )
+  validate.add_argument(
+    '--vocabulary', help='a SentencePiece model to count tokens with (bytes)'
+  )
+  return parser
+
+
+def _import_all(modules: list[str]) -> None:
+  """Every module of tasks/, and those that were asked for."""
+  from hypertuning import pipelines, tasks
+
+  for found in pkgutil.iter_modules(tasks.__path__):
+    if not found.name.startswith('_'):
+      importlib.import_module(f'hypertuning.tasks.{found.name}')
+  for module in modules:
+    pipelines.import_tasks(module)
+
+
+def _list(options, show) -> int:  # noqa: ANN001
+  _import_all(options.module)
+  print('\n'.join(show.registered()))
+  return 0
+
+
+def _show(options, show) -> int:  # noqa: ANN001
+  _import_all(options.module)
+  lengths = None
+  if options.lengths is not None:
+    try:
+      lengths = ast.literal_eval(options.lengths)
+    except (SyntaxError, ValueError) as error:
+      raise UserError(f'--lengths {options.lengths!r}: not a dict.') from error
+  for line in show.describe(
+    options.task, options.split, options.n, lengths, options.sample
+  ):
+    print(line)
+  return 0
+
+
+def _validate(options, show) -> int:  # noqa: ANN001
+  from hypertuning.data import vocabularies
+
+  vocabulary = vocabularies.byte_vocabulary()
+  if options.vocabulary:
+    vocabulary = vocabularies.sentencepiece(options.vocabulary)
+  lines, usable = show.describe_file(
+    options.file,
+    show.parse_fields(options.field),
+    options.shots,
+    options.queries,
+    vocabulary,
+  )
+  print('\n'.join(lines))
+  return 0 if usable else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,104 @@
+"""One's own tasks: a JSONL or TSV file, and a line of gin or Python.
+
+    from hypertuning.tasks import own
+
+    MIXTURE_OR_TASK_NAME = @own.task_file()
+    own.task_file.name = 'mine'
+    own.task_file.train = '/path/to/train.jsonl'
+    own.task_file.validation = '/path/to/validation.jsonl'
+
+`hypertuning.data.row_files` says what a line looks like. A task of the
+validation file that is in the training file too shows examples from there;
+others show their own rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import seqio
+
+from hypertuning.data import metrics, registry, row_files
+from hypertuning.data.fewshot import Markers
+from hypertuning.data.registry import Splits
+from hypertuning.data.rows import RowTask, Tasks
+from hypertuning.errors import UserError
+
+METRICS = {
+  'exact_match': metrics.exact_match,
+  'rouge_l': metrics.rouge_l,
+  'macro_f1': metrics.macro_f1,
+}
+
+
+def task_file(
+  name: str,
+  train: str,
+  validation: str | None = None,
+  shots: int = 16,
+  queries: int = 1,
+  balanced: bool = False,
+  draws: int = 1,
+  metric: str = 'exact_match',
+  fields: Mapping[str, str] | None = None,
+  vocabulary: seqio.Vocabulary | None = None,
+  markers: Markers | None = None,
+) -> str:
+  """Registers the tasks of one or two files; returns the name.
+
+  Files are read, and refused, here and not when training has started.
+
+  Args:
+    name: of the task.
+    train: file of the rows to train on, and to show.
+    validation: file of the rows to evaluate on.
+    shots: examples an episode shows.
+    queries: examples an episode asks.
+    balanced: show every target equally often.
+    draws: of shots for every validation row.
+    metric: one of `METRICS`. Rows with options give accuracy as well, under
+      the name `<name>_score_eval`.
+    fields: names in the files, such as `{'inputs': 'question'}`.
+    vocabulary: bytes by default.
+    markers: text instead of the two separators.
+
+  Raises:
+    UserError: a file or a row is wrong, a task has too few rows, or there is no
+      such metric.
+  """
+  if metric not in METRICS:
+    raise UserError(
+      f'own.task_file.metric = {metric!r}: give one of {", ".join(METRICS)}.'
+    )
+  shown = row_files.read(train, fields)
+  splits: Splits = {'train': functools.partial(dict, shown)}
+  if validation is not None:
+    asked = row_files.read(validation, fields)
+    splits = {**splits, 'validation': lambda: _with_pools(asked, shown)}
+  options = all(row.options for task in shown.values() for row in task.rows)
+  registry.add_episodes(
+    name,
+    splits,
+    shots,
+    queries,
+    balanced=balanced,
+    draws=draws,
+    options=options,
+    markers=markers,
+    vocabulary=vocabulary,
+    metric_fns=(METRICS[metric],),
+  )
+  for split in splits:  # a task that is too small is found now
+    seqio.TaskRegistry.get(name).source.check(split)
+  return name
+
+
+def _with_pools(
+  asked: Mapping[str, RowTask], shown: Mapping[str, RowTask]
+) -> Tasks:
+  return {
+    name: dataclasses.replace(task, pool=shown[name].rows)
+    if name in shown
+    else task
+    for name, task in asked.items()
+  }
