@@ -1,0 +1,156 @@
+"""P3's prompts: templates of promptsource, rendered over raw rows.
+
+promptsource itself needs libraries of 2022; its rules are few (its
+`templates.py`), and ours gives the rows of P3 byte for byte.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import yaml
+
+from hypertuning.data.rows import Row
+from hypertuning.errors import UserError
+
+_PIPES, _PIPES_ESCAPED = '|||', '3ed2dface8203c4c9dfb1a5dc58e41e0'
+_LONGEST = 2048  # characters of a field
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """A prompt of a data set.
+
+  Attributes:
+    task: P3's name of the task: data set, subset and prompt.
+    name: of the prompt.
+    jinja: input and target.
+    answer_choices: jinja of the options, or None.
+    original_task: whether it is one of those that T0 is evaluated with.
+  """
+
+  task: str
+  name: str
+  jinja: str
+  answer_choices: str | None = None
+  original_task: bool = True
+
+  def render(self, example: Mapping[str, Any], seed: int = 0) -> Row | None:
+    """A row, or None where the prompt has no text or target for it.
+
+    Args:
+      example: the raw row.
+      seed: of the prompts that choose at random.
+
+    Raises:
+      UserError: the row lacks a field that the prompt names.
+    """
+    values: dict[str, Any] = dict(_escaped(example))
+    # The filter of the compiled template draws from the seed of this row.
+    _environment().filters['choice'] = random.Random(seed).choice
+    try:
+      options: list[str] = []
+      if self.answer_choices:
+        said = _compiled(self.answer_choices).render(values)
+        options = [_unescaped(part.strip()) for part in said.split(_PIPES)]
+        values['answer_choices'] = options
+      jinja = self.jinja.replace('}}', f' | string | truncate({_LONGEST}) }}}}')
+      parts = _compiled(jinja).render(values).split(_PIPES)
+    except jinja2.UndefinedError as error:
+      raise UserError(
+        f'Prompt {self.task}: {error}; the row has {", ".join(example)}.'
+      ) from error
+    if len(parts) < 2:
+      return None
+    inputs, targets = (_unescaped(part.strip()) for part in parts[:2])
+    if not inputs or not targets:
+      return None
+    return Row(inputs, targets, tuple(options))
+
+
+def read_templates(path: str, task_prefix: str) -> list[Template]:
+  """The prompts of a `templates.yaml`.
+
+  Args:
+    path: of the file.
+    task_prefix: of the tasks' names, such as `super_glue_cb`.
+
+  Raises:
+    UserError: no such file, or not a file of templates.
+  """
+  try:
+    loaded = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
+    found = loaded['templates'].values()
+    return [
+      Template(
+        task=task_name(task_prefix, template['name']),
+        name=template['name'],
+        jinja=template['jinja'],
+        answer_choices=template['answer_choices'],
+        original_task=bool(
+          (template.get('metadata') or {}).get('original_task')
+        ),
+      )
+      for template in found
+    ]
+  except FileNotFoundError as error:
+    raise UserError(f'{path}: no such file of templates.') from error
+  except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+      f'{path}: not a templates.yaml of promptsource ({error}).'
+    ) from error
+
+
+def task_name(prefix: str, name: str) -> str:
+  """P3's name of a task."""
+  return re.sub(r'[^\w\d\._]+', '_', f'{prefix}_{name}')
+
+
+class _Loader(yaml.SafeLoader):
+  """Reads `!Template` and `!TemplateMetadata` as mappings."""
+
+
+def _mapping(loader: Any, unused_suffix: str, node: Any) -> dict[str, Any]:
+  return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_multi_constructor('!Template', _mapping)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+  # A field that is not there must not become an empty target.
+  environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+  environment.globals['zip'] = zip
+  environment.filters['most_frequent'] = _most_frequent
+  return environment
+
+
+@functools.cache
+def _compiled(jinja: str) -> jinja2.Template:
+  return _environment().from_string(jinja)
+
+
+def _most_frequent(items: Sequence[Any]) -> list[Any]:
+  counts = Counter(items).most_common()
+  return [item for item, count in counts if count == counts[0][1]]
+
+
+def _escaped(value: Any) -> Any:
+  if isinstance(value, str):
+    return value.replace(_PIPES, _PIPES_ESCAPED)
+  if isinstance(value, Mapping):
+    return {name: _escaped(item) for name, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_escaped(item) for item in value]
+  return value
+
+
+def _unescaped(text: str) -> str:
+  return text.replace(_PIPES_ESCAPED, _PIPES)

@@ -1,0 +1,178 @@
+"""MetaICL: its settings, its files, its direct format, k = 16.
+
+A folder as its repository makes it: `config/<setting>.json`,
+`config/tasks/<task>.json` (or `tasks.json`, all of them in one), and
+`data/<task>/<task>_<k>_<seed>_{train,test}.jsonl`, lines of `input`, `output`
+and `options`. The data itself is built by MetaICL's own scripts.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import seqio
+
+from hypertuning import aggregation
+from hypertuning.data import metrics, registry, row_files
+from hypertuning.data.fewshot import SCORE_EVAL, Markers
+from hypertuning.data.rows import RowTask
+from hypertuning.errors import UserError
+
+SETTINGS = (
+  'hr_to_lr',
+  'class_to_class',
+  'non_class_to_class',
+  'qa_to_qa',
+  'non_qa_to_qa',
+  'non_nli_to_nli',
+  'non_paraphrase_to_paraphrase',
+)
+SEEDS = (100, 13, 21, 42, 87)
+TRAIN_K, TRAIN_SEED = 16384, 100
+FIELDS = {'inputs': 'input', 'targets': 'output'}
+# MetaICL's direct format: the input, a line break, the output, three of them.
+MARKERS = Markers(definition='', inputs='\n\n\n', targets='\n')
+
+
+def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
+  """Names of the `train` or `test` tasks of a setting.
+
+  Raises:
+    UserError: no such setting, or no file of it.
+  """
+  if setting not in SETTINGS:
+    raise UserError(
+      f'metaicl.setting = {setting!r}: give one of {", ".join(SETTINGS)}.'
+    )
+  return _json(pathlib.Path(folder, 'config', f'{setting}.json'))[split]
+
+
+def train(
+  folder: str,
+  setting: str = 'hr_to_lr',
+  k: int = 16,
+  queries: int = 1,
+  symbol_labels: Sequence[str] | None = None,
+  train_episodes: int | None = None,
+  vocabulary: seqio.Vocabulary | None = None,
+  markers: Markers | None = None,
+) -> str:
+  """Registers meta-training on a setting, every task as often; returns a name.
+
+  Args:
+    folder: see the module.
+    setting: one of `SETTINGS`.
+    k: examples an episode shows.
+    queries: examples an episode asks.
+    symbol_labels: see `registry.add_episodes`.
+    train_episodes: see `registry.add_episodes`.
+    vocabulary: bytes by default.
+    markers: separators by default; `MARKERS` is MetaICL's own format.
+
+  Raises:
+    UserError: no such setting; a file that is not there when it is first read.
+  """
+  names = setting_tasks(folder, setting, 'train')
+
+  def tasks() -> dict[str, RowTask]:
+    return {
+      name: _read(folder, name, TRAIN_K, TRAIN_SEED, 'train') for name in names
+    }
+
+  return registry.add_episodes(
+    f'metaicl_{setting}_train',
+    {'train': tasks},
+    k,
+    queries,
+    symbol_labels=symbol_labels,
+    train_episodes=train_episodes,
+    vocabulary=vocabulary,
+    markers=markers,
+  )
+
+
+def test(
+  folder: str,
+  setting: str = 'hr_to_lr',
+  k: int = 16,
+  seeds: Sequence[int] = SEEDS,
+  vocabulary: seqio.Vocabulary | None = None,
+  markers: Markers | None = None,
+) -> str:
+  """Registers a task a test task and seed of the shots; returns a mixture.
+
+  Options are scored by the mean log-probability of a token. The metric `score`
+  is macro-F1 of classification, accuracy of other tasks.
+
+  Args:
+    folder: see the module.
+    setting: one of `SETTINGS`.
+    k: examples shown: all that the file of a seed has.
+    seeds: of MetaICL's draws of shots.
+    vocabulary: bytes by default.
+    markers: see `train`.
+
+  Raises:
+    UserError: no such setting; a file that is not there when it is first read.
+  """
+  kinds = _json(pathlib.Path(folder, 'tasks.json'))
+
+  def tasks(name: str, seed: int) -> dict[str, RowTask]:
+    pool = _read(folder, name, k, seed, 'train').rows
+    return {name: RowTask(_read(folder, name, k, seed, 'test').rows, pool=pool)}
+
+  members = []
+  for name in setting_tasks(folder, setting, 'test'):
+    is_label = kinds.get(name, {}).get('task_type') == 'classification'
+    for seed in seeds:
+      task = f'metaicl_{name.replace("-", "_")}_{seed}'
+      registry.add_episodes(
+        task,
+        {'validation': functools.partial(tasks, name, seed)},
+        k,
+        options=True,
+        vocabulary=vocabulary,
+        markers=markers,
+        score_metric_fns=(_label_score if is_label else _choice_score,),
+      )
+      members.append(task + SCORE_EVAL)
+  return registry.add_mixture(
+    f'metaicl_{setting}_test', dict.fromkeys(members, 1.0)
+  )
+
+
+def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
+  """Means over seeds, then over tasks; and the same of every worst seed."""
+
+  def task_of(task: str) -> str:
+    return task.removesuffix(SCORE_EVAL).rpartition('_')[0]
+
+  worst = aggregation.worst(results, task_of, 'score')
+  return aggregation.grouped(results, task_of) + worst
+
+
+def _label_score(targets: Any, scores: Any) -> dict[str, float]:
+  """MetaICL's number of a classification task: macro-F1."""
+  return {'score': metrics.mean_rank_macro_f1(targets, scores)['macro_f1']}
+
+
+def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
+  """MetaICL's number of other tasks: accuracy."""
+  return {'score': metrics.mean_rank_accuracy(targets, scores)['accuracy']}
+
+
+def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
+  path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
+  (read,) = row_files.read(str(path), FIELDS).values()
+  return read
+
+
+def _json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except OSError as error:
+    raise UserError(f'{path}: no such file of MetaICL.') from error
+  except ValueError as error:
+    raise UserError(f'{path}: not JSON ({error}).') from error
