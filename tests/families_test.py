@@ -300,7 +300,7 @@ def families(small, real):
   name = p3.t0_train(folder, shots=4, queries=2, vocabulary=vocabulary)
   folder, datasets = (
     str(shared.DATA / 'p3_heldout'),
-    ('super_glue_copa', 'anli'),
+    ('super_glue_cb', 'anli_GPT_3'),
   )
   held_out = p3.held_out(
     folder, shots=4, datasets=datasets, vocabulary=vocabulary
