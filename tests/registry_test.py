@@ -180,6 +180,18 @@ def test_pool_too_small_and_shots_at_most():
   assert shown == [2, 2, 2, 3, 3]
 
 
+def test_rows_can_be_their_own_pool():
+  both = rows(0, 6)
+  tasks = {name: RowTask(both, pool=both) for name in 'ab'}
+  registry.add_episodes('both', {'validation': lambda: tasks}, shots=5)
+  episodes = examples('both')
+  assert [e['task'] for e in episodes] == [b'a'] * 6 + [b'b'] * 6
+  for episode in episodes:
+    said = vocabularies.readable(VOCABULARY, episode['hyper_inputs'])
+    shown = set(re.findall(r'<input> (\d)', said))
+    assert shown == set('012345') - {episode['inputs_pretokenized'][0].decode()}
+
+
 def test_markers_and_definitions_in_a_short_room():
   registry.add_episodes(
     'marked',

@@ -191,21 +191,22 @@ class _Table:
         'of them more.'
       )
     rows: list[Row] = []
-    spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    asked: list[tuple[int, int]] = []
+    shown: list[tuple[int, int]] = []
     group: list[int] = []
     label: list[int] = []
     for name, task in tasks.items():
       _check_size(name, task, shots, queries)
       groups: dict[str, int] = {}
       labels: dict[str, int] = {}
-      for part in (task.rows, task.pool):
-        if part is not None:
-          span = (len(rows), len(rows) + len(part))
-          rows += part
-        spans[part is task.rows].append(span)
-        for row in part or ():
-          group.append(groups.setdefault(row.inputs, len(groups)))
-          label.append(labels.setdefault(row.targets, len(labels)))
+      for part, spans in ((task.rows, asked), (task.pool, shown)):
+        if part is None:  # the rows themselves are shown
+          spans.append(asked[-1])
+          continue
+        spans.append((len(rows), len(rows) + len(part)))
+        rows += part
+        group += [groups.setdefault(r.inputs, len(groups)) for r in part]
+        label += [labels.setdefault(r.targets, len(labels)) for r in part]
     extra = {
       name: [list(getattr(row, name)) for row in rows]
       for name in ('options', 'references')
@@ -218,8 +219,8 @@ class _Table:
         definition=tf.constant([task.definition for task in tasks.values()]),
         key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
         rate=tf.constant(np.cumsum(rates) / rates.sum()),
-        asked=tf.constant(spans[True], tf.int64),
-        shown=tf.constant(spans[False], tf.int64),
+        asked=tf.constant(asked, tf.int64),
+        shown=tf.constant(shown, tf.int64),
         inputs=tf.constant([row.inputs for row in rows]),
         targets=tf.constant([row.targets for row in rows]),
         extra={

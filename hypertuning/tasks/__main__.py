@@ -10,6 +10,7 @@ import ast
 import importlib
 import pkgutil
 import sys
+import types
 
 from hypertuning.errors import UserError
 
@@ -92,13 +93,13 @@ def _import_all(modules: list[str]) -> None:
     pipelines.import_tasks(module)
 
 
-def _list(options, show) -> int:  # noqa: ANN001
+def _list(options: argparse.Namespace, show: types.ModuleType) -> int:
   _import_all(options.module)
   print('\n'.join(show.registered()))
   return 0
 
 
-def _show(options, show) -> int:  # noqa: ANN001
+def _show(options: argparse.Namespace, show: types.ModuleType) -> int:
   _import_all(options.module)
   lengths = None
   if options.lengths is not None:
@@ -113,7 +114,7 @@ def _show(options, show) -> int:  # noqa: ANN001
   return 0
 
 
-def _validate(options, show) -> int:  # noqa: ANN001
+def _validate(options: argparse.Namespace, show: types.ModuleType) -> int:
   from hypertuning.data import vocabularies
 
   vocabulary = vocabularies.byte_vocabulary()
