@@ -23,14 +23,13 @@ import seqio
 import tensorflow as tf
 
 from hypertuning import (
-  aggregation,
   evaluation,
   gin_utils,
   pipelines,
   summaries,
   training,
 )
-from hypertuning.data import fewshot
+from hypertuning.data import aggregation, fewshot
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.partitioning import Partitioner

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Sets up everything that the tests need, and runs them: about 10 minutes on two
-# CPU cores after the installation.
+# Sets up everything that the tests need, and runs them but the slowest: about 9
+# minutes on two CPU cores after the installation.
 #
 #   launch/test.sh                 # in .venv, which is made if it is missing
+#   launch/test.sh -m ''           # the slowest as well, as .ci/run does
 #   VENV=/tmp/venv launch/test.sh tests/train_test.py -k resume
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,4 +18,5 @@ fi
 "$venv/bin/ruff" format --check --quiet .
 "$venv/bin/mypy"
 # Two at a time: a test waits about half of its time for files and processes.
-exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=worksteal "$@"
+exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=worksteal \
+  -m "not slow" "$@"

@@ -14,8 +14,7 @@ from typing import Any
 
 import seqio
 
-from hypertuning import aggregation
-from hypertuning.data import metrics, registry, row_files
+from hypertuning.data import aggregation, metrics, registry, row_files
 from hypertuning.data.fewshot import SCORE_EVAL, Markers
 from hypertuning.data.rows import RowTask
 from hypertuning.errors import UserError

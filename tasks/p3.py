@@ -18,8 +18,8 @@ from typing import Any
 
 import seqio
 
-from hypertuning import aggregation
 from hypertuning.data import (
+  aggregation,
   metrics,
   promptsource,
   registry,

@@ -8,9 +8,8 @@ import runner
 import seqio
 import shared
 
-from hypertuning import aggregation
 from hypertuning import eval as eval_lib
-from hypertuning.data import vocabularies
+from hypertuning.data import aggregation, vocabularies
 from hypertuning.errors import UserError
 from hypertuning.tasks import metaicl, natural_instructions, own, p3
 
@@ -309,6 +308,7 @@ def families(small, real):
   yield own_task(small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'real', [False, pytest.param(True, marks=shared.needed)]
 )

@@ -117,6 +117,7 @@ def test_state_lies_where_its_axes_say(make):
     assert len(moments) == 2 * len(weights) > 0
 
 
+@pytest.mark.slow
 def test_losses_do_not_depend_on_how_devices_are_used(tmp_path):
   arguments = {
     'model_': runner.model(dropout_rate=0.0),

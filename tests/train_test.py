@@ -79,6 +79,7 @@ def test_finished_run_says_so(tmp_path, capsys):
   assert 'finished' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'regex, moves', [('hypermodel/.*', 'hyper'), ('downstream/.*', 'down')]
 )
