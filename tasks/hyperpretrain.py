@@ -194,9 +194,7 @@ def _add(
   vocabulary: seqio.Vocabulary | None,
 ) -> str:
   vocabulary = vocabulary or vocabularies.byte_vocabulary()
-  if name in seqio.TaskRegistry.names():  # gin may ask for it again
-    seqio.TaskRegistry.remove(name)
-  seqio.TaskRegistry.add(
+  registry.add_task(
     name,
     source=source,
     preprocessors=[

@@ -20,7 +20,6 @@ import seqio
 
 from hypertuning.data import (
   aggregation,
-  metrics,
   promptsource,
   registry,
   row_files,
@@ -272,7 +271,6 @@ def _add_prompt(
     draws=draws,
     options=all(row.options for row in rows),
     vocabulary=vocabulary,
-    score_metric_fns=(metrics.rank_accuracy,),
   )
 
 

@@ -43,7 +43,7 @@ class EpisodeSource(seqio.DataSource):
     balanced: bool = False,
     visits: int | None = 4,
     draws: int = 1,
-    train_episodes: int = _ENDLESS,
+    train_episodes: int | None = None,
     at_most: bool = False,
   ) -> None:
     """Describes the episodes; rows are made at the first use of a split.
@@ -60,9 +60,12 @@ class EpisodeSource(seqio.DataSource):
         turn; None asks every row once a draw of shots, with the same shots for
         all of a task.
       draws: how many draws of shots with `visits` None.
-      train_episodes: of `train`; give a number to write them to a cache.
+      train_episodes: of `train`, endless if None; give a number to write them
+        to a cache.
       at_most: a task with fewer rows to show than `shots` shows them all.
     """
+    if train_episodes is None:
+      train_episodes = _ENDLESS
     if isinstance(shots, int):
       shots = dict.fromkeys(tasks, shots)
     for name, value, least in (

@@ -46,7 +46,6 @@ class Markers:
 def options_as_queries(
   ds: tf.data.Dataset,
   sequence_length: Mapping[str, Any] | None,
-  questions: int = 1,
 ) -> tf.data.Dataset:
   """Preprocessor: every option of a query becomes a query, for its score.
 
@@ -54,25 +53,24 @@ def options_as_queries(
   shots, and phi.
 
   Args:
-    ds: elements of an `EpisodeSource` whose rows have options.
+    ds: elements of an `EpisodeSource` of one query, whose rows have options.
     sequence_length: seqio's lengths; None checks nothing.
-    questions: how many an episode asks.
 
   Returns:
     Elements with the further features `question`, the number of the query, and
     `is_correct`, whether the option is its target, int32 `[queries]`.
 
   Raises:
-    UserError: no options, or no room for those of all questions.
+    UserError: no options, or no room for those of a question.
   """
   if 'query_options' not in ds.element_spec:
     raise UserError('Rank classification needs tasks with options; none has.')
-  needed = questions * ds.element_spec['query_options'].shape[1]
+  needed = ds.element_spec['query_options'].shape[1]
   room = (sequence_length or {}).get('inputs')
   if room and room[0] < needed:
     raise UserError(
       f"TASK_FEATURE_LENGTHS['inputs'] = {room!r} has room for {room[0]} "
-      f'queries, but {questions} question(s) have up to {needed} options: give '
+      f'queries, but a question has up to {needed} options: give '
       f"({needed}, {room[1]}), and {needed} for 'targets' as well."
     )
 

@@ -5,6 +5,7 @@ episode as `texts` or `ranked_options` give it, and returns percentages.
 """
 
 import functools
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -204,7 +205,7 @@ def _pairs(
 
 
 def _normalised(value: str) -> str:
-  kept = (c for c in value.lower() if c not in _PUNCTUATION)
+  kept = (c for c in value.lower() if c not in string.punctuation)
   return ' '.join(''.join(kept).split())
 
 
@@ -213,6 +214,3 @@ def _rouge_scorer() -> Any:
   from rouge_score import rouge_scorer  # imports nltk: seconds
 
   return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=True)
-
-
-_PUNCTUATION = frozenset('!"#$%&\'()*+,-./:;<=>?@[\\]^_`{|}~')

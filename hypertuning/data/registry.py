@@ -79,14 +79,16 @@ def add_episodes(
     relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
 
   def source(asked: int) -> EpisodeSource:
-    counts: dict[str, Any] = {
-      'visits': visits,
-      'draws': draws,
-      'at_most': at_most,
-    }
-    if train_episodes is not None:
-      counts['train_episodes'] = train_episodes
-    return EpisodeSource(splits, shots, asked, balanced=balanced, **counts)
+    return EpisodeSource(
+      splits,
+      shots,
+      asked,
+      balanced=balanced,
+      visits=visits,
+      draws=draws,
+      train_episodes=train_episodes,
+      at_most=at_most,
+    )
 
   asked = source(queries)
   ranked = source(1) if options else None
@@ -125,6 +127,13 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> str:
   return name
 
 
+def add_task(name: str, **kwargs: Any) -> None:
+  """Registers a seqio task, in place of an older one: gin may ask again."""
+  if name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(name, **kwargs)
+
+
 def _add(
   name: str,
   source: EpisodeSource,
@@ -133,9 +142,7 @@ def _add(
   postprocess_fn: Callable[..., Any],
   metric_fns: MetricFns,
 ) -> None:
-  if name in seqio.TaskRegistry.names():  # gin may ask for it again
-    seqio.TaskRegistry.remove(name)
-  seqio.TaskRegistry.add(
+  add_task(
     name,
     source=source,
     # What is drawn can be cached; what is shown of it depends on the lengths.
