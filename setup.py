@@ -48,6 +48,7 @@ setuptools.setup(
     'numpy>=2.4.6',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
+    'pyarrow>=26.0.1',
     'pyyaml>=6.0.3',
     'rouge-score>=0.1.2',
     'safetensors>=0.8.0',
@@ -60,6 +61,7 @@ setuptools.setup(
   extras_require={
     'test': [
       'hypothesis>=6.170',
+      'importlib-resources>=7.1',  # TFDS needs it to write a data set
       'mypy>=2.4.1',
       'pytest>=9.2',
       'pytest-xdist>=3.8',

@@ -1,39 +1,27 @@
 """P3 / T0: the training mixture, and the held-out sets with their prompts.
 
-Rows come from JSON lines in the layout of P3's files today,
-
-    {"task": "super_glue_cb_can_we_infer", "inputs_pretokenized": "...",
-     "targets_pretokenized": "Yes", "answer_choices": ["Yes", "No", "Maybe"]}
-
-or are rendered from a data set's raw rows and a templates file. A folder holds
-files of many prompts, `<data set>.jsonl[.gz]` (or `<data set>.train.jsonl` and
-`<data set>.validation.jsonl`), and T0's table, `t0_mixture_table.jsonl`.
+Rendered rows are read from a folder of P3's files (parquet, TFRecords or JSON
+lines: `hypertuning.data.p3_files` has the layouts), or rendered here from a
+data set's raw rows and promptsource's templates.
 """
 
 import functools
-import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import seqio
 
 from hypertuning.data import (
   aggregation,
+  p3_files,
   promptsource,
   registry,
-  row_files,
   vocabularies,
 )
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.errors import UserError
 
-FIELDS = {
-  'inputs': 'inputs_pretokenized',
-  'targets': 'targets_pretokenized',
-  'options': 'answer_choices',
-}
 # T0's held-out data sets, by the start of their prompts' names.
 HELD_OUT = (
   'anli',
@@ -46,46 +34,6 @@ HELD_OUT = (
   'winogrande_winogrande_xl',
 )
 _ROUNDS = ('r1', 'r2', 'r3')
-BLACK_LIST = ('gigaword_summarize_',)  # as in T0's code
-CAP = 500_000
-
-
-def rate(train_size: int, prompts: int, cap: int = CAP) -> int:
-  """The rate of one prompt of a data set in T0's mixture.
-
-  As T0's code has it: the cap is divided among the prompts, but the size of a
-  data set below it is not.
-  """
-  return cap // prompts if train_size > cap else train_size
-
-
-def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
-  """Rates of the prompts of T0's training mixture.
-
-  Args:
-    path: `t0_mixture_table.jsonl`, a data set a line.
-    kind: `BASE` for T0, `GPT` for what T0+ adds, `SGLUE` for what T0++ adds.
-
-  Raises:
-    UserError: no such file, or a line without a field.
-  """
-  rates: dict[str, int] = {}
-  try:
-    lines = pathlib.Path(path).read_text('utf-8').splitlines()
-  except OSError as error:
-    raise UserError(f'{path}: no such table of T0 data sets.') from error
-  for number, line in enumerate(lines, start=1):
-    try:
-      item = json.loads(line)
-      if item['do_train'] != kind:
-        continue
-      each = rate(item['train_size'], item['num_prompts'])
-      rates |= dict.fromkeys(item['prompts'], each)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-      raise UserError(f'{path}:{number}: no row of the table ({error}).') from (
-        error
-      )
-  return {name: x for name, x in rates.items() if name not in BLACK_LIST}
 
 
 def t0_train(
@@ -95,6 +43,7 @@ def t0_train(
   shots: int = 16,
   queries: int = 1,
   longest_mean: int | None = 320,
+  most_rows: int | None = 10_000,
   train_episodes: int | None = None,
   vocabulary: seqio.Vocabulary | None = None,
 ) -> str:
@@ -106,12 +55,14 @@ def t0_train(
   Args:
     folder: of P3's files.
     name: of the task.
-    table: T0's table; that of the folder by default. Prompts of the table
-      without rows in the folder are left out.
+    table: T0's table; the folder's `t0_mixture_table.jsonl` by default. Its
+      prompts without rows in the folder are left out.
     shots: examples an episode shows, of the same prompt.
     queries: examples an episode asks.
     longest_mean: prompts whose inputs have more tokens than this on average are
       left out, as HyperTuning does; None keeps all.
+    most_rows: of a prompt that are kept in memory, at equal distances in its
+      files; rates do not change. None keeps all.
     train_episodes: see `registry.add_episodes`.
     vocabulary: bytes by default.
 
@@ -122,10 +73,10 @@ def t0_train(
   table = table or str(pathlib.Path(folder, 't0_mixture_table.jsonl'))
 
   def train() -> Mapping[str, RowTask]:
-    rates = read_table(table)
+    rates = p3_files.read_table(table)
     found = {
       task: RowTask(rows, rate=rates[task])
-      for task, rows in _rows(_files(folder, '*.jsonl*')).items()
+      for task, rows in p3_files.rows(folder, 'train', most_rows).items()
       if task in rates and _fits(rows, shots + queries)
     }
     kept = {
@@ -155,6 +106,7 @@ def held_out(
   queries: int = 1,
   draws: int = 1,
   datasets: Sequence[str] = HELD_OUT,
+  most_rows: int | None = None,
   vocabulary: seqio.Vocabulary | None = None,
 ) -> str:
   """Registers T0's held-out sets, a task a prompt; returns the mixture's name.
@@ -163,21 +115,22 @@ def held_out(
   by the summed log-probability, shots from the training rows of the prompt.
 
   Args:
-    folder: of P3's files, `<data set>.train.jsonl` and `.validation.jsonl`.
+    folder: of P3's files, of the splits `train` and `validation`.
     name: of the mixture.
     shots: examples an episode shows, of the same prompt.
     queries: of the tasks that generate text.
     draws: of shots for every row.
     datasets: starts of the names of the prompts.
+    most_rows: of a prompt, see `t0_train`.
     vocabulary: bytes by default.
 
   Raises:
     UserError: no files, or no rows of the data sets.
   """
-  pools = _rows(_files(folder, '*.train.jsonl*'))
+  pools = p3_files.rows(folder, 'train', most_rows)
   asked = {
     task: rows
-    for task, rows in _rows(_files(folder, '*.validation.jsonl*')).items()
+    for task, rows in p3_files.rows(folder, 'validation', most_rows).items()
     if task.startswith(tuple(datasets))
   }
   if not asked:
@@ -204,8 +157,8 @@ def templates(
 
   Args:
     file: promptsource's `templates.yaml`.
-    train: JSON lines of raw rows to show.
-    validation: JSON lines of raw rows to ask.
+    train: raw rows to show, see `p3_files.raw_rows`.
+    validation: raw rows to ask.
     prefix: of the tasks, such as `super_glue_cb`; the mixture's name.
     shots: examples an episode shows, of the same prompt.
     queries: of the tasks that generate text.
@@ -216,7 +169,7 @@ def templates(
   Raises:
     UserError: a file is wrong, or a row lacks a field of a prompt.
   """
-  raw = {path: _raw_rows(path) for path in (train, validation)}
+  raw = {path: list(p3_files.raw_rows(path)) for path in (train, validation)}
   names = []
   for template in promptsource.read_templates(file, prefix):
     if only_original and not template.original_task:
@@ -272,36 +225,6 @@ def _add_prompt(
     options=all(row.options for row in rows),
     vocabulary=vocabulary,
   )
-
-
-def _files(folder: str, pattern: str) -> list[pathlib.Path]:
-  skipped = ('index.jsonl', 't0_mixture_table.jsonl')
-  found = sorted(pathlib.Path(folder).expanduser().glob(pattern))
-  found = [path for path in found if path.name not in skipped]
-  if not found:
-    raise UserError(f'{folder}: no files {pattern} of P3.')
-  return found
-
-
-def _rows(files: Iterable[pathlib.Path]) -> dict[str, list[Row]]:
-  """Rows of every prompt; what repeats is kept once."""
-  found: dict[str, dict[tuple[str, str], Row]] = {}
-  for path in files:
-    for task, read in row_files.read(str(path), FIELDS, strip=True).items():
-      rows = found.setdefault(task, {})
-      for row in read.rows:
-        rows.setdefault((row.inputs, row.targets), row)
-  return {task: list(rows.values()) for task, rows in found.items()}
-
-
-def _raw_rows(path: str) -> list[dict[str, Any]]:
-  try:
-    lines = pathlib.Path(path).read_text('utf-8').splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
-  except OSError as error:
-    raise UserError(f'{path}: no such file of raw rows.') from error
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON lines in UTF-8 ({error}).') from error
 
 
 def _fits(rows: Sequence[Row], needed: int) -> bool:

@@ -12,7 +12,7 @@ from hypertuning import eval as eval_lib
 from hypertuning import infer as infer_lib
 from hypertuning import pipelines, task_files
 from hypertuning.adapters import io
-from hypertuning.data import episodes, fewshot, vocabularies
+from hypertuning.data import episodes, fewshot, metrics, vocabularies
 from hypertuning.errors import UserError
 
 MODES = ('generated', 'other', 'none')
@@ -91,6 +91,18 @@ def test_predictions_agree_with_the_results(results):
     lengths = [min(len(vocabulary.encode(x['target'])) + 1, 4) for x in own]
     total = -sum(x['log_likelihood'] for x in own)
     assert row['loss'] == pytest.approx(total / sum(lengths), rel=1e-5)
+
+
+def test_spread_over_draws_of_shots():
+  targets, draws = [[['a']], [['b']]] * 3, [0, 0, 1, 1, 2, 2]
+  said = [['a'], ['b'], ['a'], ['x'], ['x'], ['x']]
+  found = eval_lib._metrics([metrics.exact_match], targets, said, draws)
+  assert found['accuracy'] == pytest.approx(50.0)
+  # 100, 50 and 0 percent.
+  assert found['accuracy_std'] == pytest.approx(50.0)
+  assert found['accuracy_stderr'] == pytest.approx(100 * (0.3 / 6) ** 0.5)
+  once = eval_lib._metrics([metrics.exact_match], targets, said, [0] * 6)
+  assert 'accuracy_std' not in once
 
 
 def test_table_is_markdown_with_errors(results):

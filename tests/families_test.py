@@ -1,113 +1,25 @@
-"""P3, Super-NaturalInstructions, MetaICL and one's own files, end to end."""
+"""What the families read, and how many of it there is."""
 
-import gzip
-import json
-
+import family_files
 import pytest
-import runner
 import seqio
 import shared
 
-from hypertuning import eval as eval_lib
-from hypertuning.data import aggregation, vocabularies
+from hypertuning.data import aggregation, p3_files
 from hypertuning.errors import UserError
-from hypertuning.tasks import metaicl, natural_instructions, own, p3
-
-LENGTHS = {'hyper_inputs': 128, 'inputs': (2, 48), 'targets': (2, 12)}
-RANKED = {'hyper_inputs': 128, 'inputs': (4, 48), 'targets': (4, 12)}
-
-
-def write_lines(path, rows):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  data = '\n'.join(json.dumps(row) for row in rows).encode()
-  path.write_bytes(gzip.compress(data) if path.suffix == '.gz' else data)
-
-
-def p3_row(task, n):
-  options = ['Yes', 'No']
-  return {
-    'task': task,
-    'inputs_pretokenized': f'Is {n} even? ',
-    'targets_pretokenized': f' {options[n % 2]}',
-    'answer_choices': options,
-  }
+from hypertuning.tasks import (
+  metaicl,
+  natural_instructions,
+  own,
+  p3,
+  symbol_tuning,
+)
 
 
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
-  """Files of the three families, a few rows each."""
   root = tmp_path_factory.mktemp('families')
-  prompts = ['rotten_tomatoes_good', 'trec_what']
-  write_lines(
-    root / 'p3' / 'mixed.jsonl.gz',
-    [p3_row(prompt, n) for prompt in prompts for n in range(12)],
-  )
-  table = {'do_train': 'BASE', 'train_size': 600_000, 'num_prompts': 3}
-  write_lines(
-    root / 'p3' / 't0_mixture_table.jsonl',
-    [
-      {**table, 'prompts': [prompts[0], 'gigaword_summarize_', 'absent']},
-      {**table, 'train_size': 9, 'prompts': [prompts[1]]},
-      {**table, 'do_train': None, 'prompts': ['anli_GPT_3_style']},
-    ],
-  )
-  for prompt in (
-    'anli_GPT_3_style_r1',
-    'anli_GPT_3_style_r2',
-    'super_glue_cb_x',
-  ):
-    for split, start in (('train', 0), ('validation', 20)):
-      write_lines(
-        root / 'p3_held_out' / f'{prompt}.{split}.jsonl',
-        [p3_row(prompt, n) for n in range(start, start + 10)],
-      )
-  for task in ('task1_a', 'task2_b'):
-    path = root / 'ni' / 'tasks' / f'{task}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    example = {'input': 'one', 'output': '1'}
-    path.write_text(
-      json.dumps(
-        {
-          'Definition': ['Write the number.'],
-          'Positive Examples': [example, {'input': 'two', 'output': '2'}],
-          'Instances': [
-            {'id': f'{task}-{n}', 'input': f'n{n}', 'output': [f'{n}', f'+{n}']}
-            for n in range(120)
-          ],
-        }
-      )
-    )
-  for split, task in (('train', 'task1_a'), ('test', 'task2_b')):
-    path = root / 'ni' / 'splits' / 'default' / f'{split}_tasks.txt'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{task}\n')
-  config = {'train': ['sums'], 'test': ['signs', 'free']}
-  write_lines(root / 'metaicl' / 'config' / 'hr_to_lr.json', [config])
-  write_lines(
-    root / 'metaicl' / 'tasks.json',
-    [{'signs': {'task_type': 'classification'}}],
-  )
-  row = {'output': '+', 'options': ['+', '-']}
-  for task in ('sums', 'signs', 'free'):
-    for part in (
-      '16384_100_train',
-      '4_100_train',
-      '4_100_test',
-      '4_13_train',
-      '4_13_test',
-    ):
-      write_lines(
-        root / 'metaicl' / 'data' / task / f'{task}_{part}.jsonl',
-        [
-          {
-            **row,
-            'task': task,
-            'input': f'{part[-5]}{n}',
-            'output': '+-'[n % 2],
-          }
-          for n in range(4 if part == '4_100_train' else 8)
-        ],
-      )
+  family_files.write_small(root)
   return root
 
 
@@ -117,14 +29,14 @@ def rows_of(name, split):
 
 
 def test_t0_rates():
-  assert p3.rate(400_000, 10) == 400_000
-  assert p3.rate(500_000, 10) == 500_000
-  assert p3.rate(500_001, 10) == 50_000
+  assert p3_files.rate(400_000, 10) == 400_000
+  assert p3_files.rate(500_000, 10) == 500_000
+  assert p3_files.rate(500_001, 10) == 50_000
 
 
 def test_t0_mixture_draws_prompts_by_rate(small):
   folder = str(small / 'p3')
-  rates = p3.read_table(f'{folder}/t0_mixture_table.jsonl')
+  rates = p3_files.read_table(f'{folder}/t0_mixture_table.jsonl')
   assert rates == {
     'rotten_tomatoes_good': 166_666,
     'absent': 166_666,
@@ -142,7 +54,8 @@ def test_t0_mixture_draws_prompts_by_rate(small):
 
 @shared.needed
 def test_t0_mixture_has_the_published_rates():
-  rates = p3.read_table(str(shared.DATA / 'p3_train/t0_mixture_table.jsonl'))
+  table = shared.DATA / 'p3_train' / 't0_mixture_table.jsonl'
+  rates = p3_files.read_table(str(table))
   assert sum(rates.values()) == 17_277_798 and len(rates) == 313
   assert rates['glue_mrpc_want_to_know'] == 3668
   assert {v for k, v in rates.items() if k.startswith('gigaword')} == {55_555}
@@ -247,7 +160,7 @@ def test_metaicl_has_the_published_settings():
 
 def test_own_files_are_checked_before_training(tmp_path):
   rows = [{'inputs': f'{n}', 'targets': 'eo'[n % 2]} for n in range(5)]
-  write_lines(tmp_path / 'mine.jsonl', rows)
+  family_files.write_lines(tmp_path / 'mine.jsonl', rows)
   path = str(tmp_path / 'mine.jsonl')
   with pytest.raises(UserError, match="'mine' has 5 examples"):
     own.task_file('mine', path, shots=5)
@@ -258,107 +171,39 @@ def test_own_files_are_checked_before_training(tmp_path):
     assert episode['query_inputs'][0] not in episode['shot_inputs']
 
 
-def own_task(small):
-  rows = [
-    {'q': f'Is {n} even?', 'a': 'ny'[n % 2 == 0], 'options': ['y', 'n']}
-    for n in range(12)
-  ]
-  write_lines(small / 'own' / 'mine.jsonl', rows)
-  path = str(small / 'own' / 'mine.jsonl')
-  fields = {'inputs': 'q', 'targets': 'a'}
-  name = own.task_file('own_even', path, path, shots=3, fields=fields)
-  return name, f'{name}_score_eval', 'validation'
+def test_symbol_tuning_takes_classification_alone(tmp_path):
+  files = {}
+  for name, labels in (('two', 'ab'), ('many', 'abcdefghijk')):
+    files[name] = str(tmp_path / f'{name}.jsonl')
+    rows = [{'inputs': f'{n}', 'targets': x} for n, x in enumerate(labels * 4)]
+    family_files.write_lines(tmp_path / f'{name}.jsonl', rows)
+  (tmp_path / 'words').write_text('\n'.join(f'word{n}' for n in range(400)))
+  words = str(tmp_path / 'words')
+  with pytest.raises(UserError, match=r"many.jsonl: task 'many' has 11 labels"):
+    symbol_tuning.train(list(files.values()))
+  with pytest.raises(UserError, match="pools: task 'two' is not one of"):
+    symbol_tuning.test([], [files['two']])
+  with pytest.raises(UserError, match='no file of words'):
+    symbol_tuning.train([files['two']], words=f'{words}_')
+  with pytest.raises(UserError, match='has 8 examples'):
+    symbol_tuning.train([files['two']], shots=8)
 
+  def symbols_of(name, split, count):
+    dataset = seqio.get_mixture_or_task(name).get_dataset(None, split, seed=1)
+    found = set()
+    for episode in dataset.take(count).as_numpy_iterator():
+      said = episode['targets_pretokenized'].tolist()
+      assert not {b'a', b'b'} & set(said)
+      found |= set(said)
+    return found
 
-def vocabulary_of(real):
-  if real:
-    path = shared.DATA / 'tokenizer' / 't5' / 'spiece.model'
-    return vocabularies.sentencepiece(str(path))
-  return vocabularies.byte_vocabulary()
-
-
-def families(small, real):
-  """(training task, evaluation tasks, split) of the families."""
-  vocabulary = vocabulary_of(real)
-  ni = shared.DATA / 'superni' if real else small / 'ni'
-  name = natural_instructions.natural_instructions(
-    str(ni),
-    track='offline' if real else 'default',
-    setting='def_shots',
-    queries=2,
-    vocabulary=vocabulary,
-  )
-  yield name, name, 'test'
-  if not real:
-    folder = str(small / 'metaicl')
-    labels = [f's{i}' for i in range(50)]
-    train = metaicl.train(folder, k=4, symbol_labels=labels)
-    yield train, metaicl.test(folder, k=4, seeds=(100, 13)), 'validation'
-    return
-  folder = str(shared.DATA / 'p3_train')
-  name = p3.t0_train(folder, shots=4, queries=2, vocabulary=vocabulary)
-  folder, datasets = (
-    str(shared.DATA / 'p3_heldout'),
-    ('super_glue_cb', 'anli_GPT_3'),
-  )
-  held_out = p3.held_out(
-    folder, shots=4, datasets=datasets, vocabulary=vocabulary
-  )
-  yield name, held_out, 'validation'
-  yield own_task(small)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  'real', [False, pytest.param(True, marks=shared.needed)]
-)
-def test_every_family_trains_and_gives_a_score_table(real, small, tmp_path):
-  vocabulary = vocabulary_of(real)
-  size = 32_128 if real else 384
-  model = runner.model(
-    vocab=size,
-    input_vocabulary=vocabulary,
-    output_vocabulary=vocabulary,
-    trainable_regex='.*',
-  )
-  aggregates = {
-    'p3_held_out': p3.aggregate,
-    'metaicl_hr_to_lr_test': metaicl.aggregate,
-  }
-  for number, (train, test, split) in enumerate(families(small, real)):
-    folder = tmp_path / str(number)
-    runner.train(
-      folder / 'run',
-      model,
-      mixture_or_task_name=train,
-      task_feature_lengths=LENGTHS,
-      total_steps=20,
-      checkpoint_period=20,
-    )
-    losses = runner.losses(folder / 'run')
-    assert len(losses) == 20 and losses[20] < losses[1]
-    rows = eval_lib.evaluate(
-      model=model,
-      mixture_or_task_name=test,
-      task_feature_lengths=RANKED
-      if 'score' in test or test != train
-      else LENGTHS,
-      batch_size=8,
-      checkpoint_path=str(folder / 'run'),
-      output_dir=str(folder / 'eval'),
-      split=split,
-      num_batches=2 if real else None,
-      phi_modes=('generated',),
-      aggregate=aggregates.get(test),
-    )
-    for row in rows:
-      names = {'accuracy', 'score', 'rouge_l'} & set(row)
-      assert names and all(0 <= row[name] <= 100 for name in names)
-    groups = {row['task'] for row in rows}
-    if test == 'p3_held_out':
-      assert {'anli_r1', 'anli_r2', 'anli_r3', 'anli', 'average'} <= groups
-    if test == 'metaicl_hr_to_lr_test':
-      assert {'metaicl_signs', 'average', 'worst'} <= groups
+  train = symbol_tuning.train([files['two']], shots=4, words=words)
+  test = symbol_tuning.test([files['two']], shots=4, draws=30, words=words)
+  seen = symbols_of(train, 'train', 200)
+  held_out = symbols_of(f'{test}_two_score_eval', 'validation', -1)
+  assert len(seen) > 50 and len(held_out) > 50 and not seen & held_out
+  for kind in (bytes.isdigit, bytes.isupper, lambda x: x.startswith(b'word')):
+    assert any(map(kind, seen)) and any(map(kind, held_out))
 
 
 def test_anli_counts_as_one_data_set():

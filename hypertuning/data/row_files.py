@@ -1,4 +1,4 @@
-"""Rows from a file that a user wrote: JSONL or TSV, gzipped or not.
+"""Rows from a file: JSONL or TSV, gzipped or not, parquet or TFRecords.
 
     {"inputs": "2 + 2", "targets": "4"}
     {"inputs": "Is it true?", "targets": "yes", "options": ["yes", "no"]}
@@ -6,7 +6,7 @@
 Optional fields: `options` (rank classification), `references` (other right
 answers), `definition` (the same in all rows of a task), `task` (a file of
 several tasks) and `id`. A TSV file has a header; its options and references are
-JSON lists.
+JSON lists. Problems of a binary file are named by the number of the row.
 """
 
 import csv
@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hypertuning.data import record_files
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.errors import UserError
 
@@ -39,22 +40,28 @@ class Problem:
 
 
 def read(
-  path: str, fields: Mapping[str, str] | None = None, strip: bool = False
+  path: str,
+  fields: Mapping[str, str] | None = None,
+  strip: bool = False,
+  name: str | None = None,
+  most: int | None = None,
 ) -> dict[str, RowTask]:
   """The tasks of a file.
 
   Args:
-    path: `.jsonl` or `.tsv`, with or without `.gz`.
+    path: `.jsonl` or `.tsv`, with or without `.gz`, or see `record_files`.
     fields: names in the file for those of `FIELDS` that it calls otherwise.
     strip: leave out white space around texts, options and references.
+    name: of the task of rows without `task`; that of the file by default.
+    most: rows read of a binary file, see `record_files.read`.
 
   Returns:
-    Task name to task; rows without `task` are of the task named like the file.
+    Task name to task.
 
   Raises:
     UserError: names the file and the first lines that are wrong, and says why.
   """
-  tasks, problems = check(path, fields, strip)
+  tasks, problems = check(path, fields, strip, name, most)
   if problems:
     shown = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
     more = len(problems) - _MOST_SHOWN
@@ -63,7 +70,11 @@ def read(
 
 
 def check(
-  path: str, fields: Mapping[str, str] | None = None, strip: bool = False
+  path: str,
+  fields: Mapping[str, str] | None = None,
+  strip: bool = False,
+  name: str | None = None,
+  most: int | None = None,
 ) -> tuple[dict[str, RowTask], list[Problem]]:
   """The tasks of a file, and all that is wrong with it.
 
@@ -71,6 +82,8 @@ def check(
     path: see `read`.
     fields: see `read`.
     strip: see `read`.
+    name: see `read`.
+    most: see `read`.
 
   Returns:
     Tasks of the rows that are right, and a problem a wrong one.
@@ -79,23 +92,23 @@ def check(
     UserError: the file cannot be read at all, or a name of `fields` is unknown.
   """
   names = {field: field for field in FIELDS}
-  for field, name in (fields or {}).items():
+  for field, called in (fields or {}).items():
     if field not in names:
       raise UserError(
         f'There is no field {field!r}; fields are {", ".join(FIELDS)}.'
       )
-    names[field] = name
+    names[field] = called
   problems: list[Problem] = []
   rows: dict[str, list[Row]] = {}
   definitions: dict[str, str] = {}
   ids: dict[tuple[str, str], int] = {}
-  stem = pathlib.Path(path).name.split('.')[0]
-  for number, item in _items(path, problems):
+  name = name or pathlib.Path(path).name.split('.')[0]
+  for number, item in _items(path, problems, most):
     if strip:
-      item = {name: _stripped(value) for name, value in item.items()}
+      item = {field: _stripped(value) for field, value in item.items()}
     try:
       row, task, definition = _row(item, names)
-      task = task or stem
+      task = task or name
       _once(item.get(names['id']), task, number, ids)
       if definitions.setdefault(task, definition) != definition:
         raise _Wrong(
@@ -120,9 +133,11 @@ class _Wrong(Exception):
 
 
 def _items(
-  path: str, problems: list[Problem]
+  path: str, problems: list[Problem], most: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Line number and fields of every row that can be parsed."""
+  if record_files.is_record_file(path):
+    return record_files.read(path, most)
   lines = _lines(path, problems)
   if path.removesuffix('.gz').endswith('.tsv'):
     return _tsv(path, lines, problems)

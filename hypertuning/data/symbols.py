@@ -66,20 +66,27 @@ def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
   return seqio.map_over_dataset(convert, num_seeds=1)(ds)
 
 
-def symbol_labels(count: int = 3000, held_out: bool = False) -> list[str]:
-  """Symbols as Wei et al. draw them: whole numbers and letter strings.
-
-  Their third kind, words, needs a list: give such lists to `relabel` yourself.
+def symbol_labels(
+  count: int = 3000, held_out: bool = False, words: Sequence[str] = ()
+) -> list[str]:
+  """Symbols as Wei et al. draw them: whole numbers, letter strings and words.
 
   Args:
-    count: how many, half of each kind.
+    count: how many, as many of each kind (of words no more than there are).
     held_out: symbols of evaluation, none of which is one of training.
+    words: a fourth of them is for evaluation; without any there are two kinds.
   """
+  each = count // (3 if words else 2)
   low, high = (10_000, 100_000) if held_out else (0, 10_000)
   rng = random.Random(int(held_out))
-  numbers = rng.sample(range(low, high), count // 2)
-  letters = rng.sample(range(low + 1, high + 1), count - count // 2)
-  return [str(n) for n in numbers] + [_letters(n) for n in letters]
+  numbers = rng.sample(range(low, high), each)
+  letters = rng.sample(range(low + 1, high + 1), each)
+  shuffled = random.Random(0).sample(sorted(set(words)), len(set(words)))
+  first = len(shuffled) // 4
+  own = shuffled[:first] if held_out else shuffled[first:]
+  found = [str(n) for n in numbers] + [_letters(n) for n in letters]
+  # A word may be spelled as a string of letters.
+  return list(dict.fromkeys([*found, *own[:each]]))
 
 
 def _letters(number: int) -> str:

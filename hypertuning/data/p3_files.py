@@ -1,0 +1,184 @@
+"""P3 as it lies on disks today: rendered rows, T0's table, raw rows.
+
+Rendered rows of a folder are of these layouts, which may stand side by side:
+
+    <any>.jsonl[.gz]                 rows of many prompts, of all splits
+    <any>.<split>.jsonl[.gz]         rows of many prompts
+    <prompt>/<split>-*.parquet       as on the Hugging Face hub today
+    <prompt>/<split>.tfrecord-*      as P3 was published, and as seqio caches it
+
+with the fields `task` (JSON lines only), `inputs_pretokenized`,
+`targets_pretokenized` and, where a prompt has options, `answer_choices`.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+
+from hypertuning.data import row_files
+from hypertuning.data.fewshot import SCORE_EVAL
+from hypertuning.data.rows import Row
+from hypertuning.errors import UserError
+
+FIELDS = {
+  'inputs': 'inputs_pretokenized',
+  'targets': 'targets_pretokenized',
+  'options': 'answer_choices',
+}
+CAP = 500_000
+BLACK_LIST = ('gigaword_summarize_',)  # as in T0's code
+_SPLITS = ('train', 'validation', 'test')
+_TFDS = 'tfds:'
+_LISTS = ('index.jsonl', 't0_mixture_table.jsonl')
+
+
+def rate(train_size: int, prompts: int, cap: int = CAP) -> int:
+  """The rate of one prompt of a data set in T0's mixture.
+
+  As T0's code has it: the cap is divided among the prompts, but the size of a
+  data set below it is not.
+  """
+  return cap // prompts if train_size > cap else train_size
+
+
+def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
+  """Rates of the prompts of T0's training mixture.
+
+  Args:
+    path: `t0_mixture_table.jsonl`, a data set a line.
+    kind: `BASE` for T0, `GPT` for what T0+ adds, `SGLUE` for what T0++ adds.
+
+  Raises:
+    UserError: no such file, or a line without a field.
+  """
+  rates: dict[str, int] = {}
+  for number, item in _json_lines(path):
+    try:
+      if item['do_train'] != kind:
+        continue
+      each = rate(item['train_size'], item['num_prompts'])
+      rates |= dict.fromkeys(item['prompts'], each)
+    except (KeyError, TypeError) as error:
+      raise UserError(f'{path}:{number}: no row of the table ({error}).') from (
+        error
+      )
+  return {name: x for name, x in rates.items() if name not in BLACK_LIST}
+
+
+def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
+  """Rows of every prompt of a folder; what repeats is kept once.
+
+  Args:
+    folder: see the module.
+    split: `train` or `validation`.
+    most: of a prompt; of more rows, some at equal distances are taken.
+
+  Raises:
+    UserError: no files of the split, or a row of them is wrong.
+  """
+  found: dict[str, dict[tuple[str, str], Row]] = {}
+  for prompt, paths in _files(folder, split).items():
+    each = most and math.ceil(most / len(paths)) if prompt else None
+    for path in paths:
+      read = row_files.read(str(path), FIELDS, True, prompt or None, each)
+      for task, part in read.items():
+        kept = found.setdefault(task, {})
+        for row in part.rows:
+          kept.setdefault((row.inputs, row.targets), row)
+  return {task: _thinned(list(x.values()), most) for task, x in found.items()}
+
+
+def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
+  """Rows of a data set before they are rendered.
+
+  Args:
+    path: a file of JSON lines, or `tfds:NAME#SPLIT` for a data set of
+      tensorflow-datasets that has been prepared, such as
+      `tfds:super_glue/cb#train`.
+
+  Raises:
+    UserError: no such file or data set, or a line that is not JSON.
+  """
+  if path.startswith(_TFDS):
+    yield from _tfds_rows(path)
+  else:
+    for _, item in _json_lines(path):
+      yield item
+
+
+def _files(folder: str, split: str) -> dict[str, list[pathlib.Path]]:
+  """Files by the prompt that they are of, '' for files of many prompts."""
+  root = pathlib.Path(folder).expanduser()
+  others = tuple(f'.{other}.' for other in _SPLITS if other != split)
+  found = {
+    '': [
+      path
+      for path in sorted(root.glob('*.jsonl*'))
+      if path.name not in _LISTS and not any(x in path.name for x in others)
+    ]
+  }
+  for pattern in (f'*/{split}-*.parquet', f'*/{split}.tfrecord*'):
+    for path in sorted(root.glob(pattern)):
+      if not path.parent.name.endswith(SCORE_EVAL):  # a row an option
+        found.setdefault(path.parent.name, []).append(path)
+  found = {prompt: paths for prompt, paths in found.items() if paths}
+  if not found:
+    raise UserError(
+      f'{folder}: no files of P3 for {split}: *.jsonl, *.{split}.jsonl, '
+      f'<prompt>/{split}-*.parquet or <prompt>/{split}.tfrecord-*.'
+    )
+  return found
+
+
+def _thinned(found: list[Row], most: int | None) -> list[Row]:
+  return found[:: math.ceil(len(found) / most)] if most else found
+
+
+def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  try:
+    text = pathlib.Path(path).expanduser().read_text('utf-8')
+  except OSError as error:
+    raise UserError(f'{path}: no such file.') from error
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}: not UTF-8 at byte {error.start}.') from error
+  for number, line in enumerate(text.split('\n'), start=1):
+    if not line.strip():
+      continue
+    try:
+      item = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise UserError(f'{path}:{number}: not JSON ({error.msg}).') from error
+    if not isinstance(item, dict):
+      raise UserError(f'{path}:{number}: not an object: write {{...}}.')
+    yield number, item
+
+
+def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
+  name, _, split = path.removeprefix(_TFDS).partition('#')
+  try:
+    # seqio's loader knows --tfds_data_dir.
+    dataset = seqio.LazyTfdsLoader(name).load(split, shuffle_files=False)
+  except Exception as error:  # whatever a builder and a download raise
+    reason = str(error).strip().split('\n')[0]
+    raise UserError(
+      f'{path}: tensorflow-datasets does not give it ({reason}): write '
+      'tfds:NAME#SPLIT, and give --tfds_data_dir, a folder where it was '
+      'prepared with `tfds build`.'
+    ) from error
+  for row in dataset.as_numpy_iterator():
+    yield {field: _plain(value) for field, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  if isinstance(value, dict):
+    return {name: _plain(x) for name, x in value.items()}
+  if isinstance(value, np.ndarray):
+    return [_plain(x) for x in value.tolist()]
+  return value.item() if isinstance(value, np.generic) else value

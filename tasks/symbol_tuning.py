@@ -1,0 +1,156 @@
+"""Symbol tuning: classification tasks whose labels mean nothing.
+
+Any files of rows (`hypertuning.data.row_files`), a task each or named by their
+field `task`; the labels of an episode are replaced by symbols drawn for it, the
+same in its shots, query and options. Symbols of evaluation are others than
+those of training (Wei et al., 2023).
+
+    MIXTURE_OR_TASK_NAME = @symbol_tuning.train()
+    symbol_tuning.train.files = ['sst2.train.jsonl', 'trec.train.jsonl']
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import seqio
+
+from hypertuning.data import registry, row_files, symbols
+from hypertuning.data.fewshot import SCORE_EVAL, Markers
+from hypertuning.data.rows import RowTask
+from hypertuning.errors import UserError
+
+MOST_LABELS = 10  # more is no classification, as symbol tuning has it
+
+
+def train(
+  files: Sequence[str],
+  name: str = 'symbol_tuning_train',
+  shots: int = 16,
+  queries: int = 1,
+  fields: Mapping[str, str] | None = None,
+  words: str | None = None,
+  train_episodes: int | None = None,
+  vocabulary: seqio.Vocabulary | None = None,
+  markers: Markers | None = None,
+) -> str:
+  """Registers training with symbols for labels, every task as often.
+
+  Args:
+    files: of rows.
+    name: of the task.
+    shots: examples an episode shows, of every label as often as can be.
+    queries: examples an episode asks.
+    fields: names in the files, such as `{'inputs': 'sentence'}`.
+    words: a file of words, one a line, that are symbols as well.
+    train_episodes: see `registry.add_episodes`.
+    vocabulary: bytes by default.
+    markers: text instead of the two separators.
+
+  Returns:
+    The name.
+
+  Raises:
+    UserError: a file or a row is wrong, a task is no classification, or it has
+      too few rows.
+  """
+  tasks = _read(files, fields)
+  registry.add_episodes(
+    name,
+    {'train': functools.partial(dict, tasks)},
+    shots,
+    queries,
+    balanced=True,
+    symbol_labels=symbols.symbol_labels(words=_words(words)),
+    train_episodes=train_episodes,
+    vocabulary=vocabulary,
+    markers=markers,
+  )
+  seqio.TaskRegistry.get(name).source.check('train')
+  return name
+
+
+def test(
+  files: Sequence[str],
+  pools: Sequence[str] = (),
+  name: str = 'symbol_tuning_test',
+  shots: int = 16,
+  draws: int = 1,
+  fields: Mapping[str, str] | None = None,
+  words: str | None = None,
+  vocabulary: seqio.Vocabulary | None = None,
+  markers: Markers | None = None,
+) -> str:
+  """Registers a task a file that scores symbols; returns their mixture.
+
+  Args:
+    files: of rows to ask.
+    pools: files of rows to show to the task of the same name; a task without
+      any shows its own rows.
+    name: of the mixture, and before the tasks' names.
+    shots: see `train`.
+    draws: of shots for every row.
+    fields: see `train`.
+    words: see `train`.
+    vocabulary: see `train`.
+    markers: see `train`.
+
+  Raises:
+    UserError: see `train`; or a task of `pools` is not one of `files`.
+  """
+  labels = symbols.symbol_labels(held_out=True, words=_words(words))
+  asked, shown = _read(files, fields), _read(pools, fields)
+  for task in shown.keys() - asked.keys():
+    raise UserError(
+      f'symbol_tuning.test.pools: task {task!r} is not one of the files, which '
+      f'have {", ".join(asked)}.'
+    )
+  members = []
+  for task, rows in asked.items():
+    if task in shown:
+      rows = dataclasses.replace(rows, pool=shown[task].rows)
+    member = f'{name}_{task.replace("-", "_")}'
+    registry.add_episodes(
+      member,
+      {'validation': functools.partial(dict, {task: rows})},
+      shots,
+      balanced=True,
+      draws=draws,
+      options=True,
+      symbol_labels=labels,
+      vocabulary=vocabulary,
+      markers=markers,
+    )
+    seqio.TaskRegistry.get(member).source.check('validation')
+    members.append(member + SCORE_EVAL)
+  return registry.add_mixture(name, dict.fromkeys(members, 1.0))
+
+
+def _read(
+  files: Sequence[str], fields: Mapping[str, str] | None
+) -> dict[str, RowTask]:
+  """Tasks whose rows all have the task's labels as options."""
+  tasks: dict[str, RowTask] = {}
+  for path in files:
+    for task, read in row_files.read(path, fields).items():
+      labels = tuple(sorted({row.targets for row in read.rows}))
+      if not 2 <= len(labels) <= MOST_LABELS:
+        raise UserError(
+          f'{path}: task {task!r} has {len(labels)} labels; symbol tuning '
+          f'takes classification with 2 to {MOST_LABELS}.'
+        )
+      rows = [row._replace(options=row.options or labels) for row in read.rows]
+      if task in tasks:
+        raise UserError(f'{path}: task {task!r} is in another file as well.')
+      tasks[task] = dataclasses.replace(read, rows=rows)
+  return tasks
+
+
+def _words(path: str | None) -> Sequence[str]:
+  if path is None:
+    return ()
+  try:
+    return pathlib.Path(path).expanduser().read_text('utf-8').split()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f'{path}: no file of words in UTF-8.') from error
