@@ -14,7 +14,7 @@ others show their own rows.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import seqio
 
@@ -38,7 +38,7 @@ def task_file(
   shots: int = 16,
   queries: int = 1,
   balanced: bool = False,
-  draws: int = 1,
+  draws: int | Sequence[int] = 1,
   metric: str = 'exact_match',
   fields: Mapping[str, str] | None = None,
   vocabulary: seqio.Vocabulary | None = None,
@@ -55,7 +55,7 @@ def task_file(
     shots: examples an episode shows.
     queries: examples an episode asks.
     balanced: show every target equally often.
-    draws: of shots for every validation row.
+    draws: of shots for every validation row: how many, or which.
     metric: one of `METRICS`. Rows with options give accuracy as well, under
       the name `<name>_score_eval`.
     fields: names in the files, such as `{'inputs': 'question'}`.

@@ -104,7 +104,7 @@ def held_out(
   name: str = 'p3_held_out',
   shots: int = 16,
   queries: int = 1,
-  draws: int = 1,
+  draws: int | Sequence[int] = 1,
   datasets: Sequence[str] = HELD_OUT,
   most_rows: int | None = None,
   vocabulary: seqio.Vocabulary | None = None,
@@ -119,7 +119,7 @@ def held_out(
     name: of the mixture.
     shots: examples an episode shows, of the same prompt.
     queries: of the tasks that generate text.
-    draws: of shots for every row.
+    draws: of shots for every row: how many, or which.
     datasets: starts of the names of the prompts.
     most_rows: of a prompt, see `t0_train`.
     vocabulary: bytes by default.
@@ -149,7 +149,7 @@ def templates(
   prefix: str,
   shots: int = 16,
   queries: int = 1,
-  draws: int = 1,
+  draws: int | Sequence[int] = 1,
   only_original: bool = True,
   vocabulary: seqio.Vocabulary | None = None,
 ) -> str:
@@ -162,7 +162,7 @@ def templates(
     prefix: of the tasks, such as `super_glue_cb`; the mixture's name.
     shots: examples an episode shows, of the same prompt.
     queries: of the tasks that generate text.
-    draws: of shots for every row.
+    draws: of shots for every row: how many, or which.
     only_original: the prompts that T0 is evaluated with.
     vocabulary: bytes by default.
 
@@ -212,7 +212,7 @@ def _add_prompt(
   rows: Sequence[Row],
   shots: int,
   queries: int,
-  draws: int,
+  draws: int | Sequence[int],
   vocabulary: seqio.Vocabulary | None,
 ) -> None:
   held_out_task = {task: RowTask(rows, pool=pool)}

@@ -76,7 +76,7 @@ def test(
   pools: Sequence[str] = (),
   name: str = 'symbol_tuning_test',
   shots: int = 16,
-  draws: int = 1,
+  draws: int | Sequence[int] = 1,
   fields: Mapping[str, str] | None = None,
   words: str | None = None,
   vocabulary: seqio.Vocabulary | None = None,
@@ -90,7 +90,7 @@ def test(
       any shows its own rows.
     name: of the mixture, and before the tasks' names.
     shots: see `train`.
-    draws: of shots for every row.
+    draws: of shots for every row: how many, or which.
     fields: see `train`.
     words: see `train`.
     vocabulary: see `train`.

@@ -76,6 +76,15 @@ def test_every_row_is_asked_once_a_draw_with_shots_of_the_pool():
   assert len(set.union(*shots.values())) == 3
 
 
+def test_one_draw_is_that_of_many():
+  registry.add_episodes('third', SPLITS, shots=4, queries=2, draws=(2,))
+  third, all_three = examples('third'), examples('parity')
+  assert [e['draw'] for e in third] == [2] * 4
+  for one, other in zip(third, all_three[8:], strict=True):
+    for name, value in one.items():
+      np.testing.assert_array_equal(value, other[name])
+
+
 def test_shots_do_not_depend_on_other_tasks():
   def more(split):
     return {'aaa': RowTask(rows(40, 30)), **parity(split)}

@@ -42,7 +42,7 @@ class EpisodeSource(seqio.DataSource):
     queries: int,
     balanced: bool = False,
     visits: int | None = 4,
-    draws: int = 1,
+    draws: int | Sequence[int] = 1,
     train_episodes: int | None = None,
     at_most: bool = False,
   ) -> None:
@@ -59,20 +59,23 @@ class EpisodeSource(seqio.DataSource):
       visits: how often the splits that are not `train` visit each task, in
         turn; None asks every row once a draw of shots, with the same shots for
         all of a task.
-      draws: how many draws of shots with `visits` None.
+      draws: how many draws of shots with `visits` None, or the numbers of those
+        that are wanted: `(2,)` is the third of `3`.
       train_episodes: of `train`, endless if None; give a number to write them
         to a cache.
       at_most: a task with fewer rows to show than `shots` shows them all.
     """
     if train_episodes is None:
       train_episodes = _ENDLESS
+    if isinstance(draws, int):
+      draws = range(draws)
     if isinstance(shots, int):
       shots = dict.fromkeys(tasks, shots)
     for name, value, least in (
       ('shots', min(shots.values()), 0),
       ('queries', queries, 1),
       ('visits', 1 if visits is None else visits, 1),
-      ('draws', draws, 1),
+      ('draws', len(draws), 1),
       ('train_episodes', train_episodes, 1),
     ):
       if value < least:
@@ -84,7 +87,7 @@ class EpisodeSource(seqio.DataSource):
     self._queries = queries
     self._balanced = balanced
     self._visits = visits
-    self._draws = draws
+    self._draws = tuple(draws)
     self._train_episodes = train_episodes
     self._at_most = at_most
     self._table = functools.cache(self._make_table)
@@ -105,7 +108,7 @@ class EpisodeSource(seqio.DataSource):
       return self._train_episodes
     table = self._table(split)
     if self._visits is None:
-      return self._draws * sum(table.episodes(self._queries))
+      return len(self._draws) * sum(table.episodes(self._queries))
     return self._visits * len(table.names)
 
   def check(self, split: str) -> None:
@@ -294,11 +297,12 @@ def _in_turn(table: _Table, queries: int, number: tf.Tensor) -> _Plan:
 
 
 def _every_row(
-  table: _Table, queries: int, draws: int, number: tf.Tensor
+  table: _Table, queries: int, draws: Sequence[int], number: tf.Tensor
 ) -> _Plan:
   """Every row of every task once a draw; a draw's shots are a task's own."""
   ends = tf.constant(np.cumsum(table.episodes(queries)), tf.int64)
-  draw, place = number // ends[-1], number % ends[-1]
+  draw = tf.constant(draws, tf.int64)[number // ends[-1]]
+  place = number % ends[-1]
   task = tf.searchsorted(ends, place[None], side='right')[0]
   before = tf.concat([[tf.constant(0, tf.int64)], ends], 0)[task]
   start, end = tf.unstack(table.asked[task])

@@ -27,7 +27,7 @@ def add_episodes(
   *,
   balanced: bool = False,
   visits: int | None = None,
-  draws: int = 1,
+  draws: int | Sequence[int] = 1,
   train_episodes: int | None = None,
   at_most: bool = False,
   options: bool = False,
@@ -52,7 +52,7 @@ def add_episodes(
     balanced: show every target equally often.
     visits: see `EpisodeSource`; by default a split that is not `train` asks
       every row.
-    draws: of shots for every row, in those splits.
+    draws: of shots for every row, in those splits; a number, or their numbers.
     train_episodes: how many `seqio_cache_tasks` writes; endless if None.
     at_most: a task with fewer rows to show than `shots` shows them all.
     options: the rows have options.

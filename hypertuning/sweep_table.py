@@ -1,0 +1,159 @@
+"""The cells of a sweep as a table: CSV, Markdown, PNG."""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+from hypertuning import summaries
+from hypertuning.errors import UserError
+
+matplotlib.use('Agg')
+from matplotlib import pyplot  # noqa: E402 the backend comes first
+
+Row = dict[str, Any]
+Key = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A point of a sweep.
+
+  Attributes:
+    point: axis to the name of its point.
+    folder: with the command's results.
+    failure: why there are none.
+  """
+
+  point: Mapping[str, str]
+  folder: pathlib.Path
+  failure: str | None = None
+
+
+def write(
+  output_dir: str,
+  cells: Sequence[Cell],
+  metric: str,
+  phi: str,
+  average_over: str,
+) -> None:
+  """Writes `table.csv`, `table.md` and `table.png`, and prints the second.
+
+  Args:
+    output_dir: of the sweep.
+    cells: of the sweep, those that failed as well.
+    metric: of Markdown and plot.
+    phi: mode of Markdown and plot.
+    average_over: axis whose points become a mean and a standard deviation.
+
+  Raises:
+    UserError: no cell has the metric with this phi.
+  """
+  rows = [(cell, row) for cell in cells for row in _results(cell)]
+  summaries.write_text(output_dir, 'table.csv', _csv(cells, rows))
+  groups: dict[Key, list[float]] = {}
+  for cell, row in rows:
+    if row.get('phi') == phi and metric in row:
+      groups.setdefault(_key(cell, row['task'], average_over), []).append(
+        row[metric]
+      )
+  failed = {
+    _key(cell, '', average_over): cell.failure for cell in cells if cell.failure
+  }
+  if not groups and not failed:
+    there = sorted({name for _, row in rows for name in row})
+    raise UserError(
+      f'sweep.metric = {metric!r}, sweep.phi = {phi!r}: no cell has it; there '
+      f'is {", ".join(there)}.'
+    )
+  axes = [axis for axis in cells[0].point if axis != average_over]
+  table = _markdown(axes, groups, failed, metric)
+  summaries.write_text(output_dir, 'table.md', table)
+  if groups:
+    _plot(pathlib.Path(output_dir, 'table.png'), groups, metric)
+  print(table)
+
+
+def _key(cell: Cell, task: str, average_over: str) -> Key:
+  names = [name for axis, name in cell.point.items() if axis != average_over]
+  return (*names, task)
+
+
+def _results(cell: Cell) -> Iterator[Row]:
+  """Rows of an evaluation of ours, or of t5x, which has one mode of phi."""
+  if cell.failure:
+    return
+  path = cell.folder / 'results.jsonl'
+  if path.exists():
+    yield from map(json.loads, path.read_text('utf-8').splitlines())
+    return
+  for path in sorted(cell.folder.glob('inference_eval/*-metrics.jsonl')):
+    newest = path.read_text('utf-8').splitlines()[-1]
+    task = path.name.removesuffix('-metrics.jsonl')
+    yield {'task': task, 'phi': 'generated', **json.loads(newest)}
+
+
+def _csv(cells: Sequence[Cell], rows: Sequence[tuple[Cell, Row]]) -> str:
+  """A line a number; a line a failure."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  axes = list(cells[0].point)
+  writer.writerow(
+    [*axes, 'task', 'phi', 'metric', 'value', 'stderr', 'failure']
+  )
+  for cell, row in rows:
+    for name, value in row.items():
+      if isinstance(value, float) and not name.endswith('_stderr'):
+        error = row.get(f'{name}_stderr', '')
+        told = [row['task'], row['phi'], name, value, error, '']
+        writer.writerow([*cell.point.values(), *told])
+  for cell in cells:
+    if cell.failure:
+      writer.writerow([*cell.point.values(), *[''] * 5, cell.failure])
+  return text.getvalue()
+
+
+def _markdown(
+  axes: Sequence[str],
+  groups: Mapping[Key, Sequence[float]],
+  failed: Mapping[Key, str | None],
+  metric: str,
+) -> str:
+  head = [*axes, 'task', metric, 'standard deviation', 'cells']
+  lines = [head, ['---'] * len(head)]
+  for key, values in groups.items():
+    mean = statistics.fmean(values)
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    shown = '' if spread is None else summaries.shown(metric, spread)
+    lines.append([*key, summaries.shown(metric, mean), shown, f'{len(values)}'])
+  for key, why in failed.items():
+    lines.append([*key, 'failed', re.sub(r'\|', '/', why or ''), ''])
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _plot(
+  path: pathlib.Path, groups: Mapping[Key, Sequence[float]], metric: str
+) -> None:
+  """A line a group: its cells as dots, their mean as a bar."""
+  labels = [' · '.join(filter(None, key)) for key in groups]
+  figure, axis = pyplot.subplots(
+    figsize=(7, 1 + 0.32 * len(labels)), layout='constrained'
+  )
+  for i, values in enumerate(groups.values()):
+    axis.barh(i, statistics.fmean(values), color='#c5d6e8')
+    axis.plot(values, [i] * len(values), 'o', color='#2f6fb3', markersize=4)
+  axis.set_yticks(range(len(labels)), labels, fontsize=8)
+  axis.set_xlabel(metric, fontsize=8)
+  axis.invert_yaxis()  # the first group on top
+  axis.spines[['top', 'right']].set_visible(False)
+  temporary = path.with_name(f'.{path.name}')
+  figure.savefig(temporary, dpi=150)
+  temporary.replace(path)
+  pyplot.close(figure)
