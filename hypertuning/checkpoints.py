@@ -2,10 +2,11 @@
 
 A checkpoint is `MODEL_DIR/checkpoint_N` with the items `state` (t5x's layout:
 `target`, `flax_mutables`, `state/step`, `state/param_states`) and `dataset`
-(the position of the input pipeline). Both appear together or not at all.
+(the position of the input pipeline). Both appear together or not at all. Those
+of t5x are read as well, in Orbax's format and in its own.
 """
 
-import pathlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +14,23 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from hypertuning import trees
+from hypertuning import t5x_format, trees
 from hypertuning.errors import UserError
 
 _PREFIX = 'checkpoint'
-# Same-named parts of a hypermodel start from the downstream model's weights.
+# Same-named parts of a hypermodel start from the downstream model's weights. A
+# public T5 has no `downstream/` before its names.
+_T5 = 'hypermodel/((?:token_embedder|encoder|decoder)/.*)'
 WARM_START = (
   ('(.*)', r'\1'),
-  ('hypermodel/((?:token_embedder|encoder|decoder)/.*)', r'downstream/\1'),
+  (_T5, r'downstream/\1'),
+  ('downstream/(.*)', r'\1'),
+  (_T5, r'\1'),
 )
+# What may be missing in the checkpoint that a hypermodel starts from.
+FRESH = r'hypermodel/(queries|head/.*)'
 
 
 class Checkpointer:
@@ -36,7 +44,7 @@ class Checkpointer:
       keep: how many checkpoints are kept; older ones are deleted.
     """
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(model_dir).absolute(),
+      _folder(model_dir),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, step_prefix=_PREFIX, create=True
       ),
@@ -73,15 +81,15 @@ class Checkpointer:
     Raises:
       UserError: the checkpoint is of another model or optimizer.
     """
-    folder = pathlib.Path(self._manager.directory, f'{_PREFIX}_{step}')
+    folder = epath.Path(self._manager.directory) / f'{_PREFIX}_{step}'
     _check_fits(folder, abstract_state)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state),
-        dataset=ocp.args.StandardRestore(),
-      ),
-    )
+    items = {'state': ocp.args.StandardRestore(abstract_state)}
+    ours = (folder / 'dataset' / '_METADATA').exists()
+    if ours:
+      items['dataset'] = ocp.args.StandardRestore()
+    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    if not ours:  # t5x's: a batch a step was drawn
+      return restored['state'], {'batches': np.asarray(step, np.int64)}
     position = {k: np.asarray(v) for k, v in restored['dataset'].items()}
     return restored['state'], position
 
@@ -93,10 +101,10 @@ class Checkpointer:
 
 def latest_step(model_dir: str) -> int | None:
   """The newest finished checkpoint's step, without opening the run."""
-  return max(_steps(pathlib.Path(model_dir)), default=None)
+  return max(_steps(_folder(model_dir)), default=None)
 
 
-def find(path: str, binding: str = 'CHECKPOINT_PATH') -> pathlib.Path:
+def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   """A checkpoint's folder: `path` itself, or the newest one of the run there.
 
   Args:
@@ -106,9 +114,15 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> pathlib.Path:
   Raises:
     UserError: there is none.
   """
-  folder = pathlib.Path(path).expanduser()
-  if (folder / 'state').is_dir():
-    return folder
+  folder = _folder(path)
+  try:
+    if (folder / 'state').is_dir() or t5x_format.is_checkpoint(folder):
+      return folder
+  except Exception as error:  # whatever a bucket that cannot be read raises
+    raise UserError(
+      f'{binding} = {path!r}: cannot be read ({type(error).__name__}: '
+      f'{error}); is the bucket there, and may this machine read it?'
+    ) from error
   steps = _steps(folder)
   if not steps:
     raise UserError(
@@ -126,12 +140,17 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
     binding: see `find`.
 
   Returns:
-    `{'hypermodel': ..., 'downstream': ...}`, trained and frozen parts joined.
+    `{'hypermodel': ..., 'downstream': ...}`, trained and frozen parts joined; a
+    public T5 has `{'token_embedder': ..., 'encoder': ..., 'decoder': ...}`.
   """
-  folder = (find(path, binding) / 'state').absolute()
-  saved = ocp.PyTreeCheckpointer().restore(
-    folder, restore_args=_as_numpy(folder)
-  )
+  folder = find(path, binding)
+  if t5x_format.is_checkpoint(folder):
+    saved = t5x_format.read(folder)
+  else:
+    state = folder / 'state'
+    saved = ocp.PyTreeCheckpointer().restore(
+      state, restore_args=_as_numpy(state)
+    )
   frozen = (saved.get('flax_mutables') or {}).get('frozen', {})
   return trees.join(saved['target'], frozen)
 
@@ -142,8 +161,12 @@ def fill(
   binding: str,
   rules: Sequence[tuple[str, str]] = (('(.*)', r'\1'),),
   fresh: str = '',
+  unused: str = '.*',
 ) -> dict:
   """Variables as in `target`, their values from a checkpoint.
+
+  Layers that are scanned on one side and not on the other are stacked, or taken
+  from the stack.
 
   Args:
     target: a tree of (abstract) arrays.
@@ -153,30 +176,32 @@ def fill(
       checkpoint; the first that matches and is found there wins.
     fresh: regex of the names that stay as they are in `target` if the
       checkpoint does not have them.
+    unused: regex of the checkpoint's names that `target` may leave out.
 
   Returns:
     A new tree; no two leaves share a buffer.
 
   Raises:
-    UserError: lists what is missing and what has another shape.
+    UserError: lists what is missing, what has another shape and what is left.
   """
   source = trees.flatten_paths(restore_variables(path, binding))
   filled: dict[str, Any] = {}
-  missing: list[str] = []
-  other: list[str] = []
+  problems: list[str] = []
+  left = {name for name in source if not re.fullmatch(unused, name)}
   for name, leaf in trees.flatten_paths(target).items():
-    found = _lookup(name, source, rules)
-    if found is None and re.fullmatch(fresh, name):
+    found, value = _lookup(name, source, rules)
+    left -= found
+    if value is None and re.fullmatch(fresh, name):
       filled[name] = leaf
-    elif found is None:
-      missing.append(f'{name} {leaf.shape} is not there')
-    elif source[found].shape != leaf.shape:
-      other.append(
-        f'{name} is {leaf.shape}, but {found} there is {source[found].shape}'
+    elif value is None:
+      problems.append(f'{name} {leaf.shape} is not there')
+    elif value.shape != leaf.shape:
+      problems.append(
+        f'{name} is {leaf.shape}, but {min(found)} there is {value.shape}'
       )
     else:
-      filled[name] = np.array(source[found], leaf.dtype)
-  problems = other + missing
+      filled[name] = np.array(value, leaf.dtype)
+  problems += [f'{x} {source[x].shape} has no place here' for x in sorted(left)]
   if problems:
     more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
     raise UserError(
@@ -188,28 +213,53 @@ def fill(
 
 
 def _lookup(
-  name: str, source: Mapping[str, Any], rules: Sequence[tuple[str, str]]
-) -> str | None:
+  name: str,
+  source: Mapping[str, np.ndarray],
+  rules: Sequence[tuple[str, str]],
+) -> tuple[set[str], np.ndarray | None]:
+  """Names in the checkpoint that a variable comes from, and its value."""
   for pattern, replacement in rules:
     match = re.fullmatch(pattern, name)
-    if match and match.expand(replacement) in source:
-      return match.expand(replacement)
-  return None
+    if not match:
+      continue
+    there = match.expand(replacement)
+    if there in source:
+      return {there}, source[there]
+    # A scanned stack is `layers` here, and `layers_0`, `layers_1`, ... there.
+    parts = list(
+      itertools.takewhile(
+        source.__contains__,
+        (there.replace('/layers/', f'/layers_{i}/') for i in itertools.count()),
+      )
+    )
+    if '/layers/' in there and parts:
+      return set(parts), np.stack([source[part] for part in parts])
+    layer = re.search(r'/layers_(\d+)/', there)
+    stack = re.sub(r'/layers_\d+/', '/layers/', there)
+    if layer and stack in source and int(layer[1]) < len(source[stack]):
+      return {stack}, source[stack][int(layer[1])]
+  return set(), None
 
 
-def _metadata(state_folder: pathlib.Path) -> Any:
+def _folder(path: str) -> epath.Path:
+  """Absolute, which Orbax asks for; buckets are."""
+  folder = epath.Path(path).expanduser()
+  return folder if '://' in str(path) else folder.absolute()
+
+
+def _metadata(state_folder: epath.Path) -> Any:
   """The tree of a saved state, with what is known of every array."""
   return ocp.PyTreeCheckpointer().metadata(state_folder).item_metadata.tree
 
 
-def _as_numpy(state_folder: pathlib.Path) -> Any:
+def _as_numpy(state_folder: epath.Path) -> Any:
   """Restore arguments for every leaf: no devices, no shardings."""
   return jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(state_folder)
   )
 
 
-def _check_fits(folder: pathlib.Path, abstract_state: Any) -> None:
+def _check_fits(folder: epath.Path, abstract_state: Any) -> None:
   """Refuses a checkpoint whose arrays are not those of the state."""
   there, here = (
     {
@@ -231,7 +281,7 @@ def _check_fits(folder: pathlib.Path, abstract_state: Any) -> None:
     )
 
 
-def _steps(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+def _steps(folder: epath.Path) -> dict[int, epath.Path]:
   """Finished checkpoints by step; orbax renames a folder when it is whole."""
   children = folder.iterdir() if folder.is_dir() else ()
   matches = ((re.fullmatch(rf'{_PREFIX}_(\d+)', c.name), c) for c in children)

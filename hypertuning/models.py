@@ -18,10 +18,12 @@ from hypertuning import adapters as adapters_lib
 from hypertuning import decoding, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data import features
+from hypertuning.errors import UserError
 
 Batch = Mapping[str, jax.Array]
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
+TOKENS = 'NUM_REAL_TARGET_TOKENS'  # as t5x calls it
 _EOS_ID = 1
 
 
@@ -91,9 +93,10 @@ class HyperTuningModel:
     trainable_regex: str = 'hypermodel/.*',
     frozen_dtype: Any = None,
     decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.greedy,
-    loss_normalizing_factor: float | None = None,
+    loss_normalizing_factor: float | str | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    return_adapters: bool = False,
   ) -> None:
     """Builds the model.
 
@@ -106,11 +109,24 @@ class HyperTuningModel:
       trainable_regex: see the class.
       frozen_dtype: storage type of what does not train (None: as it is).
       decode_fn: `decoding.greedy`, `sample` or `beam_search`.
-      loss_normalizing_factor: divides the summed loss; None leaves the sum, and
-        the embedded runner then takes the mean over the global batch's tokens.
+      loss_normalizing_factor: divides the summed loss, a number or `TOKENS` for
+        the mean over a batch's (with t5x, a microbatch's) target tokens; None
+        leaves the sum, and the embedded runner then takes the mean over the
+        global batch's tokens.
       label_smoothing: probability spread over the vocabulary.
       z_loss: weight of `log(Z)^2`, which keeps logits near normalised.
+      return_adapters: `predict_batch_with_aux` gives phi as well.
+
+    Raises:
+      UserError: another name of a normalising factor.
     """
+    if isinstance(loss_normalizing_factor, str) and (
+      loss_normalizing_factor != TOKENS
+    ):
+      raise UserError(
+        f'loss_normalizing_factor = {loss_normalizing_factor!r}: give a '
+        f'number, {TOKENS!r} or None.'
+      )
     self.module = AdaptedModel(downstream=downstream, hypermodel=hypermodel)
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
@@ -121,6 +137,7 @@ class HyperTuningModel:
     self._loss_normalizing_factor = loss_normalizing_factor
     self._label_smoothing = label_smoothing
     self._z_loss = z_loss
+    self._return_adapters = return_adapters
 
   @property
   def has_hypermodel(self) -> bool:
@@ -264,7 +281,7 @@ class HyperTuningModel:
     num_decodes: int = 1,
     flax_mutables: Tree | None = None,
     adapters: Adapters | str | None = GENERATE,
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+  ) -> tuple[jax.Array, dict[str, Any]]:
     """Decodes every query; phi is generated once an episode.
 
     Args:
@@ -279,7 +296,8 @@ class HyperTuningModel:
 
     Returns:
       Tokens `[episodes, queries, (num_decodes,) length]` and
-      `{'scores': [episodes, queries(, num_decodes)]}`.
+      `{'scores': [episodes, queries(, num_decodes)]}`, with `adapters` of
+      `[episodes]` where the model returns them.
     """
     variables = _variables(params, flax_mutables)
     phi = self._adapters(adapters, params, batch, flax_mutables)
@@ -291,7 +309,10 @@ class HyperTuningModel:
     scores = scores.reshape(episodes, queries, num_decodes)
     if not return_all_decodes:
       sequences, scores = sequences[:, :, -1], scores[:, :, -1]
-    return sequences, {'scores': scores}
+    aux: dict[str, Any] = {'scores': scores}
+    if self._return_adapters and phi is not None:
+      aux['adapters'] = phi
+    return sequences, aux
 
   def predict_batch(
     self,
@@ -340,7 +361,10 @@ class HyperTuningModel:
       'loss': clu_metrics.Average(total=total, count=count),
       'accuracy': clu_metrics.Average(total=correct, count=count),
     }
-    return total / (self._loss_normalizing_factor or 1.0), metrics
+    factor = self._loss_normalizing_factor
+    if isinstance(factor, str):
+      return total / jnp.maximum(count, 1), metrics
+    return total / (factor or 1.0), metrics
 
   def _decode(
     self,

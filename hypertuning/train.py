@@ -34,8 +34,6 @@ from hypertuning.models import HyperTuningModel
 from hypertuning.partitioning import Partitioner, standard_logical_axis_rules
 from hypertuning.training import TrainState
 
-_FRESH = r'hypermodel/(queries|head/.*)'
-
 
 def train(
   *,
@@ -61,7 +59,8 @@ def train(
   use_cached: bool = False,
   initial_checkpoint_path: str | None = None,
   initial_checkpoint_rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
-  fresh_regex: str = _FRESH,
+  fresh_regex: str = checkpoints.FRESH,
+  unused_regex: str = '',
 ) -> TrainState | None:
   """Trains to `total_steps`.
 
@@ -90,6 +89,7 @@ def train(
     initial_checkpoint_path: of another run, whose weights are taken over.
     initial_checkpoint_rules: see `checkpoints.fill`.
     fresh_regex: names that may be missing there.
+    unused_regex: names there that this model may leave out.
 
   Returns:
     The last state, or None where an earlier start had done all steps.
@@ -152,6 +152,7 @@ def train(
       initial_checkpoint_path,
       initial_checkpoint_rules,
       fresh_regex,
+      unused_regex,
     )
   _print_counts(state)
 

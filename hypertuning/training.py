@@ -41,17 +41,26 @@ class TrainState:
       'flax_mutables': {'frozen': self.frozen},
       'state': {
         'step': self.step,
-        'param_states': flax.serialization.to_state_dict(self.opt_state),
+        # Without the empty states of transformations, as t5x has it.
+        'param_states': trees.unflatten_paths(
+          trees.flatten_paths(flax.serialization.to_state_dict(self.opt_state))
+        ),
       },
     }
 
   def from_saved(self, saved: Mapping[str, Any]) -> 'TrainState':
     """A state like this one with the values of a checkpoint."""
+    empty = flax.traverse_util.flatten_dict(
+      flax.serialization.to_state_dict(self.opt_state),
+      keep_empty_nodes=True,
+      sep='/',
+    )
+    slots = trees.flatten_paths(saved['state']['param_states'])
     return TrainState(
       step=saved['state']['step'],
       params=saved['target'],
       opt_state=flax.serialization.from_state_dict(
-        self.opt_state, saved['state']['param_states']
+        self.opt_state, trees.unflatten_paths({**empty, **slots})
       ),
       frozen=saved['flax_mutables']['frozen'],
     )
@@ -128,6 +137,7 @@ def warm_start(
   path: str,
   rules: Sequence[tuple[str, str]],
   fresh: str,
+  unused: str,
 ) -> TrainState:
   """A state with another run's weights; see `checkpoints.fill`."""
   filled = checkpoints.fill(
@@ -136,6 +146,7 @@ def warm_start(
     'INITIAL_CHECKPOINT_PATH',
     rules,
     fresh,
+    unused,
   )
   params, frozen = trees.split_by_regex(filled, trainable_regex)
   return dataclasses.replace(

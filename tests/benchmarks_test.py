@@ -7,6 +7,7 @@ from hypertuning.benchmarks import input_pipeline
 from hypertuning.errors import UserError
 
 
+@pytest.mark.slow
 def test_input_pipeline_beside_the_step(capsys):
   arguments = {
     'model': runner.model(),

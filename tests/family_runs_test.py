@@ -66,7 +66,7 @@ def metaicl_family(small, real, vocabulary):
   folder = small / 'metaicl'
   if real:
     folder = small / 'metaicl_real'
-    tasks = {'train': ['agnews', 'mnli', 'sst2'], 'test': ['trec', 'boolqa']}
+    tasks = {'train': ['agnews', 'trec', 'sst2'], 'test': ['mnli', 'boolqa']}
     family_files.write_lines(folder / 'config' / 'hr_to_lr.json', [tasks])
     kinds = {name: {'task_type': 'classification'} for name in tasks['test']}
     family_files.write_lines(folder / 'tasks.json', [kinds])

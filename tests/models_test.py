@@ -10,7 +10,9 @@ import pytest
 import tiny
 
 from hypertuning import decoding, trees
+from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
+from hypertuning.models import TOKENS
 from hypertuning.networks import t5
 
 # One layer each: what layers do is the other tests' business.
@@ -140,6 +142,16 @@ def test_smoothing_z_loss_and_normalizer_by_hand(batch):
   want = each[targets > 0].sum() / 7.0
   loss, _ = model._loss_and_metrics(jnp.asarray(logits, jnp.float32), batch)
   np.testing.assert_allclose(loss, want, rtol=1e-5)
+  model = make(
+    None,
+    label_smoothing=0.1,
+    z_loss=0.01,
+    loss_normalizing_factor=TOKENS,
+  )
+  loss, _ = model._loss_and_metrics(jnp.asarray(logits, jnp.float32), batch)
+  np.testing.assert_allclose(loss, want * 7.0 / (targets > 0).sum(), rtol=1e-5)
+  with pytest.raises(UserError, match="loss_normalizing_factor = 'tokens'"):
+    make(None, loss_normalizing_factor='tokens')
 
 
 def test_padding_contributes_nothing(batch):

@@ -1,0 +1,312 @@
+"""What t5x's trainer needs of ours beyond gin: the one module that imports it.
+
+`gin/runs/*.gin` name what is here. Importing it also makes a user's error one
+line under `python -m t5x.train`, `t5x.eval` and `t5x.infer`.
+"""
+
+import functools
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import seqio
+import tensorflow as tf
+from absl import logging
+from jax.sharding import Mesh, NamedSharding
+from t5x import infer, optimizers, partitioning, utils
+
+from hypertuning import checkpoints, gin_utils, trees
+from hypertuning.adapters import io
+from hypertuning.errors import UserError
+
+Rules = Sequence[tuple[str, str | None]]
+
+
+class OptaxOptimizer(optimizers.OptaxWrapper):
+  """An optax optimizer whose moments lie where their weights do.
+
+  t5x's own wrapper knows the states of some transformations only.
+  """
+
+  def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
+    """Logical axes of an optimizer's parameters and state."""
+
+    def axes_of(slot: Any, param: Any, axes: Any) -> Any:
+      # Adafactor's factors have not their weights' shapes; they are small.
+      return axes if slot.shape == param.shape else None
+
+    axes = optax.tree_map_params(
+      self.optax_optimizer,
+      axes_of,
+      optimizer.state.param_states,
+      optimizer.target,
+      param_logical_axes,
+      transform_non_params=lambda _: None,
+    )
+    return optimizer.replace(
+      target=param_logical_axes,
+      state=optimizer.state.replace(step=None, param_states=axes),
+    )
+
+
+class WarmStart(utils.TrainStateInitializer):
+  """A fresh state takes over what it can from a checkpoint.
+
+  The rules are those of the embedded runner, see `checkpoints.fill`; whatever
+  is left unmatched on either side is an error.
+  """
+
+  def __init__(
+    self,
+    *args: Any,
+    checkpoint_path: str | None = None,
+    rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
+    fresh_regex: str = checkpoints.FRESH,
+    unused_regex: str = '',
+    **kwargs: Any,
+  ) -> None:
+    """Prepares the state.
+
+    Args:
+      *args: of t5x.
+      checkpoint_path: of Orbax's or t5x's format; None starts at random.
+      rules: see `checkpoints.fill`.
+      fresh_regex: see `checkpoints.fill`.
+      unused_regex: see `checkpoints.fill`.
+      **kwargs: of t5x.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    if checkpoint_path:
+      checkpoints.find(checkpoint_path, 'INITIAL_CHECKPOINT_PATH')
+    super().__init__(*args, **kwargs)
+    self._path = checkpoint_path
+    self._rules = rules
+    self._fresh, self._unused = fresh_regex, unused_regex
+
+  def from_scratch(self, init_rng: jax.Array) -> Any:
+    """A state at step 0.
+
+    Raises:
+      UserError: the checkpoint does not fit the model.
+    """
+    state = super().from_scratch(init_rng)
+    if not self._path:
+      return state
+    params = trees.flatten_paths(state.params)
+    frozen = state.flax_mutables.get('frozen', {})
+    # Every host reads the whole, and keeps what its devices hold.
+    filled = trees.flatten_paths(
+      checkpoints.fill(
+        trees.join(state.params, frozen),
+        self._path,
+        'INITIAL_CHECKPOINT_PATH',
+        self._rules,
+        self._fresh,
+        self._unused,
+      )
+    )
+    placed = {
+      name: _placed(filled[name], old.sharding)
+      for part in (params, trees.flatten_paths(frozen))
+      for name, old in part.items()
+    }
+
+    def values(part: Any) -> Any:
+      return jax.tree_util.tree_map_with_path(
+        lambda path, _: placed['/'.join(key.key for key in path)], part
+      )
+
+    state = state.replace_params(values(state.params))
+    if frozen:
+      mutables = state.flax_mutables.copy({'frozen': values(frozen)})
+      state = state.replace_flax_mutables(mutables)
+    return state
+
+
+def _placed(value: np.ndarray | jax.Array, sharding: NamedSharding) -> Any:
+  if isinstance(value, jax.Array):  # fresh: where it should be already
+    return value
+  return jax.make_array_from_callback(
+    value.shape, sharding, lambda index: value[index]
+  )
+
+
+class Partitioner(partitioning.PjitPartitioner):
+  """t5x's, where what does not train may lie on the devices by other rules.
+
+  A frozen tower in bfloat16 that every data-parallel device holds whole need
+  not be gathered.
+  """
+
+  _logical_axis_rules: tuple[Any, ...]
+
+  def __init__(
+    self, *args: Any, frozen_rules: Rules | None = None, **kwargs: Any
+  ) -> None:
+    """Takes t5x's arguments, and logical axis rules of the frozen part.
+
+    Args:
+      *args: of t5x.
+      frozen_rules: as `logical_axis_rules`, which hold if None.
+      **kwargs: of t5x.
+    """
+    super().__init__(*args, **kwargs)
+    self._frozen_rules = frozen_rules
+
+  def get_mesh_axes(self, train_state: Any) -> Any:
+    """A `TrainState` of `PartitionSpec`s."""
+    axes = super().get_mesh_axes(train_state)
+    if self._frozen_rules is None or not train_state.flax_mutables:
+      return axes
+    rules = self._logical_axis_rules
+    self._logical_axis_rules = tuple(self._frozen_rules)
+    try:
+      frozen = super().get_mesh_axes(train_state)
+    finally:
+      self._logical_axis_rules = rules
+    return axes.replace_flax_mutables(frozen.flax_mutables)
+
+
+class HostPartitioner(Partitioner):
+  """A mesh of any shape over devices that are no TPUs.
+
+  t5x gives CPU devices to one model each, whatever `num_partitions` says.
+  """
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """`('data', 'model')`.
+
+    Raises:
+      UserError: `num_partitions` does not divide the devices.
+    """
+    devices = np.array(jax.devices())
+    if len(devices) % self._num_partitions:
+      raise UserError(
+        f'NUM_PARTITIONS = {self._num_partitions} does not divide the '
+        f'{len(devices)} devices.'
+      )
+    return Mesh(devices.reshape(-1, self._num_partitions), ('data', 'model'))
+
+
+def get_dataset(
+  cfg: utils.DatasetConfig,
+  shard_id: int,
+  num_shards: int,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+  num_epochs: int | None = None,
+  continue_from_last_checkpoint: bool = False,
+  save_dataset: bool = True,
+) -> tf.data.Dataset:
+  """t5x's batches, if a run that is stopped can go on where it was in them.
+
+  Args:
+    cfg: of t5x.
+    shard_id: of t5x.
+    num_shards: of t5x.
+    feature_converter_cls: of t5x.
+    num_epochs: of t5x.
+    continue_from_last_checkpoint: of t5x.
+    save_dataset: as bound to `utils.SaveCheckpointConfig`; if not, a line says
+      that the data starts again after a stop.
+
+  Raises:
+    UserError: the position in the data cannot be saved; says what to do.
+  """
+  dataset = utils.get_dataset(
+    cfg,
+    shard_id,
+    num_shards,
+    feature_converter_cls,
+    num_epochs,
+    continue_from_last_checkpoint,
+  )
+  if not save_dataset:
+    print(
+      'SAVE_DATASET = False: a run that is stopped and started again reads its '
+      'data from the beginning once more.',
+      file=sys.stderr,
+    )
+    return dataset
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      iterator = iter(dataset)
+      tf.train.Checkpoint(iterator=iterator).write(f'{folder}/position')
+    except tf.errors.FailedPreconditionError as error:
+      raise UserError(
+        f'MIXTURE_OR_TASK_NAME = {cfg.mixture_or_task_name!r}: the position in '
+        'its data cannot be saved, as its source runs Python. Cache it with '
+        'seqio_cache_tasks and set USE_CACHED_TASKS = True, or set '
+        'SAVE_DATASET = False: then a run that is stopped reads its data from '
+        'the beginning again.'
+      ) from error
+  return dataset
+
+
+def write_adapters(
+  path: str,
+  inferences: tuple[Sequence[Any], Mapping[str, Any]],
+  task_ds: tf.data.Dataset,
+  mode: str,
+  vocabulary: seqio.Vocabulary | None = None,
+  folder: str = '',
+  **kwargs: Any,
+) -> None:
+  """t5x's `write_fn` of `infer`, which saves the generated phi as well.
+
+  Needs `mode = 'predict_with_aux'` and a model that returns adapters.
+
+  Args:
+    path: of a part of the answers.
+    inferences: answers, and `{'scores': ..., 'adapters': ...}`.
+    task_ds: the episodes of this part.
+    mode: of t5x.
+    vocabulary: of t5x.
+    folder: gets `<name of the part>.safetensors`, see `adapters.io`, with phi
+      of every episode in its order.
+    **kwargs: of t5x.
+
+  Raises:
+    UserError: the model gave no adapters.
+  """
+  answers, aux = inferences
+  aux = dict(aux)
+  phi = aux.pop('adapters', None)
+  if phi is None:
+    raise UserError(
+      'SAVE_ADAPTERS: set `infer.mode = "predict_with_aux"`, and '
+      '`models.HyperTuningModel.return_adapters = True` for a model with a '
+      'hypermodel.'
+    )
+  stacked = jax.tree.map(np.stack, phi, is_leaf=lambda x: isinstance(x, list))
+  io.save(
+    stacked,
+    os.path.join(folder, f'{os.path.basename(path)}.safetensors'),
+    model='',
+    config={'answers': os.path.basename(path)},
+  )
+  infer.write_inferences_to_file(
+    path, (answers, aux), task_ds, mode, vocabulary, **kwargs
+  )
+
+
+def _one_line(
+  kind: type[BaseException], error: BaseException, trace: Any
+) -> None:
+  """A user's error without the way to it; any other as Python shows it."""
+  if isinstance(error, UserError):
+    print(f'error: {gin_utils.one_line(error)}', file=sys.stderr)
+  else:
+    traceback.print_exception(kind, error, trace)
+
+
+sys.excepthook = _one_line
+logging.set_verbosity(logging.WARNING)

@@ -1,0 +1,75 @@
+"""Reads checkpoints in t5x's own format, in which public T5 models come.
+
+A folder with a msgpack file `checkpoint`, whose large arrays are references to
+zarr arrays beside it (t5x's `checkpoints.py`). t5x itself is not needed.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import numpy as np
+import tensorstore as ts
+from etils import epath
+
+from hypertuning.errors import UserError
+
+_FILE = 'checkpoint'
+
+
+def is_checkpoint(folder: epath.Path) -> bool:
+  """Whether a folder holds a checkpoint of this format."""
+  return (folder / _FILE).is_file()
+
+
+def read(folder: epath.Path) -> dict[str, Any]:
+  """What a checkpoint holds but its optimizer's state.
+
+  Returns:
+    `{'target': ..., 'flax_mutables': ...}`, the second only where there was
+    such, with numpy arrays.
+
+  Raises:
+    UserError: names the file that cannot be read.
+  """
+  try:
+    contents = flax.serialization.msgpack_restore((folder / _FILE).read_bytes())
+    saved = contents['optimizer']
+    parts = {k: saved[k] for k in ('target', 'flax_mutables') if k in saved}
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f'{folder / _FILE}: not a checkpoint of t5x ({error}).'
+    ) from error
+  return {name: _loaded(part, folder) for name, part in parts.items()}
+
+
+def _loaded(tree: Any, folder: epath.Path) -> Any:
+  if isinstance(tree, Mapping) and {'driver', 'kvstore'} <= tree.keys():
+    return _array(tree, folder)
+  if isinstance(tree, Mapping):
+    return {name: _loaded(value, folder) for name, value in tree.items()}
+  return np.asarray(tree)
+
+
+def _array(spec: Mapping[str, Any], folder: epath.Path) -> np.ndarray:
+  """An array that lies beside the file; paths are relative to its folder."""
+  # The store that wrote it may be another one: the folder may have been copied.
+  name = os.path.basename(
+    spec['kvstore'].get('path', spec.get('path')).rstrip('/')
+  )
+  path = os.fspath(folder / name)
+  try:
+    opened = ts.open(
+      {'driver': spec['driver'], 'kvstore': _store(path)}, read=True
+    ).result()
+    return np.asarray(opened.read().result())
+  except ValueError as error:
+    raise UserError(f'{path}: no array of a checkpoint ({error}).') from error
+
+
+def _store(path: str) -> dict[str, str]:
+  if path.startswith('gs://'):
+    bucket, _, rest = path.removeprefix('gs://').partition('/')
+    return {'driver': 'gcs', 'bucket': bucket, 'path': rest}
+  return {'driver': 'file', 'path': os.path.abspath(path)}
