@@ -1,8 +1,9 @@
 """One mesh over the local devices, and t5x's standard logical axis rules."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -65,16 +66,21 @@ def standard_logical_axis_rules(
 
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-  """A mesh `('data', 'model')` over all local devices, and axis rules.
+  """A mesh `('data', 'model')` over devices, and axis rules.
 
   Attributes:
     num_partitions: devices over which one model is divided; the others work on
       other parts of the batch.
     rules: see `standard_logical_axis_rules`.
+    frozen_rules: of what does not train; `rules` if None. A frozen tower in
+      bfloat16 that every data-parallel device holds whole need not be gathered.
+    devices: all local ones if None; those of a topology will do.
   """
 
   num_partitions: int = 1
   rules: Rules = standard_logical_axis_rules()
+  frozen_rules: Rules | None = None
+  devices: tuple[Any, ...] | None = None
 
   @functools.cached_property
   def mesh(self) -> Mesh:
@@ -83,11 +89,12 @@ class Partitioner:
     Raises:
       UserError: `num_partitions` does not divide them.
     """
-    devices = jax.local_devices()
+    devices = self.devices or jax.local_devices()
     if self.num_partitions < 1 or len(devices) % self.num_partitions:
+      whose = 'devices of the topology' if self.devices else 'local devices'
       raise UserError(
         f'NUM_PARTITIONS = {self.num_partitions} does not divide the '
-        f'{len(devices)} local devices.'
+        f'{len(devices)} {whose}.'
       )
     grid = np.array(devices).reshape(-1, self.num_partitions)
     return Mesh(grid, ('data', 'model'))
@@ -120,13 +127,17 @@ class Partitioner:
       )
 
   def variable_shardings(
-    self, variables: Mapping[str, Any], axes: Mapping[str, Any]
+    self,
+    variables: Mapping[str, Any],
+    axes: Mapping[str, Any],
+    rules: Rules | None = None,
   ) -> dict:
     """Shardings of a collection from its `..._axes` collection.
 
     Args:
       variables: such as `params`, abstract arrays will do.
       axes: such as `params_axes`: `kernel_axes` names the axes of `kernel`.
+      rules: such as `frozen_rules`; `rules` if None.
 
     Returns:
       The nesting of `variables`, a `NamedSharding` each.
@@ -139,7 +150,7 @@ class Partitioner:
     for path, names in trees.flatten_paths(axes).items():
       name = path.removesuffix('_axes')
       spec = flax_partitioning.logical_to_mesh_axes(
-        tuple(names.names), self.rules
+        tuple(names.names), rules or self.rules
       )
       assert spec is not None  # None only where the names are
       shardings[name] = NamedSharding(self.mesh, spec)
@@ -183,11 +194,17 @@ class Partitioner:
     jitted = jax.jit(function, **jit)
 
     def call(*args: Any) -> Any:
-      # Under a mere `with mesh`, flax drops the constraints of activations.
-      with jax.set_mesh(self.mesh), flax_partitioning.axis_rules(self.rules):
+      with self.context():
         return jitted(*args)
 
     return call
+
+  @contextlib.contextmanager
+  def context(self) -> Iterator[None]:
+    """In which functions are traced that are to know the mesh and the rules."""
+    # Under a mere `with mesh`, flax drops the constraints of activations.
+    with jax.set_mesh(self.mesh), flax_partitioning.axis_rules(self.rules):
+      yield
 
   def _check_divides(
     self, name: str, shape: tuple[int, ...], spec: PartitionSpec
@@ -199,3 +216,29 @@ class Partitioner:
           f'devices along {axis!r} do not divide: change NUM_PARTITIONS or the '
           'size.'
         )
+
+
+def standard(
+  num_partitions: int = 1,
+  activation_dims: int = 1,
+  parameter_dims: int = 1,
+  frozen_dims: int | None = None,
+  devices: tuple[Any, ...] | None = None,
+) -> Partitioner:
+  """A `Partitioner` with t5x's rules.
+
+  Args:
+    num_partitions: see `Partitioner`.
+    activation_dims: see `standard_logical_axis_rules`.
+    parameter_dims: see there.
+    frozen_dims: the same of what does not train; None for `parameter_dims`.
+    devices: see `Partitioner`.
+
+  Raises:
+    UserError: another number of dimensions.
+  """
+  rules = standard_logical_axis_rules(activation_dims, parameter_dims)
+  frozen_rules = None
+  if frozen_dims is not None:
+    frozen_rules = standard_logical_axis_rules(activation_dims, frozen_dims)
+  return Partitioner(num_partitions, rules, frozen_rules, devices)

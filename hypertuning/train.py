@@ -25,13 +25,14 @@ from hypertuning import (
   checkpoints,
   evaluation,
   gin_utils,
+  partitioning,
   pipelines,
   summaries,
   training,
 )
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner, standard_logical_axis_rules
+from hypertuning.partitioning import Partitioner
 from hypertuning.training import TrainState
 
 
@@ -55,6 +56,7 @@ def train(
   num_partitions: int = 1,
   activation_partitioning_dims: int = 1,
   parameter_partitioning_dims: int = 1,
+  frozen_partitioning_dims: int | None = None,
   random_seed: int = 0,
   use_cached: bool = False,
   initial_checkpoint_path: str | None = None,
@@ -84,6 +86,7 @@ def train(
     num_partitions: devices over which a model is divided.
     activation_partitioning_dims: see `partitioning`.
     parameter_partitioning_dims: see `partitioning`.
+    frozen_partitioning_dims: as that of what does not train; the same if None.
     random_seed: of initial weights, data and dropout.
     use_cached: read what `seqio_cache_tasks` wrote.
     initial_checkpoint_path: of another run, whose weights are taken over.
@@ -105,11 +108,11 @@ def train(
   for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
-  partitioner = Partitioner(
+  partitioner = partitioning.standard(
     num_partitions,
-    standard_logical_axis_rules(
-      activation_partitioning_dims, parameter_partitioning_dims
-    ),
+    activation_partitioning_dims,
+    parameter_partitioning_dims,
+    frozen_partitioning_dims,
   )
   partitioner.check_batch(batch_size, num_microbatches)
   if initial_checkpoint_path:
@@ -163,8 +166,7 @@ def train(
     gin_utils.save_config(model_dir)
     step_fn = partitioner.compile(
       training.make_train_step(model, num_microbatches),
-      donate_argnums=0,
-      out_shardings=(shardings, partitioner.replicated),
+      **training.train_step_jit(partitioner, shardings),
     )
     rng = jax.random.key(random_seed)
     return _Loop(

@@ -97,7 +97,9 @@ def state_shardings(
       model.optimizer_def, variables['params'], params
     ),
     frozen=partitioner.variable_shardings(
-      variables.get('frozen', {}), variables.get('frozen_axes', {})
+      variables.get('frozen', {}),
+      variables.get('frozen_axes', {}),
+      partitioner.frozen_rules,
     ),
   )
 
@@ -113,7 +115,31 @@ def initial_state(
   Raises:
     UserError: nothing trains, or the devices do not divide a weight.
   """
+  create, shardings = _state_creator(model, shapes, partitioner, seed)
+  return partitioner.compile(create, out_shardings=shardings)(), shardings
 
+
+def abstract_state(
+  model: HyperTuningModel,
+  shapes: Mapping[str, tuple[int, ...]],
+  partitioner: Partitioner,
+) -> tuple[TrainState, TrainState]:
+  """`initial_state` without arrays: shapes, types and shardings."""
+  create, shardings = _state_creator(model, shapes, partitioner, seed=0)
+  state = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    jax.eval_shape(create),
+    shardings,
+  )
+  return state, shardings
+
+
+def _state_creator(
+  model: HyperTuningModel,
+  shapes: Mapping[str, tuple[int, ...]],
+  partitioner: Partitioner,
+  seed: int,
+) -> tuple[Callable[[], TrainState], TrainState]:
   def variables() -> Any:
     return model.get_initial_variables(jax.random.key(seed), shapes)
 
@@ -124,10 +150,7 @@ def initial_state(
       "'hypermodel/.*' or 'downstream/.*'."
     )
   shardings = state_shardings(model, abstract, partitioner)
-  init = partitioner.compile(
-    lambda: create_state(model, variables()), out_shardings=shardings
-  )
-  return init(), shardings
+  return lambda: create_state(model, variables()), shardings
 
 
 def warm_start(
@@ -181,6 +204,16 @@ def restore_variables(
     for x, x_axes in zip(values, axes, strict=True)
   )
   return params, frozen
+
+
+def train_step_jit(
+  partitioner: Partitioner, shardings: TrainState
+) -> dict[str, Any]:
+  """How `make_train_step` is compiled: arguments of `jax.jit`."""
+  return {
+    'donate_argnums': 0,
+    'out_shardings': (shardings, partitioner.replicated),
+  }
 
 
 def make_train_step(

@@ -93,7 +93,7 @@ class PrefixHead(nn.Module):
     T5 does not divide its attention logits by sqrt(head_dim): a key of the
     wrong size saturates the softmax, or is never attended to.
     """
-    scale = partitioning.param_with_axes(
+    scale = layers.param_with_axes(
       name,
       nn.initializers.ones,
       key.shape[2:4],

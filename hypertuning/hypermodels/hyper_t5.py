@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 
 from hypertuning.adapters import Adapters
 from hypertuning.networks import layers, t5
@@ -43,7 +42,7 @@ class HyperT5(t5.T5):
     self.decoder = t5.Decoder(
       cfg, causal=False, bidirectional_bias=self.bidirectional_bias
     )
-    self.queries = partitioning.param_with_axes(
+    self.queries = layers.param_with_axes(
       'queries',
       # The scale of T5's embeddings, or a learned difference to some of them.
       nn.initializers.normal(stddev=0.0 if self.query_tokens else 1.0),

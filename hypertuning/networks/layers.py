@@ -18,6 +18,17 @@ Initializer = Callable[..., jax.Array]
 FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
 
+def param_with_axes(*args: Any, **kwargs: Any) -> jax.Array:
+  """Flax's, without its sharding constraint.
+
+  A weight lies where the compiled function's argument lies, which for a frozen
+  one may be elsewhere than the rules of what trains say (see
+  `partitioning.Partitioner`). The constraint would move it on every use.
+  """
+  with partitioning.axis_rules(()):
+    return partitioning.param_with_axes(*args, **kwargs)
+
+
 class DenseGeneral(nn.Module):
   """A linear map without bias from the last axis to `features`.
 
@@ -42,7 +53,7 @@ class DenseGeneral(nn.Module):
     )
     batch = x.shape[: -self.num_input_dims]
     inputs = x.shape[-self.num_input_dims :]
-    kernel = partitioning.param_with_axes(
+    kernel = param_with_axes(
       'kernel',
       self.kernel_init,
       (math.prod(inputs), math.prod(features)),
@@ -61,7 +72,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = partitioning.param_with_axes(
+    scale = param_with_axes(
       'scale',
       nn.initializers.ones,
       (x.shape[-1],),
@@ -83,7 +94,7 @@ class Embed(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
-    self.embedding = partitioning.param_with_axes(
+    self.embedding = param_with_axes(
       'embedding',
       nn.initializers.normal(stddev=1.0),
       (self.num_embeddings, self.features),
@@ -215,7 +226,7 @@ class RelativePositionBias(nn.Module):
     self, query_positions: jax.Array, key_positions: jax.Array
   ) -> jax.Array:
     """Float32 biases `[1, heads, queries, keys]` for two position vectors."""
-    table = partitioning.param_with_axes(
+    table = param_with_axes(
       'rel_embedding',
       self.embedding_init,
       (self.num_heads, self.num_buckets),
