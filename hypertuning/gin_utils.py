@@ -50,7 +50,7 @@ def define_flags() -> None:
   )
 
 
-def run(module: str, function: str) -> None:
+def run(module: str, function: str, configured: bool = True) -> None:
   """Runs an entry point; a user error is one line and exit code 2.
 
   Entry points call this before their own imports: `--help` is answered at once,
@@ -60,6 +60,8 @@ def run(module: str, function: str) -> None:
   Args:
     module: such as `hypertuning.train`.
     function: of that module, called with what gin binds to it.
+    configured: False calls it without arguments: it reads what gin binds to
+      another function, see `arguments`.
   """
   _quiet_logs()
   define_flags()
@@ -71,11 +73,12 @@ def run(module: str, function: str) -> None:
           f'{rest[1]!r} is not a flag; gin files are given as --gin_file=..., '
           'bindings as --gin.NAME=value.'
         )
-      with _hidden_stderr():
+      with hidden_stderr():
         imported = importlib.import_module(module)
       parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
-      call(getattr(imported, function))
+      target = getattr(imported, function)
+      call(target) if configured else target()
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr)
       sys.exit(2)
@@ -132,16 +135,36 @@ def call(function: Callable[..., Any], **kwargs: Any) -> Any:
     UserError: no gin file configures it, an argument has no binding, or
       something that is built from the configuration refuses its arguments.
   """
-  name = f'{function.__module__}.{function.__name__}'
+  with _one_line_errors(function):
+    return _configurable(function)(**kwargs)
+
+
+def arguments(function: Callable[..., Any]) -> dict[str, Any]:
+  """What gin binds to a function, built but not passed to it.
+
+  Raises:
+    UserError: as `call` does.
+  """
+  with _one_line_errors(function):
+    return gin.get_bindings(_configurable(function))
+
+
+def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
   try:
-    configured = gin.get_configurable(function)
+    return gin.get_configurable(function)
   except ValueError as error:
+    name = f'{function.__module__}.{function.__name__}'
     raise UserError(
       f'No gin file configures {name}: include the one of gin/local/ that is '
       'for this command.'
     ) from error
+
+
+@contextlib.contextmanager
+def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
+  """Makes `UserError`s of what is wrong with a configuration."""
   try:
-    return configured(**kwargs)
+    yield
   except UserError:
     raise
   except (TypeError, ValueError) as error:
@@ -272,7 +295,7 @@ def _without_path_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hidden_stderr() -> Iterator[None]:
+def hidden_stderr() -> Iterator[None]:
   """Sends file descriptor 2 to a file, which is shown only after an error.
 
   TensorFlow writes there from C++ before any of its settings is read.

@@ -1,0 +1,1 @@
+"""What a training step costs on TPUs that are not there."""

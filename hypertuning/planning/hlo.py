@@ -1,0 +1,319 @@
+"""What a compiled program moves, read from its text.
+
+XLA's own cost analysis counts the body of a loop once. Here the bodies are
+followed from the entry on, as often as their conditions say they run.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_COLLECTIVES = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'collective-permute',
+  'all-to-all',
+  'ragged-all-to-all',
+)
+# Names for what is elsewhere, and what only calls others.
+_FREE = (
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+  'while',
+  'conditional',
+  'call',
+  'after-all',
+  'partition-id',
+  'opt-barrier',
+)
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
+_INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
+_ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?')
+_CALLED = re.compile(r'(?:calls|body|to_apply|branch_computations)=\{?([^,}]+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+  name: str
+  type: str
+  opcode: str
+  operands: tuple[str, ...]
+  rest: str  # all after the opcode
+  is_root: bool
+
+  def sizes(self) -> list[int]:
+    """Bytes of every array of the result."""
+    return [_bytes(dtype, shape) for dtype, shape, _ in self._arrays()]
+
+  def in_memory(self) -> list[int]:
+    """The same, 0 for what lies in another space than the chip's memory."""
+    return [
+      0 if 'S(' in layout else _bytes(dtype, shape)
+      for dtype, shape, layout in self._arrays()
+    ]
+
+  def _arrays(self) -> list[tuple[str, str, str]]:
+    return _ARRAY.findall(self.type)
+
+  def attribute(self, name: str) -> str | None:
+    """Such as the `body` of a `while`."""
+    found = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
+    return found[1] if found else None
+
+
+_Computations = Mapping[str, Sequence[_Instruction]]
+
+
+def collective_bytes(text: str) -> dict[str, int]:
+  """Bytes that each device receives from others, by kind of collective.
+
+  Rings are assumed: a device receives all of what is gathered, permuted or
+  scattered, and an all-reduce twice its size.
+
+  Args:
+    text: `compiled.as_text()`, of one device's program.
+  """
+  computations, entry = _parse(text)
+  received: collections.Counter[str] = collections.Counter()
+  seen = set()
+  for instruction, times, inside in _run(computations, entry):
+    kind = instruction.opcode.removesuffix('-start')
+    if kind not in _COLLECTIVES:
+      continue
+    # v5e's compiler repeats a gather in several computations that share it.
+    channel = instruction.attribute('channel_id')
+    if channel is not None:
+      if (channel, kind) in seen:
+        continue
+      seen.add((channel, kind))
+    size = _transferred(instruction, computations[inside])
+    received[kind] += times * size * (2 if kind == 'all-reduce' else 1)
+  return dict(received)
+
+
+def _transferred(
+  instruction: _Instruction, computation: Sequence[_Instruction]
+) -> int:
+  """Bytes of the larger one of operands and results."""
+  sizes = instruction.sizes()
+  if instruction.opcode.endswith('-start') and len(sizes) > 1:
+    # (operands, results, flags): whichever is larger.
+    return max(sizes) if len(sizes) <= 4 else sum(sizes) // 2
+  results = sum(sizes)
+  names = set(instruction.operands)
+  operands = sum(sum(i.sizes()) for i in computation if i.name in names)
+  return max(results, operands)
+
+
+def memory_bytes(text: str) -> int:
+  """Bytes that one device's kernels read from and write to its memory.
+
+  Each reads its operands once and writes its results once, but for what the
+  compiler keeps on the chip, and of slices and updates only the part that is
+  touched. What a kernel reads twice or leaves out is not seen: an estimate.
+
+  Args:
+    text: `compiled.as_text()`, of one device's program.
+  """
+  computations, entry = _parse(text)
+  indexed = {
+    name: {i.name: i for i in body} for name, body in computations.items()
+  }
+  total = 0
+  for instruction, times, inside in _run(computations, entry, fused=False):
+    opcode = instruction.opcode
+    if opcode in ('copy-start', 'slice-start'):
+      # Between memory and the chip; of operand and result the smaller moves.
+      total += times * min(instruction.sizes()[:2])
+    elif opcode not in _FREE and not opcode.endswith('-done'):
+      for name in dict.fromkeys(instruction.operands):
+        operand = indexed[inside].get(name)
+        size = sum(operand.in_memory()) if operand else 0
+        if size:
+          total += times * min(size, _read(name, size, [instruction], indexed))
+      total += times * _written(instruction, indexed[inside], indexed)
+  return total
+
+
+def _read(
+  name: str,
+  size: int,
+  users: Iterable[_Instruction],
+  indexed: Mapping[str, Mapping[str, _Instruction]],
+) -> int:
+  """Bytes of an operand of `size` that those of `users` that use it look at."""
+  total = 0
+  for user in users:
+    if name not in user.operands or total >= size:
+      continue
+    fused = indexed.get(user.attribute('calls') or '')
+    if fused:
+      number = user.operands.index(name)
+      for inner in fused.values():
+        if inner.rest.startswith(f'parameter({number})'):
+          total += _read(inner.name, size, fused.values(), indexed)
+    elif user.opcode == 'bitcast':
+      siblings = next((b for b in indexed.values() if user.name in b), {})
+      total += _read(user.name, size, siblings.values(), indexed)
+    elif user.opcode in ('dynamic-slice', 'gather', 'slice'):
+      total += sum(user.sizes())
+    elif user.opcode != 'dynamic-update-slice' or user.operands[0] != name:
+      total += size
+  return min(total, size)
+
+
+def _written(
+  kernel: _Instruction,
+  siblings: Mapping[str, _Instruction],
+  indexed: Mapping[str, Mapping[str, _Instruction]],
+) -> int:
+  """Bytes that a kernel writes: of updates in place, only the update."""
+  body = indexed.get(kernel.attribute('calls') or '')
+  roots = [kernel]
+  if body:
+    siblings = body
+    roots = [next(i for i in body.values() if i.is_root)]
+    if roots[0].opcode == 'tuple':
+      roots = [body[name] for name in roots[0].operands]
+  total = 0
+  results = kernel.in_memory()
+  for number, size in enumerate(results):
+    root = roots[number] if len(roots) == len(results) else kernel
+    while root.opcode == 'bitcast' and root.operands[0] in siblings:
+      root = siblings[root.operands[0]]
+    if root.opcode == 'dynamic-update-slice':
+      size = min(size, sum(siblings[root.operands[1]].sizes()))
+    total += size
+  return total
+
+
+def _run(
+  computations: _Computations, name: str, times: int = 1, fused: bool = True
+) -> Iterator[tuple[_Instruction, int, str]]:
+  """Instructions, how often each runs, and the computation it is in."""
+  for instruction in computations[name]:
+    yield instruction, times, name
+    if instruction.opcode == 'while':
+      body = instruction.attribute('body') or ''
+      condition = instruction.attribute('condition') or ''
+      if body in computations and condition in computations:
+        trips = _trips(instruction, computations[condition], computations[body])
+        yield from _run(computations, body, times * trips, fused)
+      continue
+    if instruction.opcode in ('fusion', 'reduce') and not fused:
+      continue
+    for group in _CALLED.findall(instruction.rest):
+      for called in group.replace('%', '').split(','):
+        if called.strip() in computations:
+          yield from _run(computations, called.strip(), times, fused)
+
+
+def _trips(
+  loop: _Instruction,
+  condition: Sequence[_Instruction],
+  body: Sequence[_Instruction],
+) -> int:
+  """How often a loop that counts from 0 runs its body.
+
+  Its condition compares a counter to a constant; its body adds a step to the
+  counter, which is 2 where the compiler has unrolled it once.
+  """
+  known = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
+  if known:
+    return int(known[1])
+  bounds = [c for c in map(_constant, condition) if c is not None]
+  if not bounds:
+    return 1
+  return math.ceil(max(bounds) / _step(condition, body))
+
+
+def _step(
+  condition: Sequence[_Instruction], body: Sequence[_Instruction]
+) -> int:
+  by_name = {i.name: i for i in body}
+  roots = [i for i in body if i.is_root]
+  for counter in condition:
+    index = counter.attribute('index')
+    if counter.opcode != 'get-tuple-element' or index is None or not roots:
+      continue
+    if int(index) >= len(roots[0].operands):
+      continue
+    following = by_name.get(roots[0].operands[int(index)])
+    if following is None or following.opcode != 'add':
+      continue
+    steps = [
+      step
+      for name in following.operands
+      if name in by_name and (step := _constant(by_name[name])) is not None
+    ]
+    if steps:
+      return max(steps[0], 1)
+  return 1
+
+
+def _constant(instruction: _Instruction) -> int | None:
+  value = re.match(r'constant\((\d+)\)', instruction.rest)
+  is_counter = re.match(r'[su]32\[\]', instruction.type)
+  return int(value[1]) if value and is_counter else None
+
+
+def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+  """Computations by name, and the name of the entry."""
+  computations: dict[str, list[_Instruction]] = {}
+  entry, current = '', ''
+  for line in text.splitlines():
+    header = _HEADER.match(line)
+    if header:
+      current = header[2]
+      computations[current] = []
+      entry = current if header[1] else entry
+      continue
+    found = _INSTRUCTION.match(line)
+    if found and current:
+      computations[current].append(_instruction(found))
+  return computations, entry
+
+
+def _instruction(found: re.Match) -> _Instruction:
+  type_, rest = _split_type(found[3])
+  opcode, _, arguments = rest.partition('(')
+  operands = _until_closed(arguments)
+  return _Instruction(
+    name=found[2],
+    type=type_,
+    opcode=opcode,
+    operands=tuple(re.findall(r'%([\w.\-]+)', operands)),
+    rest=rest,
+    is_root=bool(found[1]),
+  )
+
+
+def _split_type(text: str) -> tuple[str, str]:
+  if not text.startswith('('):
+    type_, _, rest = text.partition(' ')
+    return type_, rest
+  inner = _until_closed(text[1:])
+  return inner, text[len(inner) + 2 :].lstrip()
+
+
+def _until_closed(text: str) -> str:
+  """What stands before the parenthesis that closes an open one."""
+  depth = 1
+  for place, character in enumerate(text):
+    depth += (character == '(') - (character == ')')
+    if not depth:
+      return text[:place]
+  return text
+
+
+def _bytes(dtype: str, shape: str) -> int:
+  width = re.search(r'\d+', dtype)
+  bits = int(width[0]) if width else 8  # pred
+  size = math.prod(int(side) for side in shape.split(',') if side)
+  return size * bits // 8

@@ -1,0 +1,33 @@
+"""The flags of `python -m hypertuning.plan`, without heavy imports."""
+
+from absl import flags
+
+_FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # --help shows the flags as the entry point's own
+
+
+def define_flags() -> None:
+  """Defines them, or forgets their values in a process that has them."""
+  names = ('topology', 'json', 'search', 'choices', 'cache_dir')
+  if 'topology' in _FLAGS:
+    for name in names:
+      _FLAGS[name].unparse()
+    return
+  flags.DEFINE_string(
+    'topology', None, 'TPU slice by its cloud name or shape: v4-64, v4:2x4x4.'
+  )
+  flags.DEFINE_string('json', None, 'File for all numbers.')
+  flags.DEFINE_bool(
+    'search', False, 'Compile many configurations and rank those that fit.'
+  )
+  flags.DEFINE_multi_string(
+    'choices',
+    [],
+    'NAME=[...], values that --search tries in place of its own: BATCH_SIZE, '
+    'QUERIES (an episode), REMAT_POLICY, MESH (bindings each) or any macro.',
+  )
+  flags.DEFINE_string(
+    'cache_dir',
+    '~/.cache/hypertuning/plans',
+    'Folder of what was compiled before, so that it need not be again.',
+  )

@@ -1,0 +1,104 @@
+"""Costs of a step as text and as JSON."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hypertuning.planning import roofline
+from hypertuning.planning.step import Costs
+from hypertuning.planning.topologies import Topology
+
+_GIB = 2**30
+
+
+def describe(costs: Costs, topology: Topology) -> Iterator[str]:
+  """Lines on one step that fits."""
+  times = roofline.estimate(costs, topology)
+  hbm = topology.chip.hbm_bytes / _GIB
+  received = sum(costs.collective_bytes.values())
+  kinds = ', '.join(
+    f'{kind} {size / _GIB:.2f}'
+    for kind, size in sorted(costs.collective_bytes.items())
+  )
+  rows = {
+    'trained weights': f'{costs.params_bytes / _GIB:.2f} GiB',
+    'optimizer state': f'{costs.optimizer_bytes / _GIB:.2f} GiB',
+    'frozen weights': f'{costs.frozen_bytes / _GIB:.2f} GiB',
+    'activations': f'{costs.temporary_bytes / _GIB:.2f} GiB',
+    'peak': f'{costs.peak_bytes / _GIB:.2f} of {hbm:.0f} GiB: fits',
+    'FLOPs executed': f'{costs.executed_flops:.4g} '
+    f'({costs.executed_flops / costs.useful_flops:.3f} x useful)',
+    'FLOPs useful': f'{costs.useful_flops:.4g}',
+    'received': f'{received / _GIB:.2f} GiB' + (f' ({kinds})' if kinds else ''),
+    'memory traffic': f'{costs.hbm_bytes / 1e9:.0f} GB',
+    'step, best': _time(times.best_seconds, times.best_utilisation),
+    'step, worst': _time(times.worst_seconds, times.worst_utilisation),
+    '  matmuls': f'{times.matmul_seconds:.3g} s',
+    '  memory': f'{times.memory_seconds:.3g} s',
+    '  interconnect': f'{times.network_seconds:.3g} s',
+    'queries': f'{costs.queries} a step, '
+    f'{times.queries_per_chip_second:.3g} a chip-second at worst',
+    'compiling': f'{costs.compile_seconds:.0f} s and '
+    f'{costs.machine_bytes / _GIB:.1f} GiB of this machine',
+  }
+  yield f'{topology.name}, {topology.chips} chips; of each chip, a step:'
+  width = max(map(len, rows))
+  yield from (f'  {name:<{width}}  {value}' for name, value in rows.items())
+  yield f'Assumed: {roofline.ASSUMPTIONS}'
+
+
+def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
+  """All numbers of a step; no `estimate` of one that does not fit."""
+  values: dict[str, Any] = {
+    'topology': topology.name,
+    'chips': topology.chips,
+    'fits': costs.error is None,
+    'costs': dataclasses.asdict(costs),
+  }
+  if costs.error is None:
+    values['estimate'] = dataclasses.asdict(roofline.estimate(costs, topology))
+    values['assumptions'] = roofline.ASSUMPTIONS
+  return values
+
+
+def table(
+  rows: Sequence[tuple[Mapping[str, Any], Costs]], topology: Topology
+) -> Iterator[str]:
+  """Markdown: what was tried and fits, the most queries first.
+
+  Args:
+    rows: what differs between the configurations, and their costs.
+    topology: the slice.
+  """
+  fits = [(names, costs) for names, costs in rows if costs.error is None]
+  fits.sort(
+    key=lambda row: -roofline.estimate(row[1], topology).queries_per_chip_second
+  )
+  names = list(dict.fromkeys(name for row in fits for name in row[0]))
+  columns = [
+    *names,
+    'queries / chip-second',
+    'step s',
+    'MFU %',
+    'peak GiB',
+    'executed / useful',
+    'received GiB',
+  ]
+  yield f'| {" | ".join(columns)} |'
+  yield f'| {" | ".join(["---"] * len(columns))} |'
+  for values, costs in fits:
+    times = roofline.estimate(costs, topology)
+    cells = [
+      *(repr(values.get(name)) for name in names),
+      f'{times.queries_per_chip_second:.1f}',
+      f'{times.best_seconds:.2f} to {times.worst_seconds:.2f}',
+      f'{times.best_utilisation:.0%} to {times.worst_utilisation:.0%}',
+      f'{costs.peak_bytes / _GIB:.1f}',
+      f'{costs.executed_flops / costs.useful_flops:.2f}',
+      f'{sum(costs.collective_bytes.values()) / _GIB:.1f}',
+    ]
+    yield f'| {" | ".join(cells)} |'
+
+
+def _time(seconds: float, utilisation: float) -> str:
+  return f'{seconds:.3g} s, utilisation (MFU) {utilisation:.0%}'

@@ -1,0 +1,132 @@
+"""Which configurations to compile, and what compiling others has told."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hypertuning.planning.step import Costs
+from hypertuning.planning.topologies import Topology
+
+Bindings = dict[str, Any]
+_PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+_SOURCES = (  # what a step is made of and counted by
+  *('networks', 'hypermodels', 'adapters', 'planning'),
+  *('models.py', 'optim.py', 'partitioning.py', 'training.py'),
+)
+_SHARDED = {'PARAMETER_PARTITIONING_DIMS': 2, 'FROZEN_DTYPE': 'bfloat16'}
+MESHES: tuple[Bindings, ...] = (
+  # Frozen weights whole on every chip: they need not be gathered.
+  {'NUM_PARTITIONS': 1, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 1},
+  {'NUM_PARTITIONS': 1, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 2},
+  {'NUM_PARTITIONS': 2, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 2},
+  {'NUM_PARTITIONS': 4, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 2},
+  # Trained weights whole on every chip as well.
+  {
+    'NUM_PARTITIONS': 1,
+    **_SHARDED,
+    'PARAMETER_PARTITIONING_DIMS': 1,
+    'FROZEN_PARTITIONING_DIMS': 1,
+  },
+)
+
+
+def candidates(
+  batch_size: int,
+  lengths: Mapping[str, Any],
+  choices: Mapping[str, Sequence[Any]],
+) -> Iterator[Bindings]:
+  """Configurations as bindings, smaller batches first.
+
+  Args:
+    batch_size: of the configuration at hand; half and twice are tried too.
+    lengths: its TASK_FEATURE_LENGTHS.
+    choices: values to try instead: `BATCH_SIZE`, `QUERIES`, `REMAT_POLICY`,
+      `MESH` (bindings each), and any other macro of gin.
+  """
+  queries = lengths['targets'][0]
+  axes: dict[str, Sequence[Any]] = {
+    'MESH': MESHES,
+    'REMAT_POLICY': ('minimal', 'full', 'none'),
+    'QUERIES': sorted({queries, 4}),
+    'BATCH_SIZE': (batch_size // 2, batch_size, 2 * batch_size),
+    **choices,
+  }
+  for values in itertools.product(*axes.values()):
+    chosen = dict(zip(axes, values, strict=True))
+    number = chosen.pop('QUERIES')
+    mesh = chosen.pop('MESH')
+    yield {
+      **mesh,
+      **chosen,
+      'TASK_FEATURE_LENGTHS': {
+        **lengths,
+        'inputs': (number, lengths['inputs'][1]),
+        'targets': (number, lengths['targets'][1]),
+      },
+    }
+
+
+def larger(one: Bindings, other: Bindings) -> bool:
+  """Whether one differs from another only in more episodes or queries."""
+
+  def split(bindings: Bindings) -> tuple[tuple[int, int], Bindings]:
+    rest = dict(bindings)
+    lengths = rest.pop('TASK_FEATURE_LENGTHS')
+    size = rest.pop('BATCH_SIZE'), lengths['targets'][0]
+    return size, rest
+
+  (batch, queries), rest = split(one)
+  (other_batch, other_queries), other_rest = split(other)
+  return (
+    rest == other_rest and batch >= other_batch and queries >= other_queries
+  )
+
+
+class Cache:
+  """Costs of earlier compilations, a JSON file each."""
+
+  def __init__(self, folder: str) -> None:
+    """Makes no folder before there is something to keep."""
+    self._folder = pathlib.Path(folder).expanduser()
+
+  def get(self, key: str) -> Costs | None:
+    """What was put under the key; None if nothing readable was."""
+    try:
+      return Costs(**json.loads(self._path(key).read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError):
+      return None
+
+  def put(self, key: str, costs: Costs) -> None:
+    """Keeps costs for the next search."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    temporary = self._path(key).with_suffix(f'.{os.getpid()}')
+    text = json.dumps(dataclasses.asdict(costs), indent=1)
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, self._path(key))
+
+  def _path(self, key: str) -> pathlib.Path:
+    return self._folder / f'{key}.json'
+
+
+def key(config: str, topology: Topology) -> str:
+  """Of all that costs depend on: configuration, versions, our own code."""
+  digest = hashlib.sha256()
+  for part in (config, topology.name, json.dumps(versions())):
+    digest.update(part.encode())
+  for source in _SOURCES:
+    path = _PACKAGE / source
+    for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
+      digest.update(file.read_bytes())
+  return digest.hexdigest()[:32]
+
+
+def versions() -> dict[str, str]:
+  """Of what compiles."""
+  return {name: importlib.metadata.version(name) for name in _PACKAGES}

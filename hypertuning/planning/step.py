@@ -1,0 +1,174 @@
+"""One training step: traced, counted, and compiled for a slice of TPUs."""
+
+import copy
+import dataclasses
+import math
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from hypertuning import partitioning, pipelines, training
+from hypertuning.models import HyperTuningModel
+from hypertuning.planning import flops, hlo
+from hypertuning.planning.topologies import Topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+  """What a step costs, per chip where nothing else is said.
+
+  Attributes:
+    params_bytes: of what trains.
+    optimizer_bytes: of the optimizer's state.
+    frozen_bytes: of what does not train.
+    executed_flops: of all matmuls, those that rematerialisation repeats too.
+    useful_flops: without rematerialisation.
+    queries: whose targets a step trains on, over all chips.
+    error: why the step does not fit, or None: what follows is then known.
+    temporary_bytes: activations and other values that a step makes.
+    peak_bytes: arguments, results, temporaries and code at once.
+    collective_bytes: received from other chips, by kind.
+    hbm_bytes: read from and written to memory.
+    compile_seconds: on this machine.
+    machine_bytes: memory that the process had taken by then, at most.
+  """
+
+  params_bytes: int
+  optimizer_bytes: int
+  frozen_bytes: int
+  executed_flops: float
+  useful_flops: float
+  queries: int
+  error: str | None = None
+  temporary_bytes: int = 0
+  peak_bytes: int = 0
+  collective_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  hbm_bytes: int = 0
+  compile_seconds: float = 0.0
+  machine_bytes: int = 0
+
+
+def compile_step(
+  topology: Topology, devices: tuple[Any, ...], settings: Mapping[str, Any]
+) -> Costs:
+  """Compiles the step that `train.train` would run and reads its costs.
+
+  Args:
+    topology: whose chips the step is for.
+    devices: of `topologies.devices`.
+    settings: arguments of `train.train`.
+
+  Raises:
+    UserError: the devices do not divide the batch, the model or one another.
+  """
+  model: HyperTuningModel = settings['model']
+  batch_size = settings['batch_size']
+  microbatches = settings.get('num_microbatches', 1)
+  partitioner = partitioning.standard(
+    settings.get('num_partitions', 1),
+    settings.get('activation_partitioning_dims', 1),
+    settings.get('parameter_partitioning_dims', 1),
+    settings.get('frozen_partitioning_dims'),
+    devices,
+  )
+  partitioner.check_batch(batch_size, microbatches)
+  shapes = pipelines.input_shapes(
+    settings['task_feature_lengths'], model, batch_size
+  )
+  state, shardings = training.abstract_state(model, shapes, partitioner)
+  arguments = (
+    state,
+    {
+      name: jax.ShapeDtypeStruct(shape, 'int32', sharding=partitioner.batch)
+      for name, shape in shapes.items()
+    },
+    jax.ShapeDtypeStruct(
+      (), jax.random.key(0).dtype, sharding=partitioner.replicated
+    ),
+  )
+
+  def trace(traced_model: HyperTuningModel) -> Any:
+    with partitioner.context():
+      return jax.jit(
+        training.make_train_step(traced_model, microbatches),
+        **training.train_step_jit(partitioner, shardings),
+      ).trace(*arguments)
+
+  traced = trace(model)
+  plain = trace(_without_remat(model))
+  costs = Costs(
+    params_bytes=_shard_bytes(state.params),
+    optimizer_bytes=_shard_bytes(state.opt_state),
+    frozen_bytes=_shard_bytes(state.frozen),
+    executed_flops=flops.matmul_flops(traced.jaxpr) / topology.chips,
+    useful_flops=flops.matmul_flops(plain.jaxpr) / topology.chips,
+    queries=math.prod(shapes['decoder_target_tokens'][:2]),
+  )
+  start = time.monotonic()
+  with partitioner.context():
+    try:
+      compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      costs = dataclasses.replace(costs, error=_reason(str(error)))
+      return _measured(costs, start)
+  memory = compiled.memory_analysis()
+  text = compiled.as_text()
+  costs = dataclasses.replace(
+    costs,
+    temporary_bytes=memory.temp_size_in_bytes,
+    peak_bytes=memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes,
+    collective_bytes=hlo.collective_bytes(text),
+    hbm_bytes=hlo.memory_bytes(text),
+  )
+  return _measured(costs, start)
+
+
+def _measured(costs: Costs, start: float) -> Costs:
+  used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return dataclasses.replace(
+    costs,
+    compile_seconds=time.monotonic() - start,
+    machine_bytes=used * 1024,  # Linux counts in KiB
+  )
+
+
+def _without_remat(model: HyperTuningModel) -> HyperTuningModel:
+  """The same model, which keeps all that its gradient needs."""
+
+  def plain(network: Any) -> Any:
+    if network is None:
+      return None
+    return network.clone(config=network.config.replace(remat_policy='none'))
+
+  other = copy.copy(model)
+  other.module = model.module.clone(
+    downstream=plain(model.module.downstream),
+    hypermodel=plain(model.module.hypermodel),
+  )
+  return other
+
+
+def _shard_bytes(tree: Any) -> int:
+  """What one device holds of a tree of abstract arrays."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _reason(message: str) -> str:
+  """The line of libtpu's report that says how much was asked for."""
+  lines = [line.strip() for line in message.splitlines()]
+  for line in lines:
+    if 'exceeds available' in line or 'Exceeded' in line:
+      return line
+  return lines[0]
