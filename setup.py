@@ -67,6 +67,7 @@ setuptools.setup(
       'pytest-xdist>=3.8',
       'ruff>=0.17.6',
     ],
+    'plan': ['libtpu>=0.0.52'],  # the TPU compiler; needs no TPU
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
     # t5x itself is on no package index: install it, airio and jestimator with
     # `pip install --no-deps` from their repositories. These are what they need

@@ -13,6 +13,7 @@ from hypertuning import adapters as adapters_lib
 from hypertuning import trees
 from hypertuning.adapters import SITES, LoRA, Prefix
 from hypertuning.networks import layers, t5
+from hypertuning.planning import flops
 
 CONFIG = tiny.config()
 BATCH = 4
@@ -412,7 +413,7 @@ def test_lora_never_forms_a_kernel_per_example(params, text):
   def per_example(function):
     jaxpr = jax.make_jaxpr(function)(phi).jaxpr
     width = CONFIG.num_heads * CONFIG.head_dim
-    shapes = {v.aval.shape for e, _ in tiny.walk(jaxpr) for v in e.outvars}
+    shapes = {v.aval.shape for e, _ in flops.walk(jaxpr) for v in e.outvars}
     return [
       s
       for s in shapes

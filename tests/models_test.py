@@ -14,6 +14,7 @@ from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.models import TOKENS
 from hypertuning.networks import t5
+from hypertuning.planning import flops
 
 # One layer each: what layers do is the other tests' business.
 CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
@@ -281,7 +282,7 @@ def test_phi_is_generated_once_an_episode(batch):
   shape = params['hypermodel']['head']['encoder_self']['wo']['kernel'].shape
   runs = [
     e.outvars[0].aval.shape
-    for e, _ in tiny.walk(jaxpr.jaxpr)
+    for e, _ in flops.walk(jaxpr.jaxpr)
     if e.primitive.name == 'dot_general' and e.invars[1].aval.shape == shape
   ]
   assert runs == [(2, 2, shape[1])] * 2  # [episodes, prefix, ...] for two sites

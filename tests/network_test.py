@@ -10,6 +10,7 @@ import tiny
 
 from hypertuning import partitioning, trees
 from hypertuning.networks import attention, layers, t5
+from hypertuning.planning import flops
 
 CONFIG = tiny.config()
 
@@ -220,7 +221,7 @@ def test_norm_and_softmax_are_float32_under_bfloat16(text):
   for name, count in (('rsqrt', 12), ('exp', 6)):
     types = [
       e.outvars[0].aval.dtype
-      for e, _ in tiny.walk(jaxpr.jaxpr)
+      for e, _ in flops.walk(jaxpr.jaxpr)
       if e.primitive.name == name
     ]
     assert types == [jnp.float32] * count, name

@@ -29,7 +29,7 @@ _LAYERS = {
   'partitioning': {'trees', 'errors'},
   'checkpoints': {'trees', 'errors'},
 }
-_RUNNERS = ('train', 'eval', 'infer', 'report')
+_RUNNERS = ('train', 'eval', 'infer', 'plan', 'report')
 
 
 def _imports(path: pathlib.Path) -> set[str]:

@@ -152,21 +152,6 @@ def episodes(
   }
 
 
-def walk(jaxpr):
-  """Every equation of a jaxpr and how often it runs, sub-jaxprs included."""
-  for equation in jaxpr.eqns:
-    yield equation, 1
-    times = 1
-    if equation.primitive.name == 'scan':
-      times = equation.params['length']
-    for value in equation.params.values():
-      for sub in value if isinstance(value, (tuple, list)) else (value,):
-        sub = getattr(sub, 'jaxpr', sub)
-        if hasattr(sub, 'eqns'):
-          for inner, inner_times in walk(sub):
-            yield inner, times * inner_times
-
-
 def model(cfg: t5.T5Config, hypermodel=None, **overrides):
   """A `HyperTuningModel`; imports seqio, which takes seconds."""
   from hypertuning import models

@@ -8,7 +8,7 @@ from hypertuning.planning import roofline
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
-_GIB = 2**30
+_GIB, _MIB = 2**30, 2**20
 
 
 def describe(costs: Costs, topology: Topology) -> Iterator[str]:
@@ -17,19 +17,19 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
   hbm = topology.chip.hbm_bytes / _GIB
   received = sum(costs.collective_bytes.values())
   kinds = ', '.join(
-    f'{kind} {size / _GIB:.2f}'
+    f'{kind} {_size(size)}'
     for kind, size in sorted(costs.collective_bytes.items())
   )
   rows = {
-    'trained weights': f'{costs.params_bytes / _GIB:.2f} GiB',
-    'optimizer state': f'{costs.optimizer_bytes / _GIB:.2f} GiB',
-    'frozen weights': f'{costs.frozen_bytes / _GIB:.2f} GiB',
-    'activations': f'{costs.temporary_bytes / _GIB:.2f} GiB',
-    'peak': f'{costs.peak_bytes / _GIB:.2f} of {hbm:.0f} GiB: fits',
+    'trained weights': _size(costs.params_bytes),
+    'optimizer state': _size(costs.optimizer_bytes),
+    'frozen weights': _size(costs.frozen_bytes),
+    'activations': _size(costs.temporary_bytes),
+    'peak': f'{_size(costs.peak_bytes)} of {hbm:.0f} GiB: fits',
     'FLOPs executed': f'{costs.executed_flops:.4g} '
     f'({costs.executed_flops / costs.useful_flops:.3f} x useful)',
     'FLOPs useful': f'{costs.useful_flops:.4g}',
-    'received': f'{received / _GIB:.2f} GiB' + (f' ({kinds})' if kinds else ''),
+    'received': _size(received) + (f' ({kinds})' if kinds else ''),
     'memory traffic': f'{costs.hbm_bytes / 1e9:.0f} GB',
     'step, best': _time(times.best_seconds, times.best_utilisation),
     'step, worst': _time(times.worst_seconds, times.worst_utilisation),
@@ -98,6 +98,11 @@ def table(
       f'{sum(costs.collective_bytes.values()) / _GIB:.1f}',
     ]
     yield f'| {" | ".join(cells)} |'
+
+
+def _size(count: int) -> str:
+  unit, name = (_GIB, 'GiB') if count >= _GIB / 10 else (_MIB, 'MiB')
+  return f'{count / unit:.2f} {name}'
 
 
 def _time(seconds: float, utilisation: float) -> str:
