@@ -306,6 +306,8 @@ def hidden_stderr() -> Iterator[None]:
     os.dup2(file.fileno(), 2)
     try:
       yield
+    except UserError:
+      raise  # it says all
     except BaseException:
       sys.stderr.flush()
       file.seek(0)

@@ -12,6 +12,9 @@ Exit code 2 where nothing fits.
 """
 
 if __name__ == '__main__':
+  import os
+
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # whatever this machine has
   from hypertuning import gin_utils
   from hypertuning.planning import options
 
@@ -53,13 +56,14 @@ def plan() -> None:
     devices = topologies.devices(topology)
   compiler = _Compiler(topology, devices, search.Cache(_FLAGS.cache_dir))
   if _FLAGS.search:
-    tried = _search(compiler, settings, choices)
-    _write([{**report.as_json(c, topology), 'bindings': b} for b, c in tried])
-    for line in report.table(_differences(tried), topology):
-      print(line)
-    if all(costs.error for _, costs in tried):
-      raise UserError(f'Nothing that was tried fits {topology.name}.')
-    return
+    _plan_many(compiler, topology, settings, choices)
+  else:
+    _plan_one(compiler, topology, settings)
+
+
+def _plan_one(
+  compiler: '_Compiler', topology: Topology, settings: Mapping[str, Any]
+) -> None:
   costs = compiler.costs(lambda: settings)
   _write({**report.as_json(costs, topology), 'versions': search.versions()})
   if costs.error:
@@ -70,6 +74,30 @@ def plan() -> None:
     )
   for line in report.describe(costs, topology):
     print(line)
+
+
+def _plan_many(
+  compiler: '_Compiler',
+  topology: Topology,
+  settings: Mapping[str, Any],
+  choices: Mapping[str, Sequence[Any]],
+) -> None:
+  candidates = list(
+    search.candidates(
+      settings['batch_size'], settings['task_feature_lengths'], choices
+    )
+  )
+  tried = _try(compiler, candidates)
+  _write([{**report.as_json(c, topology), 'bindings': b} for b, c in tried])
+  fits = [(b, c) for b, c in tried if c.error is None]
+  if not fits:
+    raise UserError(f'Nothing that was tried fits {topology.name}.')
+  fits.sort(key=lambda row: report.rank(row[1], topology))
+  names = search.differences([bindings for bindings, _ in fits])
+  rows = [(n, costs) for n, (_, costs) in zip(names, fits, strict=True)]
+  for line in report.table(rows, topology):
+    print(line)
+  print('The first:', *map(_flag, fits[0][0].items()))
 
 
 class _Compiler:
@@ -87,67 +115,45 @@ class _Compiler:
     key = search.key(gin.config_str(), self._topology)
     costs = self._cache.get(key)
     if costs is None:
-      problem = None
       with gin_utils.hidden_stderr():  # libtpu writes to it at length
-        try:
-          costs = compile_step(self._topology, self._devices, settings())
-        except UserError as error:
-          problem = error
-      if costs is None:
-        raise problem or AssertionError
+        costs = compile_step(self._topology, self._devices, settings())
       self._cache.put(key, costs)
     return costs
 
 
-def _search(
-  compiler: _Compiler,
-  settings: Mapping[str, Any],
-  choices: Mapping[str, Sequence[Any]],
+def _try(
+  compiler: _Compiler, candidates: Sequence[Bindings]
 ) -> list[tuple[Bindings, Costs]]:
   """Costs of all candidates that the devices divide."""
-  candidates = list(
-    search.candidates(
-      settings['batch_size'], settings['task_feature_lengths'], choices
-    )
-  )
   tried: list[tuple[Bindings, Costs]] = []
-  for number, bindings in enumerate(candidates, 1):
-    progress = f'{number} of {len(candidates)}'
+  names = search.differences(candidates)
+  for number, bindings in enumerate(candidates):
     if any(c.error and search.larger(bindings, b) for b, c in tried):
       continue  # more of what does not fit
     gin_utils.parse(
       _FLAGS.gin_file,
-      [
-        *_FLAGS.gin_bindings,
-        *(f'{name} = {value!r}' for name, value in bindings.items()),
-      ],
+      [*_FLAGS.gin_bindings, *(f'{k} = {v!r}' for k, v in bindings.items())],
       _FLAGS.gin_search_paths,
     )
     try:
       costs = compiler.costs(lambda: gin_utils.arguments(train.train))
     except UserError as error:
-      print(f'{progress}: {bindings}: {error}', file=sys.stderr)
-      continue
-    verdict = costs.error or f'fits, {costs.peak_bytes / 2**30:.1f} GiB'
-    print(f'{progress}: {bindings}: {verdict}', file=sys.stderr, flush=True)
-    tried.append((bindings, costs))
+      verdict = str(error)
+    else:
+      verdict = costs.error or f'fits, {costs.peak_bytes / 2**30:.2f} GiB'
+      tried.append((bindings, costs))
+    print(
+      f'{number + 1} of {len(candidates)}: {names[number]}: {verdict}',
+      file=sys.stderr,
+      flush=True,
+    )
   return tried
 
 
-def _differences(
-  tried: Sequence[tuple[Bindings, Costs]],
-) -> list[tuple[Bindings, Costs]]:
-  """The same without bindings that all have in common."""
-  names = dict.fromkeys(name for bindings, _ in tried for name in bindings)
-  varied = [
-    name
-    for name in names
-    if len({repr(bindings.get(name)) for bindings, _ in tried}) > 1
-  ]
-  return [
-    ({name: bindings.get(name) for name in varied}, costs)
-    for bindings, costs in tried
-  ]
+def _flag(binding: tuple[str, Any]) -> str:
+  """A binding as one types it in a shell."""
+  name, value = binding[0], repr(binding[1])
+  return f'--gin.{name}=' + (value if value.isalnum() else f'"{value}"')
 
 
 def _choice(text: str) -> tuple[str, list[Any]]:

@@ -317,9 +317,11 @@ def test_search_ranks_what_fits_and_goes_on_where_it_was(
   code, out, err = run(*flags)
   assert code == 0
   assert compiled == 2 * [16, 32, 64]  # more than 64 cannot fit either
-  head, _, *rows = out.splitlines()
+  head, _, *rows, first = out.splitlines()
   assert head.startswith('| REMAT_POLICY | BATCH_SIZE | queries / chip-second')
   assert [row.split(' | ')[1] for row in rows] == ['32', '32', '16', '16']
+  assert first.startswith('The first: --gin.REMAT_POLICY="\'none\'" ')
+  assert '--gin.BATCH_SIZE=32 ' in first
   assert err.count('too large') == 2 and 'of 8' in err
   values = json.loads(path.read_text())
   assert [v['fits'] for v in values] == 2 * [True, True, False]

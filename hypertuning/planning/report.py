@@ -61,20 +61,21 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
   return values
 
 
+def rank(costs: Costs, topology: Topology) -> float:
+  """A key to sort steps that fit by, the most queries first."""
+  return -roofline.estimate(costs, topology).queries_per_chip_second
+
+
 def table(
   rows: Sequence[tuple[Mapping[str, Any], Costs]], topology: Topology
 ) -> Iterator[str]:
-  """Markdown: what was tried and fits, the most queries first.
+  """Markdown of steps that fit.
 
   Args:
     rows: what differs between the configurations, and their costs.
     topology: the slice.
   """
-  fits = [(names, costs) for names, costs in rows if costs.error is None]
-  fits.sort(
-    key=lambda row: -roofline.estimate(row[1], topology).queries_per_chip_second
-  )
-  names = list(dict.fromkeys(name for row in fits for name in row[0]))
+  names = list(dict.fromkeys(name for row in rows for name in row[0]))
   columns = [
     *names,
     'queries / chip-second',
@@ -86,7 +87,7 @@ def table(
   ]
   yield f'| {" | ".join(columns)} |'
   yield f'| {" | ".join(["---"] * len(columns))} |'
-  for values, costs in fits:
+  for values, costs in rows:
     times = roofline.estimate(costs, topology)
     cells = [
       *(repr(values.get(name)) for name in names),

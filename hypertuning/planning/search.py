@@ -1,6 +1,7 @@
 """Which configurations to compile, and what compiling others has told."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -74,6 +75,24 @@ def candidates(
     }
 
 
+def differences(tried: Sequence[Bindings]) -> list[Bindings]:
+  """What candidates have not in common, queries instead of lengths."""
+  short = [
+    {
+      **{k: v for k, v in bindings.items() if k != 'TASK_FEATURE_LENGTHS'},
+      'QUERIES': bindings['TASK_FEATURE_LENGTHS']['targets'][0],
+    }
+    for bindings in tried
+  ]
+  names = dict.fromkeys(name for bindings in short for name in bindings)
+  varied = [
+    name
+    for name in names
+    if len({repr(bindings.get(name)) for bindings in short}) > 1
+  ]
+  return [{name: b.get(name) for name in varied} for b in short]
+
+
 def larger(one: Bindings, other: Bindings) -> bool:
   """Whether one differs from another only in more episodes or queries."""
 
@@ -118,14 +137,18 @@ class Cache:
 
 def key(config: str, topology: Topology) -> str:
   """Of all that costs depend on: configuration, versions, our own code."""
+  parts = (config, topology.name, json.dumps(versions()), _sources())
+  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:32]
+
+
+@functools.cache  # what runs was read when the process started
+def _sources() -> str:
   digest = hashlib.sha256()
-  for part in (config, topology.name, json.dumps(versions())):
-    digest.update(part.encode())
   for source in _SOURCES:
     path = _PACKAGE / source
     for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
       digest.update(file.read_bytes())
-  return digest.hexdigest()[:32]
+  return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

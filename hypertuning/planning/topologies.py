@@ -5,6 +5,7 @@ libtpu takes names that no cloud has (v5e:4x4x4), refuses some that exist
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -138,7 +139,7 @@ def devices(topology: Topology) -> tuple[Any, ...]:
   """The slice's chips, for a compiler that has none of them.
 
   Raises:
-    UserError: libtpu is not installed.
+    UserError: libtpu is not installed, or does not know the slice.
   """
   if importlib.util.find_spec('libtpu') is None:
     raise UserError(
@@ -153,9 +154,16 @@ def devices(topology: Topology) -> tuple[Any, ...]:
   kwargs: dict[str, Any] = {}
   if topology.chip.config:
     kwargs['chip_config_name'] = topology.chip.config
-  found = topologies.get_topology_desc(
-    topology.name, platform='tpu', **kwargs
-  ).devices
+  try:
+    found = topologies.get_topology_desc(
+      topology.name, platform='tpu', **kwargs
+    ).devices
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(
+      f'libtpu {importlib.metadata.version("libtpu")} has no {topology.name} '
+      f'({reason}): pip install --upgrade libtpu.'
+    ) from error
   assert len(found) == topology.chips, (topology, len(found))
   return tuple(found)
 
