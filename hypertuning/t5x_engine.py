@@ -239,6 +239,7 @@ def get_dataset(
   with tempfile.TemporaryDirectory() as folder:
     try:
       iterator = iter(dataset)
+      next(iterator)  # sources are opened at the first batch
       tf.train.Checkpoint(iterator=iterator).write(f'{folder}/position')
     except tf.errors.FailedPreconditionError as error:
       raise UserError(
@@ -302,8 +303,11 @@ def _one_line(
   kind: type[BaseException], error: BaseException, trace: Any
 ) -> None:
   """A user's error without the way to it; any other as Python shows it."""
-  if isinstance(error, UserError):
-    print(f'error: {gin_utils.one_line(error)}', file=sys.stderr)
+  cause: BaseException | None = error
+  while cause is not None and not isinstance(cause, UserError):
+    cause = cause.__cause__  # t5x wraps what a metric raises
+  if isinstance(cause, UserError):
+    print(f'error: {gin_utils.one_line(cause)}', file=sys.stderr)
   else:
     traceback.print_exception(kind, error, trace)
 

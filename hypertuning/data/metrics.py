@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from hypertuning.errors import UserError
+
 Targets = Sequence[Sequence[Sequence[str]]]  # [episodes][queries][references]
 Predictions = Sequence[Sequence[str]]
 Ranked = Mapping[str, np.ndarray]
@@ -73,7 +75,7 @@ def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
   count.
 
   Raises:
-    ValueError: fewer predictions than targets.
+    UserError: fewer predictions than targets.
   """
   return {'accuracy': _mean(lambda r, p: p in r, targets, predictions)}
 
@@ -196,7 +198,17 @@ def _mean(
 def _pairs(
   targets: Targets, predictions: Predictions
 ) -> list[tuple[Sequence[str], str]]:
-  """(references, text) of every query that has a target."""
+  """(references, text) of every query that has a target.
+
+  Raises:
+    UserError: fewer texts than targets.
+  """
+  for asked, said in zip(targets, predictions, strict=True):
+    if len(said) < len(asked):
+      raise UserError(
+        f'An episode asks {len(asked)} queries, of which {len(said)} were '
+        'answered: give TASK_FEATURE_LENGTHS room for as many as the task has.'
+      )
   return [
     pair
     for asked, said in zip(targets, predictions, strict=True)
