@@ -21,7 +21,7 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from t5x import infer, optimizers, partitioning, utils
 
-from hypertuning import checkpoints, gin_utils, trees
+from hypertuning import checkpoints, gin_utils, pipelines, trees
 from hypertuning.adapters import io
 from hypertuning.errors import UserError
 
@@ -219,8 +219,11 @@ def get_dataset(
       that the data starts again after a stop.
 
   Raises:
-    UserError: the position in the data cannot be saved; says what to do.
+    UserError: there is no such task, or the position in its data cannot be
+      saved; says what to do.
   """
+  pipelines.import_tasks(cfg.module)
+  pipelines.get_task(cfg.mixture_or_task_name)
   dataset = utils.get_dataset(
     cfg,
     shard_id,
