@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 import resource
 import time
 from collections.abc import Mapping
@@ -166,9 +167,8 @@ def _shard_bytes(tree: Any) -> int:
 
 
 def _reason(message: str) -> str:
-  """The line of libtpu's report that says how much was asked for."""
-  lines = [line.strip() for line in message.splitlines()]
-  for line in lines:
-    if 'exceeds available' in line or 'Exceeded' in line:
-      return line
-  return lines[0]
+  """How much memory was asked for, of libtpu's report of a page."""
+  for sentence in re.split(r'(?<=\.)\s+|\n', message):
+    if 'exceeds available' in sentence or 'Exceeded' in sentence:
+      return sentence.rpartition(': ')[2].strip()
+  return message.splitlines()[0]
