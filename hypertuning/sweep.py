@@ -24,7 +24,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import summaries, sweep_table
+from hypertuning import paths, summaries, sweep_table
 from hypertuning.errors import UserError
 from hypertuning.sweep_table import Cell
 
@@ -163,6 +163,8 @@ class _Job:
   def run(self) -> str | None:
     """Runs the command; says in a line why it failed, if it did."""
     arguments = [sys.executable, '-m', self.command]
+    # t5x does not know where ours are.
+    arguments.append(f'--gin_search_paths={paths.data_root()}')
     arguments += [f'--gin_file={file}' for file in self.gin_files]
     where = {'EVAL_OUTPUT_DIR': str(self.folder.absolute())}
     arguments += [
