@@ -99,6 +99,12 @@ def test_state_lies_where_its_axes_say(make):
   frozen = trees.flatten_paths(shardings.frozen)
   head = frozen['downstream/decoder/logits_dense/kernel']
   assert head.spec == PartitionSpec('data', 'model')
+  whole = Partitioner(2, rules, standard_logical_axis_rules())
+  shardings_whole = training.state_shardings(model, abstract, whole)
+  frozen = trees.flatten_paths(shardings_whole.frozen)
+  head = frozen['downstream/decoder/logits_dense/kernel']
+  assert head.spec == PartitionSpec(None, 'model')  # whole but for its model's
+  assert shardings_whole.params == shardings.params
   params = trees.flatten_paths(shardings.params)
   assert params.keys() == trees.flatten_paths(abstract['params']).keys()
   state = jax.eval_shape(lambda: training.create_state(model, abstract))
@@ -130,6 +136,7 @@ def test_losses_do_not_depend_on_how_devices_are_used(tmp_path):
     **arguments,
     num_partitions=2,
     parameter_partitioning_dims=2,
+    frozen_partitioning_dims=1,
   )
   a, b = (runner.losses(tmp_path / name) for name in ('data', 'both'))
   # Sums of float32 in another order.
