@@ -186,7 +186,8 @@ def fill(
   """
   source = trees.flatten_paths(restore_variables(path, binding))
   filled: dict[str, Any] = {}
-  problems: list[str] = []
+  missing: list[str] = []
+  other: list[str] = []
   left = {name for name in source if not re.fullmatch(unused, name)}
   for name, leaf in trees.flatten_paths(target).items():
     found, value = _lookup(name, source, rules)
@@ -194,14 +195,15 @@ def fill(
     if value is None and re.fullmatch(fresh, name):
       filled[name] = leaf
     elif value is None:
-      problems.append(f'{name} {leaf.shape} is not there')
+      missing.append(f'{name} {leaf.shape} is not there')
     elif value.shape != leaf.shape:
-      problems.append(
+      other.append(
         f'{name} is {leaf.shape}, but {min(found)} there is {value.shape}'
       )
     else:
       filled[name] = np.array(value, leaf.dtype)
-  problems += [f'{x} {source[x].shape} has no place here' for x in sorted(left)]
+  unplaced = [f'{x} {source[x].shape} has no place here' for x in sorted(left)]
+  problems = other + missing + unplaced
   if problems:
     more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
     raise UserError(

@@ -14,8 +14,9 @@ from hypertuning import paths
 ROOT = runner.ROOT
 PACKAGE = ROOT / 'hypertuning'
 _IGNORED = shutil.ignore_patterns(
-  '.git', '__pycache__', '.venv', 'build', 'runs', '*.egg-info'
+  '.git', '__pycache__', '.venv', 'build', '*.egg-info'
 )
+
 _HEAVY = ('tensorflow', 'seqio', 'clu', 'orbax', 'tensorflow_datasets')
 _LAYERS = {
   # What each module of ours may import of ours, directly.
@@ -27,9 +28,16 @@ _LAYERS = {
   'decoding': set(),
   'summaries': set(),
   'partitioning': {'trees', 'errors'},
-  'checkpoints': {'trees', 'errors'},
+  't5x_format': {'errors'},
+  'checkpoints': {'t5x_format', 'trees', 'errors'},
 }
-_RUNNERS = ('train', 'eval', 'infer', 'plan', 'report')
+_RUNNERS = ('train', 'eval', 'infer', 'plan', 'report', 'sweep')
+
+
+def _ignored(folder: str, names: list[str]) -> set[str]:
+  """What is no part of a checkout: `runs/`, but not `gin/runs/`."""
+  here = {'runs'} if pathlib.Path(folder) == ROOT else set()
+  return _IGNORED(folder, names) | here
 
 
 def _imports(path: pathlib.Path) -> set[str]:
@@ -139,7 +147,7 @@ def test_no_module_has_the_name_of_a_standard_one():
 def test_installed_package_finds_gin_and_tasks_from_anywhere(tmp_path, kind):
   """In an environment of its own; dependencies are those of this one."""
   checkout = tmp_path / 'checkout'
-  shutil.copytree(ROOT, checkout, ignore=_IGNORED)
+  shutil.copytree(ROOT, checkout, ignore=_ignored)
   venv = tmp_path / 'venv'
   subprocess.run(
     [sys.executable, '-m', 'venv', '--without-pip', venv], check=True

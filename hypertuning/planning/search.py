@@ -152,5 +152,11 @@ def _sources() -> str:
 
 
 def versions() -> dict[str, str]:
-  """Of what compiles."""
-  return {name: importlib.metadata.version(name) for name in _PACKAGES}
+  """Of what compiles; what is not installed has none."""
+  found = {}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = ''
+  return found
