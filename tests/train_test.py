@@ -136,6 +136,7 @@ def test_batch_without_targets_has_zero_loss_and_gradient(batch, steps):
     assert _same(state.params, new.params)
 
 
+@pytest.mark.slow
 def test_microbatches_on_many_devices_give_the_same_losses(tmp_path):
   arguments = {
     'model_': runner.model(dropout_rate=0.0),
