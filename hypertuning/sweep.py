@@ -30,11 +30,7 @@ from hypertuning.sweep_table import Cell
 
 Bindings = Mapping[str, Any]
 _DONE, _COMMAND, _LOG = 'done', 'command.json', 'log.txt'
-# How each command is told where to write.
-_COMMANDS = {
-  'hypertuning.eval': 'EVAL_OUTPUT_DIR',
-  't5x.eval': 'EVAL_OUTPUT_DIR',
-}
+_COMMANDS = ('hypertuning.eval', 't5x.eval')
 
 
 def sweep(
