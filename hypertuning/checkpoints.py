@@ -30,7 +30,9 @@ WARM_START = (
   (_T5, r'\1'),
 )
 # What may be missing in the checkpoint that a hypermodel starts from.
-FRESH = r'hypermodel/(queries|head/.*)'
+# A whole model of ours, or a public T5 that is the downstream model.
+SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
+FRESH = r'hypermodel/(queries|head/.*|phi_.*)'
 
 
 class Checkpointer:
@@ -132,6 +134,27 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   return steps[max(steps)]
 
 
+def check_teacher(needed: bool, path: str | None, initial: str | None) -> None:
+  """Refuses a teacher without weights, and weights without a teacher.
+
+  Args:
+    needed: whether the model has a network `teacher`.
+    path: TEACHER_CHECKPOINT_PATH.
+    initial: INITIAL_CHECKPOINT_PATH.
+
+  Raises:
+    UserError: says what to bind.
+  """
+  if not needed and not path:
+    return
+  if not (needed and path and initial):
+    raise UserError(
+      f'TEACHER_CHECKPOINT_PATH = {path!r}: a model with a TEACHER needs it '
+      'and INITIAL_CHECKPOINT_PATH; one without cannot use it.'
+    )
+  find(path, 'TEACHER_CHECKPOINT_PATH')
+
+
 def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
   """All variables of a checkpoint as one tree of numpy arrays.
 
@@ -159,9 +182,10 @@ def fill(
   target: Mapping[str, Any],
   path: str,
   binding: str,
-  rules: Sequence[tuple[str, str]] = (('(.*)', r'\1'),),
+  rules: Sequence[tuple[str, str]] = SAME,
   fresh: str = '',
   unused: str = '.*',
+  teacher: str | None = None,
 ) -> dict:
   """Variables as in `target`, their values from a checkpoint.
 
@@ -177,6 +201,7 @@ def fill(
     fresh: regex of the names that stay as they are in `target` if the
       checkpoint does not have them.
     unused: regex of the checkpoint's names that `target` may leave out.
+    teacher: another checkpoint, whose downstream model is the teacher.
 
   Returns:
     A new tree; no two leaves share a buffer.
@@ -184,7 +209,10 @@ def fill(
   Raises:
     UserError: lists what is missing, what has another shape and what is left.
   """
-  source = trees.flatten_paths(restore_variables(path, binding))
+  variables = restore_variables(path, binding)
+  if teacher:
+    variables['teacher'] = _downstream(teacher, 'TEACHER_CHECKPOINT_PATH')
+  source = trees.flatten_paths(variables)
   filled: dict[str, Any] = {}
   missing: list[str] = []
   other: list[str] = []
@@ -212,6 +240,12 @@ def fill(
       'the same?'
     )
   return trees.unflatten_paths(filled)
+
+
+def _downstream(path: str, binding: str) -> dict:
+  """A checkpoint's downstream model, or the public T5 that it is."""
+  variables = restore_variables(path, binding)
+  return variables.get('downstream', variables)
 
 
 def _lookup(

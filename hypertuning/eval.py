@@ -5,7 +5,8 @@
       --gin.CHECKPOINT_PATH="'run'" --gin.EVAL_OUTPUT_DIR="'run/eval'"
 
 For every task of a mixture: loss and metrics with generated phi, with another
-task's phi, and with none. Writes `results.jsonl` and `predictions.jsonl`.
+task's phi, and with none; on request also with phi averaged over draws of shots
+and with noise. Writes `results.jsonl` and `predictions.jsonl`.
 """
 
 if __name__ == '__main__':
@@ -19,17 +20,16 @@ from typing import Any
 
 import jax
 import numpy as np
-import seqio
-import tensorflow as tf
 
 from hypertuning import (
   evaluation,
   gin_utils,
   pipelines,
+  scoring,
   summaries,
   training,
 )
-from hypertuning.data import aggregation, fewshot
+from hypertuning.data import aggregation
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.partitioning import Partitioner
@@ -50,6 +50,7 @@ def evaluate(
   split: str = 'validation',
   num_batches: int | None = None,
   phi_modes: Sequence[str] | None = None,
+  draws: int = 1,
   aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
   num_partitions: int = 1,
   random_seed: int = 0,
@@ -67,8 +68,10 @@ def evaluate(
     mixture_or_task_module: imported first, so that it can register tasks.
     split: a split whose tasks were not trained on.
     num_batches: of every task; None for the whole split.
-    phi_modes: some of 'generated', 'other', 'none'; all that the model has if
-      None.
+    phi_modes: some of 'generated', 'other', 'none', 'averaged', 'random'; the
+      first three, as far as the model has them, if None.
+    draws: so many episodes in a row ask the same, with other shots; 'averaged'
+      takes the mean of their phi.
     aggregate: rows of tasks to further rows, as a benchmark has them; the mean
       over the tasks of a mixture if None.
     num_partitions: devices over which a model is divided.
@@ -87,11 +90,18 @@ def evaluate(
   partitioner.check_batch(batch_size)
   modes = phi_modes or evaluation.phi_modes(model)
   evaluation.check_modes(modes, model)
-  if evaluation.OTHER in modes and batch_size < 2:
-    raise UserError("BATCH_SIZE = 1 has no other episode for phi mode 'other'.")
+  if evaluation.OTHER in modes and batch_size < 2 * draws:
+    raise UserError(
+      f"BATCH_SIZE = {batch_size} has no other episode for phi mode 'other'."
+    )
+  if draws < 1 or batch_size % draws:
+    raise UserError(
+      f'DRAWS = {draws}: give 1 or more, and a BATCH_SIZE ({batch_size}) that '
+      'is a multiple of it.'
+    )
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
-  tasks = _members(pipelines.get_task(mixture_or_task_name))
+  tasks = pipelines.members(mixture_or_task_name)
   read = functools.partial(
     pipelines.episodes,
     lengths=task_feature_lengths,
@@ -105,7 +115,9 @@ def evaluate(
     model, shapes, partitioner, checkpoint_path
   )
   decode = any(task.predict_metric_fns for task in tasks)
-  step_fn = partitioner.compile(evaluation.make_step(model, modes, decode))
+  step_fn = partitioner.compile(
+    evaluation.make_step(model, modes, decode, draws)
+  )
   rng = jax.random.key(random_seed)
 
   results: list[Row] = []
@@ -120,17 +132,22 @@ def evaluate(
       _watched(batches, task.name),
     )
     asked = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
-    targets, draws = _targets(task, episodes.take(len(asked)), asked)
+    targets, numbers = scoring.targets_of(
+      task, episodes.take(len(asked)), asked
+    )
+    _check_draws(task.name, targets, draws)
     summary = evaluation.summarize(outputs)
     for mode in modes:
       row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}
       row |= _of_mode(summary, mode)
-      scores = _split(outputs[f'score/{mode}'], asked)
+      scores = scoring.by_episode(outputs[f'score/{mode}'], asked)
       said = None
       if task.predict_metric_fns:
-        said = _texts(task, _split(outputs[f'text/{mode}'], asked))
-        row |= _metrics(task.predict_metric_fns, targets, said, draws)
-      row |= _metrics(task.score_metric_fns, targets, scores, draws)
+        said = scoring.texts_of(
+          task, scoring.by_episode(outputs[f'text/{mode}'], asked)
+        )
+        row |= scoring.measure(task.predict_metric_fns, targets, said, numbers)
+      row |= scoring.measure(task.score_metric_fns, targets, scores, numbers)
       results.append(row)
       predictions += _predictions(row, targets, said, scores)
   results += (aggregate or aggregation.averages)(results)
@@ -163,12 +180,6 @@ def _cell(row: Row, name: str) -> str:
   return summaries.shown(name, value, row.get(f'{name}_stderr'))
 
 
-def _members(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
-  if isinstance(task, seqio.Mixture):
-    return sorted(task.tasks, key=lambda member: member.name)
-  return [task]
-
-
 def _watched(
   batches: Iterable[Mapping[str, jax.Array]], name: str
 ) -> Iterator[Mapping[str, jax.Array]]:
@@ -190,77 +201,16 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
   return values
 
 
-def _split(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
-  """What belongs to the queries of every episode."""
-  return [row[:count] for row, count in zip(values, asked, strict=True)]
-
-
-def _targets(
-  task: seqio.Task, episodes: tf.data.Dataset, asked: np.ndarray
-) -> tuple[list[Any], list[int]]:
-  """Postprocessed targets of every episode, and the draw of its shots."""
-  targets, draws = [], []
-  for whole, count in zip(episodes.as_numpy_iterator(), asked, strict=True):
-    # What an episode asks beyond TASK_FEATURE_LENGTHS was cut.
-    episode = {
-      name: value[:count] if name in fewshot.OF_QUERIES else value
-      for name, value in whole.items()
-    }
-    said = episode.get('targets_pretokenized')
-    if said is None:
-      said = _decode(task, episode['targets'])
-    targets.append(task.postprocess_fn(said, example=episode, is_target=True))
-    draws.append(int(episode.get('draw', 0)))
-  return targets, draws
-
-
-def _texts(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:
-  """Postprocessed texts of every episode's `[queries, length]` tokens."""
-  return [
-    task.postprocess_fn(_decode(task, rows), example=None, is_target=False)
-    for rows in tokens
-  ]
-
-
-def _decode(task: seqio.Task, tokens: np.ndarray) -> list[str]:
-  vocabulary = task.output_features['targets'].vocabulary
-  return [vocabulary.decode([int(i) for i in row if i > 0]) for row in tokens]
-
-
-def _metrics(
-  metric_fns: Sequence[Callable[..., Mapping[str, Any]]],
-  targets: Sequence[Any],
-  outputs: Sequence[Any],
-  draws: Sequence[int],
-) -> dict[str, float]:
-  """Metrics over all episodes, with standard errors over episodes.
-
-  Where several episodes share a draw of shots, and there are several draws, the
-  standard deviation over draws as well.
-  """
-  kinds = sorted(set(draws))
-  values: dict[str, float] = {}
-  for metric_fn in metric_fns:
-    single = [
-      metric_fn([target], [output])
-      for target, output in zip(targets, outputs, strict=True)
-    ]
-    for name, value in metric_fn(targets, outputs).items():
-      values[name] = float(value)
-      if len(single) > 1:
-        spread = np.std([episode[name] for episode in single], ddof=1)
-        values[f'{name}_stderr'] = float(spread / np.sqrt(len(single)))
-    if 1 < len(kinds) < len(draws):
-      by_draw = []
-      for kind in kinds:
-        of = [i for i, draw in enumerate(draws) if draw == kind]
-        by_draw.append(
-          metric_fn([targets[i] for i in of], [outputs[i] for i in of])
-        )
-      for name in by_draw[0]:
-        spread = np.std([one[name] for one in by_draw], ddof=1)
-        values[f'{name}_std'] = float(spread)
-  return values
+def _check_draws(name: str, targets: Sequence[Any], draws: int) -> None:
+  """Refuses episodes that do not ask the same with so many draws of shots."""
+  asked = [str(target) for target in targets]
+  for start in range(0, len(asked), draws):
+    group = asked[start : start + draws]
+    if len(group) < draws or len(set(group)) > 1:
+      raise UserError(
+        f'DRAWS = {draws}: {name} does not ask the same in so many episodes in '
+        'a row; register it with `draws` of as many.'
+      )
 
 
 def _predictions(

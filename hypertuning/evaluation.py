@@ -1,4 +1,4 @@
-"""Held-out loss and text with generated phi, another episode's, and none."""
+"""Held-out loss and text with generated phi and what it is compared with."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypertuning import adapters as adapters_lib
 from hypertuning.adapters import Adapters
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
 Batch = Mapping[str, jax.Array]
 GENERATED, OTHER, NONE = 'generated', 'other', 'none'
+AVERAGED, RANDOM = 'averaged', 'random'
 
 
 def phi_modes(model: HyperTuningModel) -> tuple[str, ...]:
-  """The modes a model can be compared in."""
+  """The modes that a model is compared in unless others are asked for."""
   return (GENERATED, OTHER, NONE) if model.has_hypermodel else (NONE,)
 
 
@@ -27,22 +29,30 @@ def check_modes(modes: Sequence[str], model: HyperTuningModel) -> None:
   Raises:
     UserError: names the mode and those that can be had.
   """
-  unknown = set(modes) - set(phi_modes(model))
-  if unknown or not modes:
-    raise UserError(
-      f'PHI_MODES = {tuple(modes)!r}: this model has {phi_modes(model)!r}.'
-    )
+  there = phi_modes(model)
+  if model.has_hypermodel:
+    there += (AVERAGED, RANDOM)
+  if set(modes) - set(there) or not modes:
+    raise UserError(f'PHI_MODES = {tuple(modes)!r}: this model has {there!r}.')
 
 
 def with_phi(
-  phi: Adapters | None, mode: str, is_real: jax.Array
+  phi: Adapters | None,
+  mode: str,
+  is_real: jax.Array,
+  draws: int = 1,
+  rng: jax.Array | None = None,
 ) -> Adapters | None:
   """Phi as a mode has it.
 
   Args:
     phi: of `[episodes]`.
-    mode: `other` gives each real episode the phi of the next one.
+    mode: `other` gives each real episode the phi of the next one that asks
+      something else, `averaged` the mean over the draws of what it asks,
+      `random` normal noise of phi's root mean square, leaf by leaf.
     is_real: `[episodes]`; rows that fill up a batch come last.
+    draws: so many episodes in a row ask the same, with other shots.
+    rng: of the noise.
 
   Returns:
     Phi of `[episodes]`, or None for none.
@@ -51,14 +61,29 @@ def with_phi(
     return None
   if mode == GENERATED:
     return phi
+  if mode == AVERAGED:
+    return adapters_lib.repeat(adapters_lib.average(phi, draws), draws)
+  if mode == RANDOM:
+    leaves, structure = jax.tree.flatten(phi)
+    assert rng is not None
+    rngs = jax.random.split(rng, len(leaves))
+    return jax.tree.unflatten(structure, map(_noise, rngs, leaves))
   # Never one's own: a single real row takes that of the first filling row.
-  count = jnp.maximum(jnp.sum(is_real), 2)
-  others = (jnp.arange(is_real.shape[0]) + 1) % count
+  count = jnp.maximum(jnp.sum(is_real), 2 * draws)
+  others = (jnp.arange(is_real.shape[0]) + draws) % count
   return jax.tree.map(lambda x: x[others], phi)
 
 
+def _noise(rng: jax.Array, x: jax.Array) -> jax.Array:
+  size = jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
+  return (size * jax.random.normal(rng, x.shape)).astype(x.dtype)
+
+
 def make_step(
-  model: HyperTuningModel, modes: Sequence[str], decode: bool = False
+  model: HyperTuningModel,
+  modes: Sequence[str],
+  decode: bool = False,
+  draws: int = 1,
 ) -> Callable[[Any, Any, Batch, jax.Array], dict[str, jax.Array]]:
   """A function `(params, frozen, batch, rng)` to scores and text.
 
@@ -66,8 +91,9 @@ def make_step(
 
   Args:
     model: the model.
-    modes: see `phi_modes`.
+    modes: see `with_phi`.
     decode: whether to decode text.
+    draws: see `with_phi`.
 
   Returns:
     A function whose result has `tokens` `[episodes, queries]` (how many target
@@ -83,7 +109,7 @@ def make_step(
     phi = model.generate_adapters(params, batch, mutables)
     outputs = {'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1)}
     for mode in modes:
-      adapters = with_phi(phi, mode, batch['is_real'])
+      adapters = with_phi(phi, mode, batch['is_real'], draws, rng)
       outputs[f'score/{mode}'] = model.score_batch(
         params, batch, flax_mutables=mutables, adapters=adapters
       )

@@ -33,10 +33,12 @@ class AdaptedModel(nn.Module):
   Attributes:
     downstream: a network with `encode`, `decode` and an `adapters` argument.
     hypermodel: few-shot tokens to adapters, or None.
+    teacher: a network like `downstream` that is distilled, or None.
   """
 
   downstream: nn.Module
   hypermodel: nn.Module | None = None
+  teacher: nn.Module | None = None
 
   def generate(
     self, hyper_input_tokens: jax.Array, enable_dropout: bool = False
@@ -62,8 +64,25 @@ class AdaptedModel(nn.Module):
     )
     return logits.reshape(episodes, queries, *logits.shape[1:])
 
+  def teacher_logits(self, batch: Batch) -> jax.Array:
+    """Logits of the teacher, which reads the examples in its own input.
+
+    Without a network of its own the teacher is the downstream model, without
+    phi. No gradient goes through it.
+    """
+    network = self.downstream if self.teacher is None else self.teacher
+    logits = network(
+      _fold(batch['teacher_input_tokens']),
+      _fold(batch['decoder_input_tokens']),
+      _fold(batch['decoder_target_tokens']),
+    )
+    shape = batch['decoder_target_tokens'].shape
+    return jax.lax.stop_gradient(logits.reshape(*shape, -1))
+
   def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
     """Logits with generated phi."""
+    if self.teacher is not None and self.is_initializing():
+      self.teacher_logits(batch)  # makes its parameters
     phi = self.generate(batch['hyper_input_tokens'], enable_dropout)
     return self.logits(batch, phi, enable_dropout)
 
@@ -96,6 +115,8 @@ class HyperTuningModel:
     loss_normalizing_factor: float | str | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    distillation_weight: float = 0.0,
+    teacher: nn.Module | None = None,
     return_adapters: bool = False,
   ) -> None:
     """Builds the model.
@@ -115,10 +136,17 @@ class HyperTuningModel:
         global batch's tokens.
       label_smoothing: probability spread over the vocabulary.
       z_loss: weight of `log(Z)^2`, which keeps logits near normalised.
+      distillation_weight: share of the loss, from 0 to 1, that is not the
+        likelihood of the target but distilled: the divergence KL(teacher ||
+        model) on target tokens. Batches then have `teacher_input_tokens`.
+      teacher: the network that is distilled, named `teacher` among the
+        variables; None for the downstream model, which then reads the examples
+        in full and has no phi.
       return_adapters: `predict_batch_with_aux` gives phi as well.
 
     Raises:
-      UserError: another name of a normalising factor.
+      UserError: another name of a normalising factor, a weight that is no
+        share, or a teacher without weight.
     """
     if isinstance(loss_normalizing_factor, str) and (
       loss_normalizing_factor != TOKENS
@@ -127,7 +155,18 @@ class HyperTuningModel:
         f'loss_normalizing_factor = {loss_normalizing_factor!r}: give a '
         f'number, {TOKENS!r} or None.'
       )
-    self.module = AdaptedModel(downstream=downstream, hypermodel=hypermodel)
+    if not 0 <= distillation_weight <= 1 or (
+      teacher is not None and not distillation_weight
+    ):
+      raise UserError(
+        f'DISTILLATION_WEIGHT = {distillation_weight!r}: give a share from 0 '
+        'to 1, above 0 where there is a TEACHER.'
+      )
+    if distillation_weight:
+      self.FEATURE_CONVERTER_CLS = features.DistillationFeatureConverter
+    self.module = AdaptedModel(
+      downstream=downstream, hypermodel=hypermodel, teacher=teacher
+    )
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
     self.optimizer_def = optimizer_def
@@ -137,6 +176,7 @@ class HyperTuningModel:
     self._loss_normalizing_factor = loss_normalizing_factor
     self._label_smoothing = label_smoothing
     self._z_loss = z_loss
+    self._distillation_weight = distillation_weight
     self._return_adapters = return_adapters
 
   @property
@@ -207,7 +247,10 @@ class HyperTuningModel:
     dropout_rng: jax.Array | None,
     flax_mutables: Tree | None = None,
   ) -> tuple[jax.Array, Any]:
-    """Summed cross-entropy of the target tokens, differentiable in `params`.
+    """Summed loss of the target tokens, differentiable in `params`.
+
+    It is the cross-entropy and, by `distillation_weight`, the divergence from
+    the teacher.
 
     Args:
       params: what trains.
@@ -219,13 +262,17 @@ class HyperTuningModel:
       `(loss, (metrics, flax_mutables))`, or `(loss, metrics)` where no mutables
       are given. `metrics` holds `clu.metrics.Average`s over target tokens.
     """
+    variables = _variables(params, flax_mutables)
     logits: Any = self.module.apply(
-      _variables(params, flax_mutables),
+      variables,
       batch,
       enable_dropout=dropout_rng is not None,
       rngs=None if dropout_rng is None else {'dropout': dropout_rng},
     )
-    loss, metrics = self._loss_and_metrics(logits, batch)
+    teacher: Any = None
+    if self._distillation_weight:
+      teacher = self.module.apply(variables, batch, method='teacher_logits')
+    loss, metrics = self._loss_and_metrics(logits, batch, teacher)
     if flax_mutables is None:
       return loss, metrics
     return loss, (metrics, flax_mutables)
@@ -345,7 +392,7 @@ class HyperTuningModel:
     return adapters
 
   def _loss_and_metrics(
-    self, logits: jax.Array, batch: Batch
+    self, logits: jax.Array, batch: Batch, teacher: jax.Array | None
   ) -> tuple[jax.Array, dict]:
     targets = batch['decoder_target_tokens']
     weights = batch['decoder_loss_weights'].astype(jnp.float32)
@@ -361,6 +408,14 @@ class HyperTuningModel:
       'loss': clu_metrics.Average(total=total, count=count),
       'accuracy': clu_metrics.Average(total=correct, count=count),
     }
+    if teacher is not None:
+      divergence = optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher)
+      )
+      distilled = jnp.sum(divergence * weights)
+      metrics['divergence'] = clu_metrics.Average(total=distilled, count=count)
+      share = self._distillation_weight
+      total = (1 - share) * total + share * distilled
     factor = self._loss_normalizing_factor
     if isinstance(factor, str):
       return total / jnp.maximum(count, 1), metrics

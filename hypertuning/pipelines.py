@@ -53,6 +53,18 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     ) from error
 
 
+def members(name: str) -> list[seqio.Task]:
+  """A task, or those of a mixture by name.
+
+  Raises:
+    UserError: see `get_task`.
+  """
+  task = get_task(name)
+  if isinstance(task, seqio.Mixture):
+    return sorted(task.tasks, key=lambda member: member.name)
+  return [task]
+
+
 def episodes(
   name: str,
   lengths: Lengths | None,
@@ -227,9 +239,10 @@ def check_vocabulary(model: HyperTuningModel) -> None:
     'hypermodel': model.module.hypermodel,
   }
   for part, network in networks.items():
-    if network is not None and network.config.vocab_size < needed:
+    config = getattr(network, 'config', None)  # learned adapters have none
+    if config is not None and config.vocab_size < needed:
       raise UserError(
-        f'VOCAB_SIZE: the {part} has {network.config.vocab_size} embeddings, '
+        f'VOCAB_SIZE: the {part} has {config.vocab_size} embeddings, '
         f'but the vocabulary uses {needed} ids: set VOCAB_SIZE to at least '
         f'{needed} (a multiple of 128 divides over devices).'
       )

@@ -1,7 +1,6 @@
 """The cells of a sweep as a table: CSV, Markdown, PNG."""
 
 import csv
-import dataclasses
 import io
 import json
 import pathlib
@@ -11,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
+from scipy import stats
 
 from hypertuning import summaries
 from hypertuning.errors import UserError
+from hypertuning.sweeping.cells import Cell
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402 the backend comes first
@@ -22,26 +24,11 @@ Row = dict[str, Any]
 Key = tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """A point of a sweep.
-
-  Attributes:
-    point: axis to the name of its point.
-    folder: with the command's results.
-    failure: why there are none.
-  """
-
-  point: Mapping[str, str]
-  folder: pathlib.Path
-  failure: str | None = None
-
-
 def write(
   output_dir: str,
   cells: Sequence[Cell],
   metric: str,
-  phi: str,
+  phi: str | None,
   average_over: str,
 ) -> None:
   """Writes `table.csv`, `table.md` and `table.png`, and prints the second.
@@ -50,22 +37,22 @@ def write(
     output_dir: of the sweep.
     cells: of the sweep, those that failed as well.
     metric: of Markdown and plot.
-    phi: mode of Markdown and plot.
-    average_over: axis whose points become a mean and a standard deviation.
+    phi: mode of Markdown and plot; all if None.
+    average_over: axis whose points become a mean and a 95% interval.
 
   Raises:
     UserError: no cell has the metric with this phi.
   """
   rows = [(cell, row) for cell in cells for row in _results(cell)]
   summaries.write_text(output_dir, 'table.csv', _csv(cells, rows))
+  axes = [axis for axis in _axes(cells) if axis != average_over]
   groups: dict[Key, list[float]] = {}
   for cell, row in rows:
-    if row.get('phi') == phi and metric in row:
-      groups.setdefault(_key(cell, row['task'], average_over), []).append(
-        row[metric]
-      )
+    if metric in row and (phi is None or row['phi'] == phi):
+      key = _key(cell, axes, row['phi'], row['task'])
+      groups.setdefault(key, []).append(row[metric])
   failed = {
-    _key(cell, '', average_over): cell.failure for cell in cells if cell.failure
+    _key(cell, axes, '', ''): cell.failure for cell in cells if not cell.is_done
   }
   if not groups and not failed:
     there = sorted({name for _, row in rows for name in row})
@@ -73,7 +60,6 @@ def write(
       f'sweep.metric = {metric!r}, sweep.phi = {phi!r}: no cell has it; there '
       f'is {", ".join(there)}.'
     )
-  axes = [axis for axis in cells[0].point if axis != average_over]
   table = _markdown(axes, groups, failed, metric)
   summaries.write_text(output_dir, 'table.md', table)
   if groups:
@@ -81,14 +67,17 @@ def write(
   print(table)
 
 
-def _key(cell: Cell, task: str, average_over: str) -> Key:
-  names = [name for axis, name in cell.point.items() if axis != average_over]
-  return (*names, task)
+def _axes(cells: Sequence[Cell]) -> list[str]:
+  return list(dict.fromkeys(axis for cell in cells for axis in cell.point))
+
+
+def _key(cell: Cell, axes: Sequence[str], phi: str, task: str) -> Key:
+  return (cell.stage, *(cell.point.get(axis, '') for axis in axes), phi, task)
 
 
 def _results(cell: Cell) -> Iterator[Row]:
   """Rows of an evaluation of ours, or of t5x, which has one mode of phi."""
-  if cell.failure:
+  if not cell.is_done:
     return
   path = cell.folder / 'results.jsonl'
   if path.exists():
@@ -104,19 +93,23 @@ def _csv(cells: Sequence[Cell], rows: Sequence[tuple[Cell, Row]]) -> str:
   """A line a number; a line a failure."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
-  axes = list(cells[0].point)
+  axes = _axes(cells)
+
+  def place(cell: Cell) -> list[str]:
+    return [cell.stage, *(cell.point.get(axis, '') for axis in axes)]
+
   writer.writerow(
-    [*axes, 'task', 'phi', 'metric', 'value', 'stderr', 'failure']
+    ['stage', *axes, 'task', 'phi', 'metric', 'value', 'stderr', 'failure']
   )
   for cell, row in rows:
     for name, value in row.items():
       if isinstance(value, float) and not name.endswith('_stderr'):
         error = row.get(f'{name}_stderr', '')
         told = [row['task'], row['phi'], name, value, error, '']
-        writer.writerow([*cell.point.values(), *told])
+        writer.writerow([*place(cell), *told])
   for cell in cells:
-    if cell.failure:
-      writer.writerow([*cell.point.values(), *[''] * 5, cell.failure])
+    if not cell.is_done:
+      writer.writerow([*place(cell), *[''] * 5, cell.failure])
   return text.getvalue()
 
 
@@ -126,16 +119,28 @@ def _markdown(
   failed: Mapping[Key, str | None],
   metric: str,
 ) -> str:
-  head = [*axes, 'task', metric, 'standard deviation', 'cells']
+  head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
   lines = [head, ['---'] * len(head)]
   for key, values in groups.items():
     mean = statistics.fmean(values)
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    shown = '' if spread is None else summaries.shown(metric, spread)
-    lines.append([*key, summaries.shown(metric, mean), shown, f'{len(values)}'])
+    between = ' to '.join(
+      summaries.shown(metric, end) for end in _interval(values)
+    )
+    shown = summaries.shown(metric, mean)
+    lines.append([*key, shown, between, f'{len(values)}'])
   for key, why in failed.items():
     lines.append([*key, 'failed', re.sub(r'\|', '/', why or ''), ''])
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _interval(values: Sequence[float]) -> tuple[float, ...]:
+  """The 95% interval of the mean by Student's t; none of a single value."""
+  if len(values) < 2:
+    return ()
+  error = statistics.stdev(values) / np.sqrt(len(values))
+  return stats.t.interval(
+    0.95, len(values) - 1, statistics.fmean(values), error
+  )
 
 
 def _plot(

@@ -66,6 +66,7 @@ class WarmStart(utils.TrainStateInitializer):
     self,
     *args: Any,
     checkpoint_path: str | None = None,
+    teacher_checkpoint_path: str | None = None,
     rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
     fresh_regex: str = checkpoints.FRESH,
     unused_regex: str = '',
@@ -76,6 +77,7 @@ class WarmStart(utils.TrainStateInitializer):
     Args:
       *args: of t5x.
       checkpoint_path: of Orbax's or t5x's format; None starts at random.
+      teacher_checkpoint_path: of a run whose downstream model is the teacher.
       rules: see `checkpoints.fill`.
       fresh_regex: see `checkpoints.fill`.
       unused_regex: see `checkpoints.fill`.
@@ -87,7 +89,7 @@ class WarmStart(utils.TrainStateInitializer):
     if checkpoint_path:
       checkpoints.find(checkpoint_path, 'INITIAL_CHECKPOINT_PATH')
     super().__init__(*args, **kwargs)
-    self._path = checkpoint_path
+    self._path, self._teacher = checkpoint_path, teacher_checkpoint_path
     self._rules = rules
     self._fresh, self._unused = fresh_regex, unused_regex
 
@@ -111,6 +113,7 @@ class WarmStart(utils.TrainStateInitializer):
         self._rules,
         self._fresh,
         self._unused,
+        self._teacher,
       )
     )
     placed = {

@@ -60,6 +60,7 @@ def train(
   random_seed: int = 0,
   use_cached: bool = False,
   initial_checkpoint_path: str | None = None,
+  teacher_checkpoint_path: str | None = None,
   initial_checkpoint_rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
   fresh_regex: str = checkpoints.FRESH,
   unused_regex: str = '',
@@ -90,6 +91,8 @@ def train(
     random_seed: of initial weights, data and dropout.
     use_cached: read what `seqio_cache_tasks` wrote.
     initial_checkpoint_path: of another run, whose weights are taken over.
+    teacher_checkpoint_path: of a run whose downstream model is the teacher;
+      what it has learned of `downstream/` becomes `teacher/`.
     initial_checkpoint_rules: see `checkpoints.fill`.
     fresh_regex: names that may be missing there.
     unused_regex: names there that this model may leave out.
@@ -117,6 +120,11 @@ def train(
   partitioner.check_batch(batch_size, num_microbatches)
   if initial_checkpoint_path:
     checkpoints.find(initial_checkpoint_path, 'INITIAL_CHECKPOINT_PATH')
+  checkpoints.check_teacher(
+    model.module.teacher is not None,
+    teacher_checkpoint_path,
+    initial_checkpoint_path,
+  )
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
 
@@ -156,6 +164,7 @@ def train(
       initial_checkpoint_rules,
       fresh_regex,
       unused_regex,
+      teacher_checkpoint_path,
     )
   _print_counts(state)
 

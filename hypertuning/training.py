@@ -161,6 +161,7 @@ def warm_start(
   rules: Sequence[tuple[str, str]],
   fresh: str,
   unused: str,
+  teacher: str | None = None,
 ) -> TrainState:
   """A state with another run's weights; see `checkpoints.fill`."""
   filled = checkpoints.fill(
@@ -170,6 +171,7 @@ def warm_start(
     rules,
     fresh,
     unused,
+    teacher,
   )
   params, frozen = trees.split_by_regex(filled, trainable_regex)
   return dataclasses.replace(
@@ -184,20 +186,35 @@ def restore_variables(
   shapes: Mapping[str, tuple[int, ...]],
   partitioner: Partitioner,
   checkpoint_path: str,
+  fresh: str = '',
+  seed: int = 0,
 ) -> tuple[dict, dict]:
   """`(params, frozen)` of a model on the devices, from a checkpoint of it.
+
+  Args:
+    model: the model.
+    shapes: of a batch's model features.
+    partitioner: says where the variables lie.
+    checkpoint_path: a run of the model or, where it is the downstream model
+      alone, a public T5.
+    fresh: regex of the names that start at random if they are not there.
+    seed: of these.
 
   Raises:
     UserError: there is none, or it is of another model.
   """
-  abstract = jax.eval_shape(
-    lambda: model.get_initial_variables(jax.random.key(0), shapes)
+
+  def initial() -> Any:
+    return model.get_initial_variables(jax.random.key(seed), shapes)
+
+  variables = (
+    partitioner.compile(initial)() if fresh else jax.eval_shape(initial)
   )
-  parts = [abstract['params'], abstract.get('frozen', {})]
+  parts = [variables['params'], variables.get('frozen', {})]
   filled = checkpoints.fill(
-    trees.join(*parts), checkpoint_path, 'CHECKPOINT_PATH'
+    trees.join(*parts), checkpoint_path, 'CHECKPOINT_PATH', fresh=fresh
   )
-  axes = [abstract['params_axes'], abstract.get('frozen_axes', {})]
+  axes = [variables['params_axes'], variables.get('frozen_axes', {})]
   values = trees.split_by_regex(filled, model.trainable_regex)
   params, frozen = (
     jax.device_put(x, partitioner.variable_shardings(x, x_axes))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from hypertuning import eval as eval_lib
 from hypertuning import infer as infer_lib
-from hypertuning import pipelines, task_files
+from hypertuning import pipelines, scoring, task_files
 from hypertuning.adapters import io
 from hypertuning.data import episodes, fewshot, metrics, vocabularies
 from hypertuning.errors import UserError
@@ -96,12 +96,12 @@ def test_predictions_agree_with_the_results(results):
 def test_spread_over_draws_of_shots():
   targets, draws = [[['a']], [['b']]] * 3, [0, 0, 1, 1, 2, 2]
   said = [['a'], ['b'], ['a'], ['x'], ['x'], ['x']]
-  found = eval_lib._metrics([metrics.exact_match], targets, said, draws)
+  found = scoring.measure([metrics.exact_match], targets, said, draws)
   assert found['accuracy'] == pytest.approx(50.0)
   # 100, 50 and 0 percent.
   assert found['accuracy_std'] == pytest.approx(50.0)
   assert found['accuracy_stderr'] == pytest.approx(100 * (0.3 / 6) ** 0.5)
-  once = eval_lib._metrics([metrics.exact_match], targets, said, [0] * 6)
+  once = scoring.measure([metrics.exact_match], targets, said, [0] * 6)
   assert 'accuracy_std' not in once
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from hypertuning.data.rows import Row, RowTask, Tasks, as_task
+from hypertuning.data.rows import Row, RowTask, Tasks, as_task, for_tuning
 from hypertuning.errors import UserError
 
 Episode = dict[str, tf.Tensor]
@@ -45,6 +45,7 @@ class EpisodeSource(seqio.DataSource):
     draws: int | Sequence[int] = 1,
     train_episodes: int | None = None,
     at_most: bool = False,
+    in_turn: bool = False,
   ) -> None:
     """Describes the episodes; rows are made at the first use of a split.
 
@@ -59,11 +60,13 @@ class EpisodeSource(seqio.DataSource):
       visits: how often the splits that are not `train` visit each task, in
         turn; None asks every row once a draw of shots, with the same shots for
         all of a task.
-      draws: how many draws of shots with `visits` None, or the numbers of those
-        that are wanted: `(2,)` is the third of `3`.
+      draws: how many draws of shots there are for what is asked in a split that
+        is not `train`, one after the other, or the numbers of those that are
+        wanted: `(2,)` is the third of `3`.
       train_episodes: of `train`, endless if None; give a number to write them
         to a cache.
       at_most: a task with fewer rows to show than `shots` shows them all.
+      in_turn: `train` too visits the tasks in turn, asking any rows.
     """
     if train_episodes is None:
       train_episodes = _ENDLESS
@@ -90,6 +93,7 @@ class EpisodeSource(seqio.DataSource):
     self._draws = tuple(draws)
     self._train_episodes = train_episodes
     self._at_most = at_most
+    self._in_turn = in_turn
     self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
 
@@ -109,7 +113,7 @@ class EpisodeSource(seqio.DataSource):
     table = self._table(split)
     if self._visits is None:
       return len(self._draws) * sum(table.episodes(self._queries))
-    return self._visits * len(table.names)
+    return len(self._draws) * self._visits * len(table.names)
 
   def check(self, split: str) -> None:
     """Makes the rows of a split now.
@@ -142,10 +146,14 @@ class EpisodeSource(seqio.DataSource):
     del shuffle, unused
     table = self._table(split)
     plan: Callable[[tf.Tensor], _Plan]
-    if split == 'train':
+    if split == 'train' and not self._in_turn:
       plan = functools.partial(_at_random, table, seed or 0, self._queries)
+    elif split == 'train':
+      # Another seed goes on elsewhere among the endless visits.
+      first = (seed or 0) << 24
+      plan = functools.partial(_in_turn, table, self._queries, (0,), first)
     elif self._visits is not None:
-      plan = functools.partial(_in_turn, table, self._queries)
+      plan = functools.partial(_in_turn, table, self._queries, self._draws, 0)
     else:
       plan = functools.partial(_every_row, table, self._queries, self._draws)
     draw = functools.partial(
@@ -155,6 +163,54 @@ class EpisodeSource(seqio.DataSource):
     if shard_info is not None:
       numbers = numbers.shard(shard_info.num_shards, shard_info.index)
     return numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def for_tuning(
+    self,
+    split: str,
+    rows: int | None,
+    queries: int | None = None,
+    visits: int = 1,
+    draws: int = 1,
+    names: Sequence[str] | None = None,
+  ) -> 'EpisodeSource':
+    """The tasks of a split, each to be tuned on by itself.
+
+    `train` asks rows to tune on, every task in turn and for ever; `validation`
+    asks the others. Shots of both are rows to tune on.
+
+    Args:
+      split: of this source.
+      rows: see `rows.for_tuning`.
+      queries: examples an episode asks; as of this source if None.
+      visits: of `validation`, see the class.
+      draws: of `validation`, see the class.
+      names: of the tasks; all if None.
+    """
+
+    def tasks(asked: bool) -> Tasks:
+      given = self._tasks[split]()
+      return {
+        name: for_tuning(as_task(given[name]), asked, rows)
+        for name in names or given
+      }
+
+    return EpisodeSource(
+      {
+        'train': functools.partial(tasks, False),
+        'validation': functools.partial(tasks, True),
+      },
+      self._shots[split],
+      queries or self._queries,
+      self._balanced,
+      visits,
+      draws,
+      at_most=self._at_most,
+      in_turn=True,
+    )
+
+  def names(self, split: str) -> list[str]:
+    """The tasks of a split."""
+    return list(self._tasks[split]())
 
   def _make_table(self, split: str) -> '_Table':
     needed = 0 if self._at_most else self._shots[split]
@@ -288,12 +344,21 @@ def _at_random(
   return _Plan(task, asked, seeds[2:], number)
 
 
-def _in_turn(table: _Table, queries: int, number: tf.Tensor) -> _Plan:
-  """Every task as often as the others."""
-  task = number % len(table.names)
-  seeds = _seeds([table.key[task], number // len(table.names)], 4)
+def _in_turn(
+  table: _Table,
+  queries: int,
+  draws: Sequence[int],
+  first: int,
+  number: tf.Tensor,
+) -> _Plan:
+  """Every task as often as the others, asked the same with every draw."""
+  visit = number // len(draws)
+  draw = tf.constant(draws, tf.int64)[number % len(draws)]
+  task = visit % len(table.names)
+  seeds = _seeds([table.key[task], first + visit // len(table.names)], 2)
   asked = _some_rows(table, task, queries, seeds[0])
-  return _Plan(task, asked, seeds[1:], number)
+  shots = tf.unstack(tf.random.fold_in(seeds[1], draw))
+  return _Plan(task, asked, _seeds(shots, 3), draw)
 
 
 def _every_row(
@@ -301,8 +366,8 @@ def _every_row(
 ) -> _Plan:
   """Every row of every task once a draw; a draw's shots are a task's own."""
   ends = tf.constant(np.cumsum(table.episodes(queries)), tf.int64)
-  draw = tf.constant(draws, tf.int64)[number // ends[-1]]
-  place = number % ends[-1]
+  draw = tf.constant(draws, tf.int64)[number % len(draws)]
+  place = number // len(draws)
   task = tf.searchsorted(ends, place[None], side='right')[0]
   before = tf.concat([[tf.constant(0, tf.int64)], ends], 0)[task]
   start, end = tf.unstack(table.asked[task])

@@ -19,6 +19,10 @@ def output_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
     'hyper_inputs': seqio.Feature(vocabulary, add_eos=False),
     'inputs': seqio.Feature(vocabulary, add_eos=False, rank=2),
     'targets': seqio.Feature(vocabulary, add_eos=False, rank=2),
+    # Only where TASK_FEATURE_LENGTHS has room for it.
+    'teacher_inputs': seqio.Feature(
+      vocabulary, add_eos=False, rank=2, required=False
+    ),
   }
 
 
@@ -73,7 +77,7 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
     Raises:
       UserError: lengths miss a feature or cut everything away.
     """
-    check_lengths(task_feature_lengths)
+    check_lengths(task_feature_lengths, self.TASK_FEATURES)
     return super().__call__(ds, task_feature_lengths)
 
   def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
@@ -82,7 +86,7 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
     Raises:
       UserError: see `check_lengths`.
     """
-    check_lengths(task_feature_lengths)
+    check_lengths(task_feature_lengths, self.TASK_FEATURES)
     return {
       'hyper_input_tokens': task_feature_lengths['hyper_inputs'],
       'encoder_input_tokens': task_feature_lengths['inputs'],
@@ -94,28 +98,76 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
   def _convert_features(
     self, ds: tf.data.Dataset, task_feature_lengths: Lengths
   ) -> tf.data.Dataset:
-    def convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-      targets = episode['targets']
-      return {
-        'hyper_input_tokens': episode['hyper_inputs'],
-        'encoder_input_tokens': episode['inputs'],
-        # Shifted right; position 0 reads id 0, where T5 starts to decode.
-        'decoder_input_tokens': tf.pad(targets[:, :-1], [[0, 0], [1, 0]]),
-        'decoder_target_tokens': targets,
-        'decoder_loss_weights': tf.cast(targets > 0, tf.int32),
-      }
-
     ds = self._pack_or_pad(ds, task_feature_lengths)
-    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    return ds.map(_convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def check_lengths(lengths: Lengths) -> None:
+class DistillationFeatureConverter(EpisodeFeatureConverter):
+  """Episodes with what a teacher reads: the examples in every query's input.
+
+  The further task feature `teacher_inputs` [queries, i] becomes
+  `teacher_input_tokens`. TASK_FEATURE_LENGTHS gives its length as well:
+  `'teacher_inputs': (4, 1024)`.
+  """
+
+  TASK_FEATURES = {
+    **EpisodeFeatureConverter.TASK_FEATURES,
+    'teacher_inputs': _Spec(dtype=tf.int32, rank=2),
+  }
+  MODEL_FEATURES = {
+    **EpisodeFeatureConverter.MODEL_FEATURES,
+    'teacher_input_tokens': _Spec(dtype=tf.int32, rank=2),
+  }
+
+  def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
+    """Lengths of the model features; checks what the user gave.
+
+    Raises:
+      UserError: see `check_lengths`.
+    """
+    lengths = super().get_model_feature_lengths(task_feature_lengths)
+    teacher = task_feature_lengths['teacher_inputs']
+    return {**lengths, 'teacher_input_tokens': teacher}
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Lengths
+  ) -> tf.data.Dataset:
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+    return ds.map(
+      lambda episode: {
+        **_convert(episode),
+        'teacher_input_tokens': episode['teacher_inputs'],
+      },
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def _convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  targets = episode['targets']
+  return {
+    'hyper_input_tokens': episode['hyper_inputs'],
+    'encoder_input_tokens': episode['inputs'],
+    # Shifted right; position 0 reads id 0, where T5 starts to decode.
+    'decoder_input_tokens': tf.pad(targets[:, :-1], [[0, 0], [1, 0]]),
+    'decoder_target_tokens': targets,
+    'decoder_loss_weights': tf.cast(targets > 0, tf.int32),
+  }
+
+
+def check_lengths(
+  lengths: Lengths,
+  specs: Mapping[str, Any] = EpisodeFeatureConverter.TASK_FEATURES,
+) -> None:
   """Refuses lengths that miss a feature or leave nothing of it.
+
+  Args:
+    lengths: TASK_FEATURE_LENGTHS.
+    specs: the features that there must be.
 
   Raises:
     UserError: names the field of TASK_FEATURE_LENGTHS at fault.
   """
-  for name, spec in EpisodeFeatureConverter.TASK_FEATURES.items():
+  for name, spec in specs.items():
     length = (lengths or {}).get(name)
     parts = length if isinstance(length, (tuple, list)) else (length,)
     if len(parts) != spec.rank or not all(isinstance(n, int) for n in parts):
@@ -131,16 +183,23 @@ def check_lengths(lengths: Lengths) -> None:
         f'TASK_FEATURE_LENGTHS[{name!r}] = {length!r} cuts everything away: '
         f'give at least {least if spec.rank == 1 else (1, least)}.'
       )
-  unknown = set(lengths) - set(EpisodeFeatureConverter.TASK_FEATURES)
+  unknown = set(lengths) - set(specs)
   if unknown:
     raise UserError(
       f'TASK_FEATURE_LENGTHS has no feature {min(unknown)!r}; episodes have '
-      f'{", ".join(EpisodeFeatureConverter.TASK_FEATURES)}.'
+      f'{", ".join(specs)}.'
     )
   if lengths['inputs'][0] != lengths['targets'][0]:
     raise UserError(
       f"TASK_FEATURE_LENGTHS gives 'inputs' {lengths['inputs'][0]} queries and "
       f"'targets' {lengths['targets'][0]}: the two must agree."
+    )
+  teacher = lengths.get('teacher_inputs', lengths['inputs'])
+  if teacher[0] != lengths['inputs'][0] or teacher[1] < lengths['inputs'][1]:
+    raise UserError(
+      f"TASK_FEATURE_LENGTHS['teacher_inputs'] = {teacher!r}: a teacher reads "
+      f'the same queries, with examples before them; give '
+      f'({lengths["inputs"][0]}, {lengths["inputs"][1]} or more).'
     )
 
 

@@ -23,6 +23,7 @@ _KEPT = ('task', 'draw', 'query_references', *_RANKING)
 # Features of `episode_features` with a row a query.
 OF_QUERIES = (
   'inputs',
+  'teacher_inputs',
   'targets',
   'inputs_pretokenized',
   'targets_pretokenized',
@@ -118,7 +119,7 @@ def episode_features(
   Args:
     ds: elements of an `EpisodeSource`.
     sequence_length: seqio's lengths; None cuts nothing.
-    vocabulary: of all three features.
+    vocabulary: of all features.
     in_context: every query is read after the definition and all shots, in the
       model's own input (the in-context baseline).
     markers: texts in place of the two separators.
@@ -126,7 +127,8 @@ def episode_features(
   Returns:
     Elements with `hyper_inputs` (definition, shots, EOS), `inputs` and
     `targets` `[queries, ...]` (targets end in EOS), their texts, `task`, and
-    what a metric may need.
+    what a metric may need. Where the lengths have room for `teacher_inputs`,
+    also these: the queries after definition and shots.
 
   Raises:
     UserError: a length leaves no room for a separator and a token.
@@ -135,6 +137,7 @@ def episode_features(
   eos = vocabulary.eos_id
   around = len(sep_input) + len(sep_target)
   hyper_room, input_room, target_room = _rooms(sequence_length, around)
+  teacher_room = features.length_of(sequence_length, 'teacher_inputs')
 
   def column(rows: tf.RaggedTensor, tokens: list[int]) -> tf.Tensor:
     return tf.tile(tf.constant([tokens], tf.int32), [rows.nrows(), 1])
@@ -183,16 +186,24 @@ def episode_features(
     if target_room is not None:
       answers = answers[:, : target_room - 1]
     answers = tf.concat([answers, column(answers, [eos])], axis=1)
+
+    def in_full(room: int | None) -> tf.RaggedTensor:
+      left = None
+      if room is not None:
+        left = room - tf.reduce_max(asked.row_lengths())
+      context = _context(definition, shots, left)
+      return tf.concat([tf.tile(context[None], [queries, 1]), asked], axis=1)
+
+    taught = {}
+    if teacher_room is not None:
+      taught['teacher_inputs'] = in_full(teacher_room).to_tensor()
     if in_context:
-      room = None
-      if input_room is not None:
-        room = input_room - tf.reduce_max(asked.row_lengths())
-      context = _context(definition, shots, room)
-      asked = tf.concat([tf.tile(context[None], [queries, 1]), asked], axis=1)
+      asked = in_full(input_room)
     text = _context(definition, shots, hyper_room)
     return {
       'hyper_inputs': tf.concat([text, [eos]], axis=0),
       'inputs': asked.to_tensor(),
+      **taught,
       'targets': answers.to_tensor(),
       'inputs_pretokenized': episode['query_inputs'],
       'targets_pretokenized': episode['query_targets'],

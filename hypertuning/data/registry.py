@@ -52,7 +52,7 @@ def add_episodes(
     balanced: show every target equally often.
     visits: see `EpisodeSource`; by default a split that is not `train` asks
       every row.
-    draws: of shots for every row, in those splits; a number, or their numbers.
+    draws: see `EpisodeSource`.
     train_episodes: how many `seqio_cache_tasks` writes; endless if None.
     at_most: a task with fewer rows to show than `shots` shows them all.
     options: the rows have options.
@@ -116,6 +116,20 @@ def add_episodes(
         metrics.ranked_options,
         score_metric_fns,
       )
+  return name
+
+
+def add_copy(name: str, task: seqio.Task, source: EpisodeSource) -> str:
+  """Registers a task like another, with other episodes; returns the name."""
+  add_task(
+    name,
+    source=source,
+    preprocessors=task.preprocessors,
+    output_features=task.output_features,
+    postprocess_fn=task.postprocess_fn,
+    metric_fns=task.metric_fns,
+    shuffle_buffer_size=None,
+  )
   return name
 
 

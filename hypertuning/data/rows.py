@@ -5,6 +5,7 @@ them.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -45,6 +46,29 @@ class RowTask:
 
 # Name to task; bare (input, target) pairs will do for the rows.
 Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
+
+
+def for_tuning(task: RowTask, asked: bool, count: int | None) -> RowTask:
+  """A held-out task to tune on by itself.
+
+  Args:
+    task: its `pool` is to tune on and its `rows` to test on; where it has no
+      pool, the rows are divided.
+    asked: give the rows to test on (True), or those to tune on.
+    count: how many rows without a pool are to tune on; half of them if None.
+
+  Returns:
+    A task whose shots come from the rows to tune on, in both cases.
+  """
+  pool, rest = task.pool, task.rows
+  if pool is None:
+    if count is None:
+      count = len(rest) // 2
+    # Files may be sorted, by label for example.
+    order = sorted(range(len(rest)), key=lambda i: zlib.crc32(b'%d' % i))
+    pool = [rest[i] for i in order[:count]]
+    rest = [rest[i] for i in order[count:]]
+  return dataclasses.replace(task, rows=rest if asked else pool, pool=pool)
 
 
 def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:

@@ -146,14 +146,15 @@ def _without_remat(model: HyperTuningModel) -> HyperTuningModel:
   """The same model, which keeps all that its gradient needs."""
 
   def plain(network: Any) -> Any:
-    if network is None:
-      return None
+    if network is None or not hasattr(network, 'config'):
+      return network
     return network.clone(config=network.config.replace(remat_policy='none'))
 
   other = copy.copy(model)
   other.module = model.module.clone(
     downstream=plain(model.module.downstream),
     hypermodel=plain(model.module.hypermodel),
+    teacher=plain(model.module.teacher),
   )
   return other
 

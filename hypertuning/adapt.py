@@ -1,0 +1,361 @@
+"""Tunes adapters on held-out tasks, each task by itself, from a start.
+
+    python -m hypertuning.adapt --gin_file=gin/models/hyper_t5_prefix.gin \\
+      --gin_file=... --gin_file=gin/local/adapt.gin \\
+      --gin.CHECKPOINT_PATH="'run'" --gin.ADAPT_OUTPUT_DIR="'run/adapt'"
+
+The start is what the model gives: phi that a hypermodel generates from the
+task's examples, or the adapters that gin/models/learned.gin learned on a
+mixture, or at random. Tuned are the keys and values, or the factors, themselves
+(HyperTuning, section 6: phi as initialisation of further tuning). Writes
+`curves.jsonl`, `results.jsonl` and the tuned adapters.
+"""
+
+if __name__ == '__main__':
+  from hypertuning import gin_utils
+
+  gin_utils.run('hypertuning.adapt', 'adapt')  # see there why it comes first
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import seqio
+
+from hypertuning import (
+  evaluation,
+  gin_utils,
+  pipelines,
+  scoring,
+  summaries,
+  training,
+  tuning,
+)
+from hypertuning.adapters import Adapters, io
+from hypertuning.data import aggregation, registry
+from hypertuning.data.episodes import EpisodeSource
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+from hypertuning.partitioning import Partitioner
+
+Row = dict[str, Any]
+_START, _TUNED = 'start', 'tuned'
+
+
+def adapt(
+  *,
+  model: HyperTuningModel,
+  optimizer: optax.GradientTransformation,
+  mixture_or_task_name: str,
+  task_feature_lengths: Mapping[str, Any],
+  checkpoint_path: str,
+  output_dir: str,
+  total_steps: int,
+  mixture_or_task_module: str | None = None,
+  split: str = 'validation',
+  max_tasks: int | None = None,
+  tasks_at_once: int = 64,
+  tuning_rows: int | None = None,
+  test_visits: int = 4,
+  draws: int = 1,
+  eval_period: int = 10,
+  metric: str = 'accuracy',
+  target: float = 90.0,
+  start_adapters: str | None = None,
+  fresh_regex: str = '',
+  num_partitions: int = 1,
+  random_seed: int = 0,
+) -> list[Row]:
+  """Tunes on every task of a split.
+
+  Args:
+    model: of the checkpoint; its hypermodel says where phi starts.
+    optimizer: of phi; every task has a state of its own.
+    mixture_or_task_name: seqio tasks of episodes whose tasks are tuned on.
+    task_feature_lengths: as for training; a step asks as many queries of every
+      task as `inputs` has room for.
+    checkpoint_path: a run's folder or one of its checkpoints.
+    output_dir: where results are written, when all are there.
+    total_steps: of tuning.
+    mixture_or_task_module: imported first, so that it can register tasks.
+    split: a split whose tasks were not trained on.
+    max_tasks: of every seqio task; None for all.
+    tasks_at_once: tuned side by side, in one batch.
+    tuning_rows: how many rows of a task without a pool to show are to tune on,
+      the others are to test on; half of them if None.
+    test_visits: episodes that test every task.
+    draws: of shots whose phi is averaged for the start.
+    eval_period: steps between tests.
+    metric: what is tested, by name.
+    target: value of the metric that is to be reached.
+    start_adapters: a file of adapters to start from instead, one for all tasks
+      or one a task.
+    fresh_regex: names that start at random if the checkpoint has them not.
+    num_partitions: devices over which a model is divided.
+    random_seed: of a random start, and of the rows that are tuned on.
+
+  Returns:
+    Rows `{'task', 'phi': 'start' or 'tuned', 'loss', metric, ...}`; of tuned
+    ones also `reached` (share of the tasks that reached the target) and the
+    means over tasks of `steps_to_target` and `seconds_to_target`, which for a
+    task that does not reach it are those of the whole tuning.
+
+  Raises:
+    UserError: bad input; names the binding or file at fault.
+  """
+  if not model.has_hypermodel:
+    raise UserError(
+      'adapt tunes adapters, but this model has none: include '
+      'gin/models/hyper_t5_prefix.gin or hyper_t5_lora.gin, and '
+      'gin/models/learned.gin for adapters that are not generated.'
+    )
+  for name, value in (
+    ('TRAIN_STEPS', total_steps),
+    ('EVAL_PERIOD', eval_period),
+    ('TASKS_AT_ONCE', tasks_at_once),
+    ('TEST_VISITS', test_visits),
+    ('DRAWS', draws),
+  ):
+    if value < 1:
+      raise UserError(f'{name} = {value}: must be 1 or more.')
+  pipelines.check_vocabulary(model)
+  pipelines.import_tasks(mixture_or_task_module)
+  partitioner = Partitioner(num_partitions)
+  params, frozen = training.restore_variables(
+    model,
+    pipelines.input_shapes(task_feature_lengths, model, tasks_at_once),
+    partitioner,
+    checkpoint_path,
+    fresh_regex,
+    random_seed,
+  )
+  tuner = tuning.Tuner(model, optimizer, params, frozen, partitioner)
+  curves: list[Row] = []
+  results: list[Row] = []
+  for task in pipelines.members(mixture_or_task_name):
+    source = task.source
+    if not isinstance(source, EpisodeSource) or split not in source.splits:
+      raise UserError(
+        f'{task.name}: no episodes drawn from rows with a split {split!r}, '
+        'whose tasks could be tuned on.'
+      )
+    names = source.names(split)[:max_tasks]
+    found: list[Row] = []
+    tuned = []
+    for first in range(0, len(names), tasks_at_once):
+      group = names[first : first + tasks_at_once]
+      episodes = source.for_tuning(
+        split,
+        tuning_rows,
+        task_feature_lengths['inputs'][0],
+        test_visits,
+        draws,
+        group,
+      )
+      data = _data(
+        model, task, episodes, task_feature_lengths, len(group), partitioner,
+        test_visits, draws, random_seed,
+      )  # fmt: skip
+      start = tuner.start(data.start, draws)
+      if start_adapters:
+        start = _from_file(start_adapters, start, first, len(names))
+      test = _Test(task, data, len(group), metric)
+      label = f'{task.name}, {len(group)} tasks'
+      for step, seconds, phi in tuner.tune(
+        start, data.train, total_steps, eval_period, label
+      ):
+        for name, (loss, tested) in zip(
+          group, test(tuner.answer, phi), strict=True
+        ):
+          row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
+          found.append({**row, metric: tested})
+      tuned.append(jax.device_get(phi))
+    io.save(
+      jax.tree.map(lambda *x: np.concatenate(x), *tuned),
+      os.path.join(output_dir, f'{task.name}.safetensors'),
+      model=str(checkpoint_path),
+      config={'tasks': names},
+    )
+    curves += found
+    results += summarize(task.name, found, metric, target)
+  results += aggregation.averages(results)
+  summaries.write_jsonl(output_dir, 'curves', curves)
+  summaries.write_jsonl(output_dir, 'results', results)
+  gin_utils.save_config(output_dir)
+  print(_table(results, metric))
+  return results
+
+
+def summarize(
+  name: str, curves: Sequence[Row], metric: str, target: float
+) -> list[Row]:
+  """The rows of a seqio task from the curves of its tasks, see `adapt`."""
+  tasks = list(dict.fromkeys(row['task'] for row in curves))
+  of = {task: [row for row in curves if row['task'] == task] for task in tasks}
+  rows: list[Row] = []
+  for phi, place in ((_START, 0), (_TUNED, -1)):
+    values = [of[task][place][metric] for task in tasks]
+    losses = [of[task][place]['loss'] for task in tasks]
+    row: Row = {'task': name, 'phi': phi, 'tasks': len(tasks)}
+    row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
+    if len(tasks) > 1:
+      spread = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+      row[f'{metric}_stderr'] = spread
+    rows.append(row)
+  reached, first = [], []
+  for task in tasks:
+    there = [row for row in of[task] if row[metric] >= target]
+    reached.append(bool(there))
+    first.append((there or of[task][-1:])[0])
+  rows[-1] |= {
+    'target': target,
+    'reached': float(np.mean(reached)),
+    'steps_to_target': float(np.mean([row['step'] for row in first])),
+    'seconds_to_target': float(np.mean([row['seconds'] for row in first])),
+  }
+  return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+  """Batches of a group of tasks, row `n` of a batch being task `n`'s.
+
+  Attributes:
+    start: one batch of `tasks x draws` rows, whose examples give phi.
+    train: endless batches.
+    test: batches with the rows' targets.
+    targets: of every episode of `test`, postprocessed.
+  """
+
+  start: Mapping[str, jax.Array]
+  train: pipelines.TrainBatches
+  test: Sequence[Mapping[str, jax.Array]]
+  targets: Sequence[Any]
+
+
+def _data(
+  model: HyperTuningModel,
+  task: seqio.Task,
+  source: EpisodeSource,
+  lengths: Mapping[str, Any],
+  tasks: int,
+  partitioner: Partitioner,
+  visits: int,
+  draws: int,
+  seed: int,
+) -> _Data:
+  partitioner.check_batch(tasks)
+  name = registry.add_copy(f'{task.name}_tuning', task, source)
+
+  def batches(size: int, split: str, repeat: bool = False) -> Any:
+    drawn = pipelines.episodes(name, lengths, split, seed, repeat=False)
+    return pipelines.to_batches(model, drawn, lengths, size, repeat)
+
+  tested = pipelines.episodes(name, lengths, 'validation')
+  tested = tested.shard(draws, 0)  # the first draw of every visit
+  test = list(
+    pipelines.on_devices(
+      pipelines.to_batches(model, tested, lengths, tasks), partitioner.batch
+    )
+  )
+  asked = np.concatenate(
+    [np.asarray(x['decoder_loss_weights']).any(-1).sum(-1) for x in test]
+  )
+  targets, _ = scoring.targets_of(task, tested, asked)
+  return _Data(
+    next(
+      pipelines.on_devices(
+        batches(tasks * draws, 'validation'), partitioner.batch
+      )
+    ),
+    pipelines.TrainBatches(
+      batches(tasks, 'train', repeat=True), partitioner.batch
+    ),
+    test,
+    targets,
+  )
+
+
+class _Test:
+  """Loss and metric of every task, with any phi."""
+
+  def __init__(
+    self, task: seqio.Task, data: _Data, tasks: int, metric: str
+  ) -> None:
+    self._task, self._data = task, data
+    self._tasks, self._metric = tasks, metric
+
+  def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
+    decode = bool(self._task.predict_metric_fns)
+    outputs = evaluation.collect(
+      lambda batch: answer(phi, batch, decode), self._data.test
+    )
+    asked = (outputs['tokens'] > 0).sum(axis=1)
+    said = scoring.by_episode(outputs['score'], asked)
+    fns = self._task.score_metric_fns
+    if decode:
+      texts = scoring.by_episode(outputs['text'], asked)
+      said = scoring.texts_of(self._task, texts)
+      fns = self._task.predict_metric_fns
+    found = []
+    for n in range(self._tasks):
+      mine = slice(n, None, self._tasks)
+      values = scoring.measure(fns, self._data.targets[mine], said[mine], [])
+      if self._metric not in values:
+        raise UserError(
+          f'METRIC = {self._metric!r}: {self._task.name} has '
+          f'{", ".join(k for k in values if not k.endswith("_stderr"))}.'
+        )
+      tokens = outputs['tokens'][mine].sum()
+      loss = -float(outputs['score'][mine].sum() / max(tokens, 1))
+      found.append((loss, values[self._metric]))
+    return found
+
+
+def _from_file(
+  path: str, expected: Adapters, first: int, tasks: int
+) -> Adapters:
+  """The adapters of a file for a group of tasks."""
+  count = jax.tree.leaves(expected)[0].shape[0]
+  there = io.read_header(path)
+  rows = next(iter(there.shapes.values()))[0]
+  if rows not in (1, tasks):
+    raise UserError(
+      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or {tasks} are '
+      'needed, one a task.'
+    )
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected
+  )
+  loaded = io.load(path, expected=shapes)
+  if rows == 1:
+    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)
+  return jax.tree.map(lambda x: x[first : first + count], loaded)
+
+
+def _table(results: Sequence[Row], metric: str) -> str:
+  columns = [
+    'task',
+    'phi',
+    'tasks',
+    'loss',
+    metric,
+    'reached',
+    'steps_to_target',
+    'seconds_to_target',
+  ]
+
+  def cell(row: Row, name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, float):
+      shown = metric if name != 'loss' else name
+      return summaries.shown(shown, value, row.get(f'{name}_stderr'))
+    return '' if value is None else str(value)
+
+  lines = [columns, ['---'] * len(columns)]
+  lines += [[cell(row, name) for name in columns] for row in results]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)

@@ -1,0 +1,83 @@
+"""What an evaluation compares: targets and texts of episodes, and metrics."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from hypertuning.data import fewshot
+
+
+def by_episode(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
+  """What belongs to the queries of every episode."""
+  return [row[:count] for row, count in zip(values, asked, strict=True)]
+
+
+def targets_of(
+  task: seqio.Task, episodes: tf.data.Dataset, asked: np.ndarray
+) -> tuple[list[Any], list[int]]:
+  """Postprocessed targets of every episode, and the draw of its shots."""
+  targets, draws = [], []
+  for whole, count in zip(episodes.as_numpy_iterator(), asked, strict=True):
+    # What an episode asks beyond TASK_FEATURE_LENGTHS was cut.
+    episode = {
+      name: value[:count] if name in fewshot.OF_QUERIES else value
+      for name, value in whole.items()
+    }
+    said = episode.get('targets_pretokenized')
+    if said is None:
+      said = _decode(task, episode['targets'])
+    targets.append(task.postprocess_fn(said, example=episode, is_target=True))
+    draws.append(int(episode.get('draw', 0)))
+  return targets, draws
+
+
+def texts_of(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:
+  """Postprocessed texts of every episode's `[queries, length]` tokens."""
+  return [
+    task.postprocess_fn(_decode(task, rows), example=None, is_target=False)
+    for rows in tokens
+  ]
+
+
+def _decode(task: seqio.Task, tokens: np.ndarray) -> list[str]:
+  vocabulary = task.output_features['targets'].vocabulary
+  return [vocabulary.decode([int(i) for i in row if i > 0]) for row in tokens]
+
+
+def measure(
+  metric_fns: Sequence[Callable[..., Mapping[str, Any]]],
+  targets: Sequence[Any],
+  outputs: Sequence[Any],
+  draws: Sequence[int],
+) -> dict[str, float]:
+  """Metrics over all episodes, with standard errors over episodes.
+
+  Where several episodes share a draw of shots, and there are several draws, the
+  standard deviation over draws as well.
+  """
+  kinds = sorted(set(draws))
+  values: dict[str, float] = {}
+  for metric_fn in metric_fns:
+    single = [
+      metric_fn([target], [output])
+      for target, output in zip(targets, outputs, strict=True)
+    ]
+    for name, value in metric_fn(targets, outputs).items():
+      values[name] = float(value)
+      if len(single) > 1:
+        spread = np.std([episode[name] for episode in single], ddof=1)
+        values[f'{name}_stderr'] = float(spread / np.sqrt(len(single)))
+    if 1 < len(kinds) < len(draws):
+      by_draw = []
+      for kind in kinds:
+        of = [i for i, draw in enumerate(draws) if draw == kind]
+        by_draw.append(
+          metric_fn([targets[i] for i in of], [outputs[i] for i in of])
+        )
+      for name in by_draw[0]:
+        spread = np.std([one[name] for one in by_draw], ddof=1)
+        values[f'{name}_std'] = float(spread)
+  return values

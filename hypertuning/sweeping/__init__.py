@@ -1,0 +1,1 @@
+"""A sweep: its cells, and the processes that run them."""

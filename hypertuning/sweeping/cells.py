@@ -1,0 +1,269 @@
+"""The cells of a sweep, and what their folders say."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypertuning import summaries
+from hypertuning.errors import UserError
+
+Bindings = Mapping[str, Any]
+LOG = 'log.txt'
+_DONE, _FAILED, _COMMAND, _SWEEP = (
+  'done',
+  'failed',
+  'command.json',
+  'sweep.json',
+)
+# A command to the binding that says where its results go.
+OUTPUTS = {
+  'hypertuning.train': 'MODEL_DIR',
+  'hypertuning.eval': 'EVAL_OUTPUT_DIR',
+  'hypertuning.infer': 'INFER_OUTPUT_DIR',
+  'hypertuning.adapt': 'ADAPT_OUTPUT_DIR',
+  'hypertuning.benchmarks.query_cost': 'COST_OUTPUT_DIR',
+  't5x.train': 'MODEL_DIR',
+  't5x.eval': 'EVAL_OUTPUT_DIR',
+  't5x.infer': 'INFER_OUTPUT_DIR',
+}
+_FIELDS = ('command', 'gin_files', 'bindings', 'axes', 'after')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A stage at a point.
+
+  Attributes:
+    stage: its name.
+    point: axis to the name of its point.
+    folder: of its results.
+    command: module that runs.
+    gin_files: of the command.
+    bindings: of the command, without its folders.
+    after: a binding to the cell whose folder it gets.
+  """
+
+  stage: str
+  point: Mapping[str, str]
+  folder: pathlib.Path
+  command: str = ''
+  gin_files: Sequence[str] = ()
+  bindings: Bindings = dataclasses.field(default_factory=dict)
+  after: Mapping[str, 'Cell'] = dataclasses.field(default_factory=dict)
+
+  @property
+  def name(self) -> str:
+    """Stage and point."""
+    return f'{self.stage}/{self.folder.name}'
+
+  @property
+  def is_done(self) -> bool:
+    """Whether its results are whole."""
+    return (self.folder / _DONE).exists()
+
+  @property
+  def failure(self) -> str | None:
+    """Why there are no results, if a run of it failed."""
+    try:
+      return json.loads((self.folder / _FAILED).read_text('utf-8'))['reason']
+    except (OSError, ValueError, KeyError):
+      return None
+
+  def succeed(self, seconds: float) -> None:
+    """Notes that the results are whole."""
+    (self.folder / _FAILED).unlink(missing_ok=True)
+    told = json.dumps({'seconds': round(seconds, 1)})
+    summaries.write_text(str(self.folder), _DONE, told)
+
+  def fail(self, reason: str) -> None:
+    """Notes why there are none."""
+    told = json.dumps({'reason': reason})
+    summaries.write_text(str(self.folder), _FAILED, told)
+
+  def flags(self) -> list[str]:
+    """Of the command."""
+    where = {OUTPUTS[self.command]: str(self.folder.absolute())}
+    for binding, cell in self.after.items():
+      where[binding] = str(_results(cell, self.command).absolute())
+    return [
+      *(f'--gin_file={file}' for file in self.gin_files),
+      *(f'--gin.{k}={v!r}' for k, v in {**self.bindings, **where}.items()),
+    ]
+
+  def told(self) -> dict[str, Any]:
+    """What `command.json` says."""
+    return {
+      'command': self.command,
+      'gin_files': list(self.gin_files),
+      'bindings': {k: repr(v) for k, v in sorted(self.bindings.items())},
+      'after': {binding: cell.name for binding, cell in self.after.items()},
+      'point': dict(self.point),
+    }
+
+
+def expand(
+  output_dir: str,
+  stages: Mapping[str, Mapping[str, Any]],
+  axes: Mapping[str, Mapping[str, Bindings]],
+) -> list[Cell]:
+  """All cells, each behind those that it needs.
+
+  Args:
+    output_dir: of the sweep.
+    stages: see `sweep.sweep`.
+    axes: see `sweep.sweep`.
+
+  Raises:
+    UserError: names the stage, axis or field at fault.
+  """
+  for axis, points in axes.items():
+    if not points:
+      raise UserError(f'AXES: {axis!r} has no points.')
+  if not stages:
+    raise UserError('STAGES: there is none.')
+  found: dict[tuple[str, tuple[str, ...]], Cell] = {}
+  for name, stage in stages.items():
+    concerned = _check(name, stage, stages, axes)
+    for chosen in itertools.product(*(axes[axis] for axis in concerned)):
+      point = dict(zip(concerned, chosen, strict=True))
+      files: list[str] = []
+      bound = dict(stage.get('bindings', {}))
+      for axis, label in point.items():
+        meant = dict(axes[axis][label])
+        files += meant.pop('gin_files', ())
+        bound |= meant
+      after = {}
+      for binding, needed in stage.get('after', {}).items():
+        names = _concerned(stages[needed], axes)
+        if (needed, tuple(point[axis] for axis in names)) not in found:
+          raise UserError(
+            f'STAGES: {name!r} comes before {needed!r}, which it starts from.'
+          )
+        after[binding] = found[needed, tuple(point[axis] for axis in names)]
+      folder = pathlib.Path(output_dir, 'cells', name, _folder_name(chosen))
+      found[name, chosen] = Cell(
+        name,
+        point,
+        folder,
+        stage['command'],
+        (*files, *stage['gin_files']),
+        bound,
+        after,
+      )
+  return list(found.values())
+
+
+def claim(output_dir: str, work: Sequence[Cell]) -> None:
+  """Notes in the folders what they are of.
+
+  Raises:
+    UserError: a folder is of another sweep, or of another command.
+  """
+  sweep: dict[str, Any] = {'axes': {}, 'stages': {}}
+  for cell in work:
+    for axis, label in cell.point.items():
+      labels = sweep['axes'].setdefault(axis, [])
+      labels += [label] if label not in labels else []
+    sweep['stages'][cell.stage] = {
+      'command': cell.command,
+      'gin_files': list(cell.gin_files),
+      'axes': list(cell.point),
+    }
+  path = pathlib.Path(output_dir, _SWEEP)
+  before = _read(path) if path.exists() else sweep
+  for stage, said in before.get('stages', {}).items():
+    here = sweep['stages'].get(stage, {})
+    if said['axes'] != here.get('axes') or said['command'] != here['command']:
+      raise UserError(
+        f'{path}: another sweep is in this folder, stage {stage!r} is not the '
+        'same there; use another SWEEP_DIR.'
+      )
+  for cell in work:
+    path = cell.folder / _COMMAND
+    if path.exists() and _read(path) != cell.told():
+      raise UserError(
+        f'{path}: this cell was another command in an earlier sweep; use '
+        'another SWEEP_DIR, or delete the folder.'
+      )
+  for cell in work:
+    if not (cell.folder / _COMMAND).exists():
+      told = json.dumps(cell.told(), indent=1)
+      summaries.write_text(str(cell.folder), _COMMAND, told)
+  summaries.write_text(output_dir, _SWEEP, json.dumps(sweep, indent=1))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except ValueError as error:
+    raise UserError(f'{path}: is damaged ({error}); delete it.') from error
+
+
+def _check(
+  name: str,
+  stage: Mapping[str, Any],
+  stages: Mapping[str, Mapping[str, Any]],
+  axes: Mapping[str, Any],
+) -> tuple[str, ...]:
+  """Refuses a stage that cannot run; gives the axes that concern it."""
+  where = f'STAGES: {name!r}'
+  if not re.fullmatch(r'[\w.=-]+', name):
+    raise UserError(f'{where} cannot name a folder.')
+  for field in stage:
+    if field not in _FIELDS:
+      raise UserError(
+        f'{where} has a field {field!r}; there is {", ".join(_FIELDS)}.'
+      )
+  for field in ('command', 'gin_files'):
+    if not stage.get(field):
+      raise UserError(f'{where} has no {field!r}.')
+  if stage['command'] not in OUTPUTS:
+    raise UserError(
+      f'{where}: command {stage["command"]!r}; give one of '
+      f'{", ".join(OUTPUTS)}.'
+    )
+  concerned = _concerned(stage, axes)
+  for axis in concerned:
+    if axis not in axes:
+      raise UserError(
+        f'{where}: no axis {axis!r} in AXES; there is {", ".join(axes)}.'
+      )
+  for binding, needed in stage.get('after', {}).items():
+    if needed not in stages:
+      raise UserError(
+        f'{where}: {binding} comes from stage {needed!r}, which does not exist.'
+      )
+    more = set(_concerned(stages[needed], axes)) - set(concerned)
+    if more:
+      raise UserError(
+        f'{where} starts from {needed!r}, which has the axis {min(more)!r} as '
+        'well: add it.'
+      )
+  return concerned
+
+
+def _concerned(
+  stage: Mapping[str, Any], axes: Mapping[str, Any]
+) -> tuple[str, ...]:
+  return tuple(stage.get('axes', axes))
+
+
+def _folder_name(labels: Sequence[str]) -> str:
+  """Names of the points, as a folder can be called."""
+  return '__'.join(re.sub(r'[^\w.=-]+', '_', x) for x in labels) or 'all'
+
+
+def _results(cell: Cell, command: str) -> pathlib.Path:
+  """A cell's folder, or its newest checkpoint for t5x, which looks for none."""
+  steps = {
+    int(path.name.partition('_')[2]): path
+    for path in cell.folder.glob('checkpoint_*')
+    if path.name.partition('_')[2].isdigit()
+  }
+  if command.startswith('t5x.') and command != 't5x.train' and steps:
+    return steps[max(steps)]
+  return cell.folder

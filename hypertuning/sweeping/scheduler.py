@@ -1,0 +1,153 @@
+"""Runs cells as processes, several at a time, each after those it needs."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hypertuning import summaries
+from hypertuning.sweeping import launcher
+from hypertuning.sweeping.cells import LOG, Cell
+
+_POLL_SECONDS = 1.0
+
+
+def run(work: Sequence[Cell], num_workers: int) -> None:
+  """Runs all cells that are not done; notes in their folders how they ended.
+
+  Args:
+    work: cells, each behind those that it needs.
+    num_workers: at a time.
+
+  Raises:
+    SystemExit: SIGTERM or SIGINT came; cells that ran have been stopped.
+  """
+  for cell in work:
+    if not cell.is_done and cell.failure:
+      (cell.folder / 'failed').unlink()
+  queue = _Queue(work)
+  with queue.stopped_by_signals():
+    threads = [
+      threading.Thread(target=queue.work, daemon=True)
+      for _ in range(num_workers)
+    ]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      while thread.is_alive():  # a join without a limit hears no signal
+        thread.join(0.5)
+  queue.close()
+
+
+class _Queue:
+  """What is left to run, shared by threads."""
+
+  def __init__(self, work: Sequence[Cell]) -> None:
+    self._left = [cell for cell in work if not cell.is_done]
+    self._progress = summaries.Progress(len(self._left), label='cells')
+    self._lock = threading.Lock()
+    self._running: list[Any] = []
+    self._signal: signal.Signals | None = None
+    self._launch = launcher.Launcher()
+
+  def work(self) -> None:
+    """Runs cells until none is left."""
+    while self._signal is None:
+      with self._lock:
+        if not self._left:
+          return
+        claimed = self._claim()
+      if claimed is None:
+        time.sleep(_POLL_SECONDS)  # others run what is needed first
+        continue
+      cell, lock = claimed
+      try:
+        self._run(cell)
+      finally:
+        os.close(lock)
+
+  def close(self) -> None:
+    """Ends the progress bar and, after a signal, the program."""
+    self._progress.close()
+    self._launch.close()
+    if self._signal is not None:
+      print(
+        f'Stopped by {self._signal.name}: the same command goes on from there.',
+        file=sys.stderr,
+      )
+      sys.exit(128 + self._signal)
+
+  @contextlib.contextmanager
+  def stopped_by_signals(self) -> Iterator[None]:
+    """Lets signals end the running cells, which save their state, and all."""
+
+    def stop(number: int, unused_frame: Any) -> None:
+      self._signal = signal.Signals(number)
+      for process in list(self._running):
+        process.terminate()
+
+    if threading.current_thread() is not threading.main_thread():
+      yield  # only the main thread hears signals
+      return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+  def _claim(self) -> tuple[Cell, int] | None:
+    """A cell that can run now, with its lock; forgets those that cannot."""
+    for cell in list(self._left):
+      lost = [x for x in cell.after.values() if x.failure and not x.is_done]
+      if cell.is_done or lost:
+        self._left.remove(cell)
+        if lost:
+          cell.fail(f'{lost[0].name} failed, which it starts from')
+        self._progress.update()
+        continue
+      if not all(needed.is_done for needed in cell.after.values()):
+        continue
+      lock = _lock(cell)
+      if lock is None:
+        continue
+      if cell.is_done:  # by another process, a moment ago
+        os.close(lock)
+        continue
+      self._left.remove(cell)
+      return cell, lock
+    return None
+
+  def _run(self, cell: Cell) -> None:
+    start = time.monotonic()
+    log = cell.folder / LOG
+    process = self._launch(cell.command, cell.flags(), log)
+    self._running.append(process)
+    code = process.wait()
+    self._running.remove(process)
+    if self._signal is not None:
+      return
+    if code == 0:
+      cell.succeed(time.monotonic() - start)
+    else:
+      lines = log.read_text('utf-8', 'replace').strip().splitlines()
+      cell.fail(lines[-1] if lines else f'exit code {code}')
+      self._progress.say(f'{cell.name} failed: {cell.failure}')
+    self._progress.update()
+
+
+def _lock(cell: Cell) -> int | None:
+  """A lock on the cell, which ends with this process; None if it is taken."""
+  file = os.open(cell.folder / '.lock', os.O_RDWR | os.O_CREAT)
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    os.close(file)
+    return None
+  return file
