@@ -37,8 +37,14 @@ def import_tasks(module: str | None) -> None:
     ) from error
 
 
-def get_task(name: str) -> seqio.Task | seqio.Mixture:
+def get_task(
+  name: str, binding: str = 'MIXTURE_OR_TASK_NAME'
+) -> seqio.Task | seqio.Mixture:
   """A registered task or mixture.
+
+  Args:
+    name: of it.
+    binding: that gives the name.
 
   Raises:
     UserError: lists near names, or says how to register one.
@@ -48,7 +54,7 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
   except ValueError as error:
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     raise UserError(
-      f'MIXTURE_OR_TASK_NAME = {name!r} is not registered (known: '
+      f'{binding} = {name!r} is not registered (known: '
       f'{", ".join(sorted(known))}). Name its module in MIXTURE_OR_TASK_MODULE.'
     ) from error
 

@@ -157,15 +157,17 @@ def _convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def check_lengths(
   lengths: Lengths,
   specs: Mapping[str, Any] = EpisodeFeatureConverter.TASK_FEATURES,
+  binding: str = 'TASK_FEATURE_LENGTHS',
 ) -> None:
   """Refuses lengths that miss a feature or leave nothing of it.
 
   Args:
-    lengths: TASK_FEATURE_LENGTHS.
+    lengths: the binding's value.
     specs: the features that there must be.
+    binding: its name.
 
   Raises:
-    UserError: names the field of TASK_FEATURE_LENGTHS at fault.
+    UserError: names the field of the binding at fault.
   """
   for name, spec in specs.items():
     length = (lengths or {}).get(name)
@@ -173,31 +175,31 @@ def check_lengths(
     if len(parts) != spec.rank or not all(isinstance(n, int) for n in parts):
       want = 'one number' if spec.rank == 1 else '(queries, length)'
       raise UserError(
-        f'TASK_FEATURE_LENGTHS[{name!r}] is {length!r}, but must be {want}: '
+        f'{binding}[{name!r}] is {length!r}, but must be {want}: '
         f'for example {_EXAMPLE}.'
       )
     # A target keeps at least one token beside its EOS.
     least = 2 if name == 'targets' else 1
     if parts[0] < 1 or parts[-1] < least:
       raise UserError(
-        f'TASK_FEATURE_LENGTHS[{name!r}] = {length!r} cuts everything away: '
+        f'{binding}[{name!r}] = {length!r} cuts everything away: '
         f'give at least {least if spec.rank == 1 else (1, least)}.'
       )
   unknown = set(lengths) - set(specs)
   if unknown:
     raise UserError(
-      f'TASK_FEATURE_LENGTHS has no feature {min(unknown)!r}; episodes have '
+      f'{binding} has no feature {min(unknown)!r}; episodes have '
       f'{", ".join(specs)}.'
     )
   if lengths['inputs'][0] != lengths['targets'][0]:
     raise UserError(
-      f"TASK_FEATURE_LENGTHS gives 'inputs' {lengths['inputs'][0]} queries and "
+      f"{binding} gives 'inputs' {lengths['inputs'][0]} queries and "
       f"'targets' {lengths['targets'][0]}: the two must agree."
     )
   teacher = lengths.get('teacher_inputs', lengths['inputs'])
   if teacher[0] != lengths['inputs'][0] or teacher[1] < lengths['inputs'][1]:
     raise UserError(
-      f"TASK_FEATURE_LENGTHS['teacher_inputs'] = {teacher!r}: a teacher reads "
+      f"{binding}['teacher_inputs'] = {teacher!r}: a teacher reads "
       f'the same queries, with examples before them; give '
       f'({lengths["inputs"][0]}, {lengths["inputs"][1]} or more).'
     )
