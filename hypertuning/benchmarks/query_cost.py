@@ -1,0 +1,355 @@
+"""What does an answer cost with generated phi, and with examples in context?
+
+    python -m hypertuning.benchmarks.query_cost \\
+      --gin_file=gin/models/hyper_t5_prefix.gin \\
+      --gin_file=gin/models/sizes/tiny.gin \\
+      --gin_file=gin/benchmarks/query_cost.gin \\
+      --gin.MIXTURE_OR_TASK_NAME="'toy'" ...
+
+takes the model's gin files of an evaluation, and a task in two forms: one whose
+examples the hypermodel reads, and one whose examples stand in the frozen
+model's own input. An encoder reads those again with every query; phi is made
+once. Prints what making phi costs, what a query costs in either way, and after
+how many queries phi has paid for itself.
+
+A query is a pass over its input and its target (`score_batch`): work of a fixed
+size, where decoding may stop early. Texts count with their padding, as they are
+computed: lengths should be no longer than the texts need, and those in context
+must hold the examples.
+"""
+
+if __name__ == '__main__':
+  from hypertuning import gin_utils
+
+  gin_utils.run('hypertuning.benchmarks.query_cost', 'measure')
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from hypertuning import gin_utils, pipelines, summaries, training
+from hypertuning.data.features import check_lengths
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+from hypertuning.partitioning import Partitioner
+from hypertuning.planning import flops
+
+MAKING = 'making phi'
+WITH_PHI = 'query with phi'
+IN_CONTEXT = 'query in context'
+BREAK_EVEN = 'break even'
+NEVER = 'never'
+HEADER = (
+  '| way | MFLOPs | / query with phi | ms | fastest to slowest round '
+  '| / query with phi |\n|' + ' --- |' * 6
+)
+
+Row = dict[str, Any]
+
+
+def measure(
+  *,
+  model: HyperTuningModel,
+  mixture_or_task_name: str,
+  task_feature_lengths: Mapping[str, Any],
+  in_context_name: str,
+  in_context_lengths: Mapping[str, Any],
+  batch_size: int,
+  mixture_or_task_module: str | None = None,
+  split: str = 'validation',
+  checkpoint_path: str | None = None,
+  output_dir: str | None = None,
+  rounds: int = 7,
+  calls_a_round: int = 3,
+) -> list[Row]:
+  """Counts and measures the three ways, and prints them.
+
+  Args:
+    model: with a hypermodel.
+    mixture_or_task_name: whose examples the hypermodel reads.
+    task_feature_lengths: of that task.
+    in_context_name: whose examples stand in the frozen model's input.
+    in_context_lengths: of that task; queries and targets as in the other's.
+    batch_size: episodes a batch; both ways answer all their queries at once.
+    mixture_or_task_module: imported first, so that it can register tasks.
+    split: from which a batch of each task is drawn.
+    checkpoint_path: as for evaluation; random weights if None, which cost the
+      same.
+    output_dir: where results are written; nowhere if None.
+    rounds: of measuring the three in turn; their medians are printed. With 0,
+      FLOPs alone are counted, and no weights are made.
+    calls_a_round: of each.
+
+  Returns:
+    A row for each way: `flops` of all matmuls and `seconds`, with those of the
+    fastest and of the slowest round, an episode for making phi and a query for
+    the others, and the bytes of an episode's phi in either type. Then a row of
+    how many queries phi has paid for itself after. Seconds that were not
+    measured are None.
+
+  Raises:
+    UserError: bad input; names the binding at fault.
+  """
+  if not model.has_hypermodel:
+    raise UserError(
+      'HYPERMODEL = None: this model makes no phi; take a hypermodel, such as '
+      'gin/models/hyper_t5_prefix.gin.'
+    )
+  if rounds < 0:
+    raise UserError(f'ROUNDS = {rounds}: must be 0 or more.')
+  if calls_a_round < 1:
+    raise UserError(f'CALLS_A_ROUND = {calls_a_round}: must be 1 or more.')
+  _check_lengths(task_feature_lengths, in_context_lengths)
+  partitioner = Partitioner()
+  partitioner.check_batch(batch_size)
+  pipelines.check_vocabulary(model)
+  pipelines.import_tasks(mixture_or_task_module)
+  pipelines.get_task(mixture_or_task_name)
+  pipelines.get_task(in_context_name, 'IN_CONTEXT_MIXTURE_OR_TASK_NAME')
+
+  counts = {
+    MAKING: batch_size,
+    WITH_PHI: batch_size * task_feature_lengths['inputs'][0],
+    IN_CONTEXT: batch_size * task_feature_lengths['inputs'][0],
+  }
+  ways = _ways(model)
+  shapes = pipelines.input_shapes(task_feature_lengths, model, batch_size)
+  abstract = _abstract(
+    model,
+    shapes,
+    pipelines.input_shapes(in_context_lengths, model, batch_size),
+    partitioner,
+  )
+  with partitioner.context():
+    work = {
+      way: flops.matmul_flops(jax.make_jaxpr(function)(*abstract[way]))
+      for way, function in ways.items()
+    }
+  times: dict[str, list[float]] = {}
+  if rounds:
+    batch, in_context = (
+      _batch(model, name, lengths, split, batch_size, partitioner)
+      for name, lengths in (
+        (mixture_or_task_name, task_feature_lengths),
+        (in_context_name, in_context_lengths),
+      )
+    )
+    variables = _variables(model, shapes, partitioner, checkpoint_path)
+    times = _times(
+      ways, variables, batch, in_context, partitioner, rounds, calls_a_round
+    )
+  numbers = sum(x.size for x in jax.tree.leaves(abstract[WITH_PHI][-1]))
+  rows: list[Row] = []
+  for way, count in counts.items():
+    seconds = [x / count for x in times.get(way, ())]
+    phi = 0 if way == IN_CONTEXT else numbers // batch_size
+    rows.append(
+      {
+        'way': way,
+        'flops': work[way] // count,
+        'seconds': statistics.median(seconds) if seconds else None,
+        'seconds_low': min(seconds, default=None),
+        'seconds_high': max(seconds, default=None),
+        'phi_bytes': 4 * phi,
+        'phi_bytes_bfloat16': 2 * phi,
+      }
+    )
+  rows.append(
+    {
+      'way': BREAK_EVEN,
+      'queries_by_flops': break_even(*(row['flops'] for row in rows)),
+      'queries_by_seconds': (
+        break_even(*(row['seconds'] for row in rows)) if rounds else None
+      ),
+    }
+  )
+  if output_dir is not None:
+    summaries.write_jsonl(output_dir, 'results', rows)
+    gin_utils.save_config(output_dir)
+  print(table(rows))
+  return rows
+
+
+def break_even(
+  making: float, with_phi: float, in_context: float
+) -> float | str:
+  """After how many queries making phi has paid for itself.
+
+  Args:
+    making: cost of an episode's phi.
+    with_phi: cost of a query with it.
+    in_context: cost of a query with the examples in context.
+
+  Returns:
+    A number, not rounded, or 'never' where a query saves nothing.
+  """
+  saved = in_context - with_phi
+  return making / saved if saved > 0 else NEVER
+
+
+def table(rows: list[Row]) -> str:
+  """A Markdown table of the ways, and a sentence of what follows."""
+  *ways, even = rows
+  unit = next(row for row in ways if row['way'] == WITH_PHI)
+  lines = [HEADER]
+  for row in ways:
+    each = 'an episode' if row['way'] == MAKING else 'each'
+    cells = [f'{row["way"]}, {each}', f'{row["flops"] / 1e6:,.3f}']
+    cells.append(_digits(row['flops'] / unit['flops']))
+    if row['seconds'] is None:
+      cells += ['-'] * 3
+    else:
+      low, middle, high = (
+        _digits(1e3 * row[name])
+        for name in ('seconds_low', 'seconds', 'seconds_high')
+      )
+      ratio = _digits(row['seconds'] / unit['seconds'])
+      cells += [middle, f'{low} to {high}', ratio]
+    lines.append(f'| {" | ".join(cells)} |')
+  said = _queries(even['queries_by_flops'])
+  lines.append(f'\nMaking phi has paid for itself, by FLOPs: {said}.')
+  if even['queries_by_seconds'] is not None:
+    said = _queries(even['queries_by_seconds'])
+    lines.append(f'Making phi has paid for itself, by seconds: {said}.')
+  lines.append(
+    f'Phi of an episode: {unit["phi_bytes"]:,} bytes in float32, '
+    f'{unit["phi_bytes_bfloat16"]:,} in bfloat16.'
+  )
+  return '\n'.join(lines)
+
+
+def _digits(value: float) -> str:
+  """Three of them, and no exponent where that can be."""
+  return f'{float(f"{value:.3g}"):,g}'
+
+
+def _queries(value: float | str) -> str:
+  return value if isinstance(value, str) else f'after {value:,.2f} queries'
+
+
+def _check_lengths(
+  lengths: Mapping[str, Any], in_context: Mapping[str, Any]
+) -> None:
+  """Refuses lengths of which the two ways would not do the same work."""
+  name = 'IN_CONTEXT_FEATURE_LENGTHS'
+  check_lengths(lengths)
+  check_lengths(in_context, name)
+  # Queries as well: those of inputs and of targets have been seen to agree.
+  if tuple(lengths['targets']) != tuple(in_context['targets']):
+    raise UserError(
+      f"{name}['targets'] = {in_context['targets']!r}, but TASK_FEATURE_LENGTHS"
+      f' has {lengths["targets"]!r}: both ways must answer the same.'
+    )
+
+
+def _ways(model: HyperTuningModel) -> dict[str, Callable[..., Any]]:
+  """Functions of `(params, frozen, batch)` and, with phi, of phi."""
+
+  def making(params: Any, frozen: Any, batch: Any) -> Any:
+    return model.generate_adapters(params, batch, {'frozen': frozen})
+
+  def query(params: Any, frozen: Any, batch: Any, phi: Any = None) -> Any:
+    return model.score_batch(
+      params, batch, flax_mutables={'frozen': frozen}, adapters=phi
+    )
+
+  return {MAKING: making, WITH_PHI: query, IN_CONTEXT: query}
+
+
+def _abstract(
+  model: HyperTuningModel,
+  shapes: Mapping[str, tuple[int, ...]],
+  in_context_shapes: Mapping[str, tuple[int, ...]],
+  partitioner: Partitioner,
+) -> dict[str, tuple[Any, ...]]:
+  """Arguments of the ways as shapes and types."""
+  variables = jax.eval_shape(lambda: _initial(model, shapes))
+  batch, in_context = (
+    {name: jax.ShapeDtypeStruct(x, 'int32') for name, x in named.items()}
+    for named in (shapes, in_context_shapes)
+  )
+  with partitioner.context():
+    phi = jax.eval_shape(_ways(model)[MAKING], *variables, batch)
+  return {
+    MAKING: (*variables, batch),
+    WITH_PHI: (*variables, batch, phi),
+    IN_CONTEXT: (*variables, in_context),
+  }
+
+
+def _initial(
+  model: HyperTuningModel, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Any, Any]:
+  """Random `(params, frozen)`."""
+  variables = model.get_initial_variables(jax.random.key(0), shapes)
+  return variables['params'], variables.get('frozen', {})
+
+
+def _variables(
+  model: HyperTuningModel,
+  shapes: Mapping[str, tuple[int, ...]],
+  partitioner: Partitioner,
+  checkpoint_path: str | None,
+) -> tuple[Any, Any]:
+  """`(params, frozen)` on the devices."""
+  if checkpoint_path is not None:
+    return training.restore_variables(
+      model, shapes, partitioner, checkpoint_path
+    )
+  create = partitioner.compile(
+    lambda: _initial(model, shapes), out_shardings=partitioner.replicated
+  )
+  return create()
+
+
+def _batch(
+  model: HyperTuningModel,
+  name: str,
+  lengths: Mapping[str, Any],
+  split: str,
+  batch_size: int,
+  partitioner: Partitioner,
+) -> dict[str, jax.Array]:
+  """The first batch of a task."""
+  dataset = pipelines.batches(model, name, lengths, split, batch_size)
+  for batch in pipelines.on_devices(dataset, partitioner.batch, 1):
+    batch.pop('is_real')
+    return batch
+  raise UserError(f'{name} has no episodes in its split {split!r}.')
+
+
+def _times(
+  ways: Mapping[str, Callable[..., Any]],
+  variables: tuple[Any, Any],
+  batch: dict[str, jax.Array],
+  in_context: dict[str, jax.Array],
+  partitioner: Partitioner,
+  rounds: int,
+  calls: int,
+) -> dict[str, list[float]]:
+  """Seconds a call of every way, one number a round."""
+  compiled = {
+    way: partitioner.compile(function) for way, function in ways.items()
+  }
+  phi = compiled[MAKING](*variables, batch)
+  arguments = {
+    MAKING: (*variables, batch),
+    WITH_PHI: (*variables, batch, phi),
+    IN_CONTEXT: (*variables, in_context),
+  }
+  for way, function in compiled.items():
+    jax.block_until_ready(function(*arguments[way]))  # compiles
+  progress = summaries.Progress(rounds, label='rounds')
+  times: dict[str, list[float]] = {way: [] for way in compiled}
+  for _ in range(rounds):
+    for way, function in compiled.items():
+      start = time.perf_counter()
+      for _ in range(calls):
+        jax.block_until_ready(function(*arguments[way]))
+      times[way].append((time.perf_counter() - start) / calls)
+    progress.update()
+  progress.close()
+  return times
