@@ -105,6 +105,7 @@ def symbols(
   held_out: int = 200,
   most_symbols: int = 6,
   seed: int = 0,
+  draws: int = 1,
 ) -> str:
   """Registers symbol tables in every form; returns the name.
 
@@ -116,6 +117,7 @@ def symbols(
     held_out: number of held-out tables.
     most_symbols: greatest number of symbols.
     seed: of the tables.
+    draws: of shots for every held-out episode.
   """
   rows = functools.partial(
     symbol_tables,
@@ -124,7 +126,7 @@ def symbols(
     most_symbols=most_symbols,
     seed=seed,
   )
-  return _register(name, rows, shots, queries, balanced=True)
+  return _register(name, rows, shots, queries, draws, balanced=True)
 
 
 def strings(
@@ -134,6 +136,7 @@ def strings(
   rows: int = 80,
   held_out: float = 0.2,
   seed: int = 0,
+  draws: int = 1,
 ) -> str:
   """Registers string functions in every form; returns the name.
 
@@ -144,11 +147,12 @@ def strings(
     rows: see `string_functions`, also for the rest.
     held_out: share of the functions that is held out.
     seed: of the division and of the rows.
+    draws: of shots for every held-out episode.
   """
   functions = functools.partial(
     string_functions, rows=rows, held_out=held_out, seed=seed
   )
-  return _register(name, functions, shots, queries)
+  return _register(name, functions, shots, queries, draws)
 
 
 def episodes(
@@ -157,6 +161,7 @@ def episodes(
   symbol_shots: int = 6,
   string_shots: int = 4,
   queries: int = 4,
+  draws: int = 1,
 ) -> str:
   """Registers both families and their mixture; returns its name.
 
@@ -166,6 +171,7 @@ def episodes(
     symbol_shots: examples of an episode of symbols.
     string_shots: examples of an episode of strings.
     queries: examples an episode asks.
+    draws: of shots for every held-out episode.
 
   Raises:
     UserError: there is no such form.
@@ -173,8 +179,8 @@ def episodes(
   if form not in FORMS:
     raise UserError(f'toy.episodes.form = {form!r}: give one of {FORMS}.')
   families = (
-    symbols(f'{name}_symbols', symbol_shots, queries),
-    strings(f'{name}_strings', string_shots, queries),
+    symbols(f'{name}_symbols', symbol_shots, queries, draws=draws),
+    strings(f'{name}_strings', string_shots, queries, draws=draws),
   )
   for suffix in FORMS:
     rates = zip(families, _RATES, strict=True)
@@ -189,13 +195,14 @@ def _register(
   rows: Callable[[str], Tasks],
   shots: int,
   queries: int,
+  draws: int,
   balanced: bool = False,
 ) -> str:
   splits = {
     split: functools.partial(rows, split) for split in ('train', 'validation')
   }
   return registry.add_episodes(
-    name, splits, shots, queries, balanced=balanced, visits=4
+    name, splits, shots, queries, balanced=balanced, visits=4, draws=draws
   )
 
 

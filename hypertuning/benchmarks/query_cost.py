@@ -236,7 +236,7 @@ def _check_lengths(
   """Refuses lengths of which the two ways would not do the same work."""
   name = 'IN_CONTEXT_FEATURE_LENGTHS'
   check_lengths(lengths)
-  check_lengths(in_context, name)
+  check_lengths(in_context, binding=name)
   # Queries as well: those of inputs and of targets have been seen to agree.
   if tuple(lengths['targets']) != tuple(in_context['targets']):
     raise UserError(

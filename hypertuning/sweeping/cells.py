@@ -110,7 +110,7 @@ def expand(
   stages: Mapping[str, Mapping[str, Any]],
   axes: Mapping[str, Mapping[str, Bindings]],
 ) -> list[Cell]:
-  """All cells, each behind those that it needs.
+  """All cells in the order in which they are run, as far as can be.
 
   Args:
     output_dir: of the sweep.
@@ -154,7 +154,17 @@ def expand(
         bound,
         after,
       )
-  return list(found.values())
+  order = {axis: list(points) for axis, points in axes.items()}
+
+  def place(cell: Cell) -> list[int]:
+    return [
+      points.index(cell.point[axis]) if axis in cell.point else 0
+      for axis, points in order.items()
+    ]
+
+  # All stages of the first seed, then those of the next: there is a whole table
+  # early on.
+  return sorted(found.values(), key=place)
 
 
 def claim(output_dir: str, work: Sequence[Cell]) -> None:

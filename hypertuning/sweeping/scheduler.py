@@ -21,7 +21,7 @@ def run(work: Sequence[Cell], num_workers: int) -> None:
   """Runs all cells that are not done; notes in their folders how they ended.
 
   Args:
-    work: cells, each behind those that it needs.
+    work: cells; they start as soon as those that they need have ended.
     num_workers: at a time.
 
   Raises:
