@@ -1,0 +1,225 @@
+"""The cells of a sweep's folder, with what became of each."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hypertuning.errors import UserError
+
+Row = Mapping[str, Any]
+SEED = 'seed'
+DONE, FAILED, MISSING = 'done', 'failed', 'missing'
+_TABLES = ('results', 'metrics', 'curves')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A run of a stage.
+
+  Attributes:
+    name: its folder, from the sweep's.
+    point: axis to the name of its point.
+    state: `done`, `failed` or `missing`.
+    reason: why it failed.
+    seconds: that it took; None of one that is not done.
+    gin_files: of its command.
+    bindings: of its command; empty of one that was never started.
+    tables: `results`, `metrics` and `curves` to their rows, those that the
+      command wrote; empty of a cell that is not done.
+  """
+
+  name: str
+  point: Mapping[str, str]
+  state: str
+  reason: str
+  seconds: float | None
+  gin_files: Sequence[str]
+  bindings: Mapping[str, Any]
+  tables: Mapping[str, Sequence[Row]]
+
+  @property
+  def told(self) -> str:
+    """The state as a table shows it."""
+    return f'{FAILED}: {self.reason}' if self.state == FAILED else self.state
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Cells that run one command.
+
+  Attributes:
+    name: of the stage.
+    command: module that runs.
+    axes: that its cells are the points of.
+    cells: all that are planned.
+  """
+
+  name: str
+  command: str
+  axes: Sequence[str]
+  cells: Sequence[Cell]
+
+  @property
+  def done(self) -> list[Cell]:
+    """Its finished cells."""
+    return [cell for cell in self.cells if cell.state == DONE]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What a sweep has run.
+
+  Attributes:
+    folder: of the sweep.
+    axes: name to the names of its points.
+    stages: by name.
+  """
+
+  folder: pathlib.Path
+  axes: Mapping[str, Sequence[str]]
+  stages: Mapping[str, Stage]
+
+  def stage(self, name: str, axes: Sequence[str] = (SEED,)) -> Stage:
+    """A stage whose cells differ along these axes at most.
+
+    Raises:
+      UserError: the sweep has no such stage, or it has other axes as well.
+    """
+    path = self.folder / 'sweep.json'
+    if name not in self.stages:
+      raise UserError(
+        f'{path}: no stage {name!r}; there is {", ".join(self.stages)}.'
+      )
+    stage = self.stages[name]
+    for axis in stage.axes:
+      if axis not in axes:
+        raise UserError(
+          f'{path}: the cells of {name!r} differ along {axis!r} too; report '
+          'them with @against_axis.against_axis.'
+        )
+    return stage
+
+
+def read(folder: str) -> Sweep:
+  """Reads all cells of a sweep.
+
+  Args:
+    folder: SWEEP_DIR of `hypertuning.sweep`.
+
+  Raises:
+    UserError: there is no sweep.
+  """
+  path = pathlib.Path(folder, 'sweep.json')
+  try:
+    plan = json.loads(path.read_text('utf-8'))
+    axes = {name: list(points) for name, points in plan['axes'].items()}
+    stages = {
+      name: _stage(path.parent, name, stage, axes)
+      for name, stage in plan['stages'].items()
+    }
+  except FileNotFoundError as error:
+    raise UserError(
+      f'{path}: no such file; SWEEP_DIR is the folder of a sweep of '
+      'hypertuning.sweep.'
+    ) from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+      f'{path}: not the plan of a sweep ({type(error).__name__}: {error}).'
+    ) from error
+  return Sweep(path.parent, axes, stages)
+
+
+def _stage(
+  folder: pathlib.Path,
+  name: str,
+  plan: Mapping[str, Any],
+  axes: Mapping[str, Sequence[str]],
+) -> Stage:
+  cells = []
+  for names in itertools.product(*(axes[axis] for axis in plan['axes'])):
+    point = dict(zip(plan['axes'], names, strict=True))
+    cells.append(_cell(folder, name, point, plan['gin_files']))
+  return Stage(name, plan['command'], plan['axes'], cells)
+
+
+def _cell(
+  folder: pathlib.Path,
+  stage: str,
+  point: Mapping[str, str],
+  gin_files: Sequence[str],
+) -> Cell:
+  # As the sweep calls its folders.
+  names = (re.sub(r'[^\w.=-]+', '_', name) for name in point.values())
+  name = f'cells/{stage}/{"__".join(names) or "all"}'
+  path = folder / name
+  state, reason, seconds = MISSING, '', None
+  command: Row = {}
+  tables: dict[str, Sequence[Row]] = {}
+  try:
+    command = _json(path / 'command.json') or {}
+    if done := _json(path / 'done', 'seconds'):
+      tables = dict(_tables(path))
+      state, seconds = DONE, float(done['seconds'])
+    elif failed := _json(path / 'failed', 'reason'):
+      state, reason = FAILED, str(failed['reason'])
+  except _BrokenFile as error:  # none of its numbers: some would pass for all
+    state, reason = FAILED, str(error)
+  return Cell(
+    name,
+    point,
+    state,
+    reason,
+    seconds,
+    command.get('gin_files', gin_files),
+    command.get('bindings', {}),
+    tables if state == DONE else {},
+  )
+
+
+class _BrokenFile(Exception):
+  """A file of a cell that cannot be read; says which and where."""
+
+
+def _json(path: pathlib.Path, field: str | None = None) -> Row | None:
+  """The object in a file, which has this field; None without a file."""
+  if not path.is_file():
+    return None
+  row = _object(path.name, _text(path))
+  if field and field not in row:
+    raise _BrokenFile(f'{path.name}: no {field!r}')
+  return row
+
+
+def _tables(folder: pathlib.Path) -> Iterator[tuple[str, list[Row]]]:
+  for name in _TABLES:
+    path = folder / f'{name}.jsonl'
+    if path.is_file():
+      lines = _text(path).splitlines()
+      yield (
+        name,
+        [
+          _object(f'{path.name}:{number}', line)
+          for number, line in enumerate(lines, 1)
+        ],
+      )
+
+
+def _text(path: pathlib.Path) -> str:
+  try:
+    return path.read_text('utf-8')
+  except UnicodeDecodeError as error:
+    raise _BrokenFile(f'{path.name}: not UTF-8') from error
+
+
+def _object(place: str, text: str) -> Row:
+  try:
+    row = json.loads(text)
+  except ValueError as error:
+    raise _BrokenFile(f'{place}: not JSON') from error
+  if not isinstance(row, dict):
+    raise _BrokenFile(f'{place}: not an object')
+  return row

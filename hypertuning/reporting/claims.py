@@ -1,0 +1,123 @@
+"""What the runs say to claims about them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from hypertuning.reporting import measures, sections, statistics
+from hypertuning.reporting.cells import Stage, Sweep
+from hypertuning.reporting.measures import Source
+from hypertuning.reporting.sections import Section, Table, Text
+from hypertuning.reporting.statistics import Estimate
+
+Claim = tuple[str, Source, Source, str]  # text, better, worse, metric
+HOLDS, FAILS, OPEN = 'holds', 'does not hold', 'undecided'
+_KINDS = {HOLDS: 'holds', FAILS: 'fails', OPEN: 'open'}
+# Less of these is better.
+_COSTS = ('loss', 'steps_to_target', 'seconds_to_target')
+
+
+def claims(
+  sweep: Sweep,
+  *,
+  claims: Sequence[Claim] = (),
+  ratios: Sequence[Claim] = (),
+  name: str = 'claims',
+  title: str = 'Claims',
+) -> Section:
+  """Says of each claim whether it holds.
+
+  Args:
+    sweep: with the evaluations.
+    claims: text, what is better, what is worse, each as (stage, phi mode,
+      task), and by which metric; decided by the difference of the two.
+    ratios: the same, decided by the ratio of the means of the two.
+    name: of the section and its files.
+    title: above it.
+
+  Raises:
+    UserError: a stage, phi mode, task or metric is in no finished run.
+  """
+  judged = [_judge(sweep, claim, False) for claim in claims]
+  judged += [_judge(sweep, claim, True) for claim in ratios]
+  stages = {s.name: s for verdict in judged for s in verdict.stages}
+  table = Table(
+    name,
+    ['claim', 'metric', 'better', 'worse', 'compared', '', 'verdict'],
+    [verdict.row for verdict in judged],
+    [verdict.record for verdict in judged],
+    f'{sections.INTERVALS} Differences (better − worse) and ratios (better / '
+    'worse) are paired by seed, ratios with Fieller’s interval. A claim holds '
+    'if the whole interval is on its side of 0, or of 1, does not hold if it '
+    'is on the other, and is undecided else. Less is better of '
+    f'{", ".join(_COSTS)}; more is of all others.',
+    list(stages.values()),
+  )
+  text = 'What was claimed before the runs, and what they say.'
+  return Section(name, title, text, [], [table])
+
+
+def verdict(estimate: Estimate | None, border: float, less: bool) -> str:
+  """Whether a number is on the right side of a border.
+
+  Args:
+    estimate: of the number; None if there are no runs.
+    border: 0 for a difference, 1 for a ratio.
+    less: whether the right side is below it.
+  """
+  if estimate is None or not estimate.has_interval:
+    return OPEN
+  below, above = estimate.high < border, estimate.low > border
+  if less:
+    below, above = above, below
+  return HOLDS if above else FAILS if below else OPEN
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+  row: Sequence[Text]
+  record: dict[str, Any]
+  stages: Sequence[Stage]
+
+
+def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
+  text, *sources, metric = claim
+  better, worse = (measures.result(sweep, s, metric) for s in sources)
+  planned = max(better.planned, worse.planned)
+  first, second = measures.paired(better, worse)
+  compare = statistics.ratio if as_ratio else statistics.difference
+  estimate = compare(first, second) if first else None
+  kind = 'ratio' if as_ratio else 'difference'
+  said = verdict(estimate, 1.0 if as_ratio else 0.0, metric in _COSTS)
+  problem = better.problem or worse.problem
+  compared = Text(problem or 'no common seed', 'absent')
+  if estimate is not None:
+    digits = 2 if as_ratio else sections.digits(metric)
+    compared = sections.interval(estimate, planned, digits)
+  return _Judged(
+    [
+      Text(text),
+      Text(metric),
+      *(
+        Text(shown.text, shown.kind, ' · '.join(source))
+        for source, shown in zip(
+          sources,
+          (sections.number(metric, m) for m in (better, worse)),
+          strict=True,
+        )
+      ),
+      compared,
+      Text(kind),
+      Text(said, _KINDS[said]),
+    ],
+    {
+      'claim': text,
+      'metric': metric,
+      'better': ' '.join(sources[0]),
+      'worse': ' '.join(sources[1]),
+      'compared by': kind,
+      **sections.estimate_record(estimate, planned, problem),
+      'verdict': said,
+    },
+    [better.stage, worse.stage],
+  )

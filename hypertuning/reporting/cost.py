@@ -1,0 +1,213 @@
+"""What a query costs beside how well it is answered."""
+
+from collections.abc import Mapping
+
+from hypertuning.reporting import measures, plots, sections
+from hypertuning.reporting.cells import Sweep
+from hypertuning.reporting.measures import Measure, Source
+from hypertuning.reporting.sections import Figure, Section, Table, Text
+
+# Ways in the rows of `hypertuning.benchmarks.query_cost`.
+_MAKING, _WITH_PHI, _IN_CONTEXT = (
+  'making phi',
+  'query with phi',
+  'query in context',
+)
+# Field, its factor in a table, and its head.
+_COSTS = {'flops': (1e-6, 'MFLOPs'), 'seconds': (1e3, 'ms')}
+
+
+def cost(
+  sweep: Sweep,
+  *,
+  methods: Mapping[str, tuple[str, str, Source]],
+  models: Mapping[str, str],
+  metric: str = 'accuracy',
+  name: str = 'cost',
+  title: str = 'Accuracy against cost per query',
+  text: str = 'An encoder reads examples in context again with every query; '
+  'phi is made once a task.',
+) -> Section:
+  """Accuracy against FLOPs and time, and when making phi has paid for itself.
+
+  Args:
+    sweep: with runs of `hypertuning.benchmarks.query_cost`.
+    methods: name of a method to the stage that measured its cost, the `way`
+      there (`query with phi`, `query in context`), and its evaluation as
+      (stage, phi mode, task).
+    models: name of a hypermodel to the stage that measured its cost.
+    metric: of the evaluations.
+    name: of the section and its files.
+    title: above it.
+    text: a sentence on it.
+
+  Raises:
+    UserError: a stage, way, phi mode, task or the metric is in no finished run.
+  """
+  quality = {
+    method: measures.result(sweep, source, metric)
+    for method, (_, _, source) in methods.items()
+  }
+  costs = {
+    method: {field: _number(sweep, stage, way, field) for field in _COSTS}
+    for method, (stage, way, _) in methods.items()
+  }
+  stages = {
+    m.stage.name: m.stage
+    for m in (*quality.values(), *(c['flops'] for c in costs.values()))
+  }
+  runs = list(stages.values())
+  return Section(
+    name,
+    title,
+    text,
+    [Figure(_scatter(quality, costs, metric, name), '', runs)],
+    [
+      Table(
+        name,
+        ['method', metric, *(f'{head} a query' for _, head in _COSTS.values())],
+        [
+          [
+            Text(method),
+            sections.number(metric, quality[method]),
+            *(_scaled(costs[method][field], field) for field in _COSTS),
+          ]
+          for method in methods
+        ],
+        [
+          {'method': method, 'number': field, **sections.record(measure)}
+          for method in methods
+          for field, measure in {
+            metric: quality[method],
+            **costs[method],
+          }.items()
+        ],
+        f'{sections.INTERVALS} Time: the median of rounds.',
+        runs,
+      ),
+      _break_even(sweep, models),
+    ],
+  )
+
+
+def phi_size(
+  sweep: Sweep,
+  *,
+  models: Mapping[str, str],
+  name: str = 'phi_bytes',
+  title: str = 'Bytes of phi',
+  text: str = 'What one keeps of a task in place of its examples.',
+) -> Section:
+  """Bytes of the phi of a task.
+
+  Args:
+    sweep: with runs of `hypertuning.benchmarks.query_cost`.
+    models: name of a hypermodel to the stage that measured its cost.
+    name: of the section and its files.
+    title: above it.
+    text: a sentence on it.
+
+  Raises:
+    UserError: a stage is not there, or its finished runs have no such numbers.
+  """
+  fields = {'float32': 'phi_bytes', 'bfloat16': 'phi_bytes_bfloat16'}
+  found = {
+    model: {t: _number(sweep, stage, _WITH_PHI, f) for t, f in fields.items()}
+    for model, stage in models.items()
+  }
+  stages = [m['float32'].stage for m in found.values()]
+  table = Table(
+    name,
+    ['hypermodel', *fields],
+    [
+      [Text(model), *(_bytes(m) for m in row.values())]
+      for model, row in found.items()
+    ],
+    [
+      {'hypermodel': model, 'type': kind, **sections.record(measure)}
+      for model, row in found.items()
+      for kind, measure in row.items()
+    ],
+    '',
+    stages,
+  )
+  return Section(name, title, text, [], [table])
+
+
+def _number(sweep: Sweep, stage: str, way: str, field: str) -> Measure:
+  return measures.of_stage(sweep.stage(stage), {'way': (way,)}, field).known()
+
+
+def _scaled(measure: Measure, field: str) -> Text:
+  if measure.estimate is None:
+    return Text(measure.problem, 'absent')
+  factor, _ = _COSTS[field]
+  return Text(f'{factor * measure.estimate.mean:,.3g}', 'number')
+
+
+def _bytes(measure: Measure) -> Text:
+  if measure.estimate is None:
+    return Text(measure.problem, 'absent')
+  return Text(f'{measure.estimate.mean:,.0f}', 'number')
+
+
+def _break_even(sweep: Sweep, models: Mapping[str, str]) -> Table:
+  ways = (_MAKING, _WITH_PHI, _IN_CONTEXT)
+  rows, records, stages = [], [], []
+  for model, stage in models.items():
+    found = {
+      field: [_number(sweep, stage, way, field) for way in ways]
+      for field in _COSTS
+    }
+    queries = {field: _queries(*found[field]) for field in _COSTS}
+    numbers = [_scaled(m, field) for field in _COSTS for m in found[field]]
+    rows.append([Text(model), *numbers, *queries.values()])
+    told = {
+      f'{field}, {way}': measure.estimate.mean if measure.estimate else ''
+      for field in _COSTS
+      for way, measure in zip(ways, found[field], strict=True)
+    }
+    told |= {f'queries by {field}': t.text for field, t in queries.items()}
+    records.append({'hypermodel': model, **told})
+    stages.append(sweep.stage(stage))
+  return Table(
+    'break_even',
+    [
+      'hypermodel',
+      *(f'{way}, {head}' for _, head in _COSTS.values() for way in ways),
+      *(f'queries, by {field}' for field in _COSTS),
+    ],
+    rows,
+    records,
+    'The last columns: after how many queries of one task making phi has paid '
+    'for itself, against the examples in context.',
+    stages,
+  )
+
+
+def _queries(making: Measure, with_phi: Measure, in_context: Measure) -> Text:
+  costs = [m.estimate for m in (making, with_phi, in_context)]
+  if any(estimate is None for estimate in costs):
+    return Text(making.problem, 'absent')
+  once, phi, context = (e.mean for e in costs if e is not None)
+  saved = context - phi
+  return Text(f'{once / saved:,.1f}' if saved > 0 else 'never', 'number')
+
+
+def _scatter(
+  quality: Mapping[str, Measure],
+  costs: Mapping[str, Mapping[str, Measure]],
+  metric: str,
+  name: str,
+) -> str:
+  figure, axes = plots.panels(len(_COSTS), 8.6, 3.4, sharey=True)
+  for method, colour in plots.colours(list(quality)):
+    height = quality[method].estimate
+    for axis, (field, (factor, head)) in zip(axes, _COSTS.items(), strict=True):
+      across = costs[method][field].estimate
+      axis.set_xlabel(f'{head} a query')
+      if height is not None and across is not None:
+        plots.dot(axis, factor * across.mean, height, method, colour)
+  axes[0].set_ylabel(metric)
+  plots.legend(figure, axes[0])
+  return plots.svg(figure, name)

@@ -1,0 +1,69 @@
+"""Numbers against steps, over the runs of a stage."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from hypertuning.reporting import measures, statistics
+from hypertuning.reporting.cells import DONE, FAILED, Cell, Stage
+from hypertuning.reporting.statistics import Estimate
+
+Line = Mapping[float, Mapping[str, float]]  # step to the numbers there
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+  """Lines of runs.
+
+  Attributes:
+    lines: of each run that has one.
+    planned: runs of the stage.
+    problem: why a run has no line.
+  """
+
+  lines: Sequence[Line]
+  planned: int
+  problem: str
+
+  @property
+  def steps(self) -> list[float]:
+    """Steps that all lines have: with others, a mean would jump."""
+    if not self.lines:
+      return []
+    first, *rest = self.lines
+    return sorted(step for step in first if all(step in r for r in rest))
+
+  def at(self, step: float, field: str) -> list[float]:
+    """A number of all lines at a step."""
+    return [line[step][field] for line in self.lines]
+
+  def estimates(self, field: str) -> list[tuple[float, Estimate]]:
+    """Means and their intervals."""
+    return [
+      (step, statistics.mean(self.at(step, field))) for step in self.steps
+    ]
+
+
+def read(stage: Stage, line_of: Callable[[Cell], Line]) -> Curves:
+  """The lines of a stage's finished runs.
+
+  Args:
+    stage: of the runs.
+    line_of: a finished run to its line.
+
+  Raises:
+    UserError: whatever `line_of` raises.
+  """
+  lines, problems = [], []
+  for cell in stage.cells:
+    if cell.state != DONE:
+      problems.append(cell.told)
+      continue
+    line = line_of(cell)
+    numbers = [number for values in line.values() for number in values.values()]
+    if all(map(measures.is_number, [*line, *numbers])):
+      lines.append(line)
+    else:
+      problems.append(f'{FAILED}: {cell.name} has steps without a number')
+  # A failure says more than that others have not run.
+  problems.sort(key=lambda text: not text.startswith(FAILED))
+  return Curves(lines, len(stage.cells), problems[0] if problems else '')

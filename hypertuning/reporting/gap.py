@@ -1,0 +1,85 @@
+"""How much of the way from a frozen model to another one phi goes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hypertuning.reporting import measures, plots, sections, statistics
+from hypertuning.reporting.cells import Sweep
+from hypertuning.reporting.measures import Source
+from hypertuning.reporting.sections import Figure, Section, Table, Text
+from hypertuning.reporting.statistics import Estimate
+
+
+def gap_closed(
+  sweep: Sweep,
+  *,
+  methods: Mapping[str, Source],
+  floor: Source,
+  ceiling: Source,
+  metric: str = 'accuracy',
+  name: str = 'gap_closed',
+  title: str = 'Share of the gap that phi closes',
+  text: str = 'Percent of the way from the frozen model alone (0) to few-shot '
+  'multi-task fine-tuning of the model itself (100).',
+) -> Section:
+  """(method - floor) / (ceiling - floor), in percent.
+
+  Args:
+    sweep: with the evaluations.
+    methods: name to (stage, phi mode, task).
+    floor: as a method, what is 0.
+    ceiling: as a method, what is 100.
+    metric: a number of `results.jsonl`.
+    name: of the section and its files.
+    title: above it.
+    text: a sentence on it.
+
+  Raises:
+    UserError: a stage, phi mode, task or the metric is in no finished run.
+  """
+  low = measures.result(sweep, floor, metric)
+  high = measures.result(sweep, ceiling, metric)
+  rows, records, drawn = [], [], {}
+  stages = {m.stage.name: m.stage for m in (low, high)}
+  for method, source in methods.items():
+    measure = measures.result(sweep, source, metric)
+    stages[measure.stage.name] = measure.stage
+    planned = max(m.planned for m in (measure, low, high))
+    values, floors, ceilings = measures.paired(measure, low, high)
+    estimate = None
+    if values:
+      closed = 100 * np.subtract(values, floors)
+      estimate = statistics.ratio(
+        closed.tolist(), np.subtract(ceilings, floors).tolist()
+      )
+      shown = sections.interval(estimate, planned, 1)
+    problem = measure.problem or low.problem or high.problem
+    if estimate is None:
+      shown = Text(problem or 'no common seed', 'absent')
+    drawn[method] = estimate
+    rows.append([Text(method), sections.number(metric, measure), shown])
+    told = sections.estimate_record(estimate, planned, problem)
+    records.append({'method': method, **told})
+  table = Table(
+    name,
+    ['method', metric, 'share of the gap, percent'],
+    rows,
+    records,
+    f'{sections.INTERVALS} Shares are ratios of mean differences, paired by '
+    f'seed, with Fieller’s interval. 0 is {" · ".join(floor)}, 100 is '
+    f'{" · ".join(ceiling)}.',
+    list(stages.values()),
+  )
+  figure = Figure(_bars(drawn, name), '', list(stages.values()))
+  return Section(name, title, text, [figure], [table])
+
+
+def _bars(estimates: Mapping[str, Estimate | None], name: str) -> str:
+  figure, (axis,) = plots.panels(1, 6.4, 0.8 + 0.32 * len(estimates))
+  labels = ['' if e is None else f'{e.mean:.1f}' for e in estimates.values()]
+  plots.bars(axis, estimates, labels, [plots.COLOURS[0]] * len(estimates))
+  axis.axvline(100, color='#39424e', linewidth=0.8, linestyle='--')
+  axis.set_xlabel('share of the gap, percent')
+  axis.invert_yaxis()
+  return plots.svg(figure, name)

@@ -1,0 +1,123 @@
+"""What phi of a text is worth during hyperpretraining."""
+
+from collections.abc import Mapping
+
+from hypertuning.errors import UserError
+from hypertuning.reporting import curves, plots, sections, statistics
+from hypertuning.reporting.cells import Cell, Stage, Sweep
+from hypertuning.reporting.sections import Figure, Section, Table, Text
+
+_MODES = {
+  'generated': "the text's own phi",
+  'other': "another text's phi",
+  'none': 'no phi',
+}
+_FIELDS = {mode: f'eval/loss/{mode}' for mode in _MODES}
+_COLOURS = dict(zip(_MODES, plots.COLOURS, strict=False))
+
+
+def losses(
+  sweep: Sweep,
+  *,
+  stages: Mapping[str, str],
+  name: str = 'hyperpretraining',
+  title: str = 'Loss during hyperpretraining',
+) -> Section:
+  """Loss on held-out text against steps, for each kind of phi.
+
+  Args:
+    sweep: with the training runs.
+    stages: name of a kind of adapter to the stage that trains it.
+    name: of the section and its files.
+    title: above it.
+
+  Raises:
+    UserError: there is no such stage, or a finished run has no such losses.
+  """
+  found = {kind: sweep.stage(stage) for kind, stage in stages.items()}
+  figure, axes = plots.panels(
+    len(found), 1.0 + 3.6 * len(found), 3.2, sharey=True
+  )
+  rows, records = [], []
+  for axis, (kind, stage) in zip(axes, found.items(), strict=True):
+    lines = _curves(stage)
+    for mode, label in _MODES.items():
+      plots.band(axis, lines.estimates(mode), label, _COLOURS[mode])
+    axis.set_title(kind)
+    axis.set_xlabel('steps of hyperpretraining')
+    row, told = _end(kind, stage, lines)
+    rows.append(row)
+    records += told
+  axes[0].set_ylabel('loss, nats a token')
+  plots.legend(figure, axes[0])
+  all_stages = list(found.values())
+  note = (
+    'Bands and ±: 95% intervals over seeds (Student’s t); one run has none.'
+  )
+  table = Table(
+    name,
+    [
+      '',
+      'step',
+      *_MODES.values(),
+      "another's − own",
+      'none − own',
+    ],
+    rows,
+    records,
+    f'{note} Differences are paired by seed.',
+    all_stages,
+  )
+  return Section(
+    name,
+    title,
+    'Loss on held-out text: the hypermodel reads what stands around it, or '
+    'around another text.',
+    [Figure(plots.svg(figure, name), note, all_stages)],
+    [table],
+  )
+
+
+def _curves(stage: Stage) -> curves.Curves:
+  def read(cell: Cell) -> curves.Line:
+    line = {
+      row['step']: {mode: row[field] for mode, field in _FIELDS.items()}
+      for row in cell.tables.get('metrics', ())
+      if all(field in row for field in ('step', *_FIELDS.values()))
+    }
+    if not line:
+      raise UserError(
+        f'{cell.name}/metrics.jsonl: no {", ".join(_FIELDS.values())}; bind '
+        'EVAL_PERIOD in this stage.'
+      )
+    return line
+
+  return curves.read(stage, read)
+
+
+def _end(
+  kind: str, stage: Stage, found: curves.Curves
+) -> tuple[list[Text], list[dict[str, object]]]:
+  """A row of the table and the CSV file's records on it: the last step."""
+  if not found.steps:
+    told = Text(found.problem, 'absent')
+    return [Text(kind), told, *[Text('')] * (len(_MODES) + 2)], []
+  step = found.steps[-1]
+  values = {mode: found.at(step, mode) for mode in _MODES}
+  estimates = {mode: statistics.mean(values[mode]) for mode in _MODES}
+  for mode in ('other', 'none'):
+    estimates[f'{mode} - generated'] = statistics.difference(
+      values[mode], values['generated']
+    )
+  row = [Text(kind), Text(f'{step:g}', 'number')]
+  row += [sections.plain('loss', e, found.planned) for e in estimates.values()]
+  records = [
+    {
+      'stage': stage.name,
+      'step': step,
+      'loss': what,
+      **sections.estimate_record(estimate, found.planned, found.problem),
+    }
+    for what, estimate in estimates.items()
+  ]
+  return row, records

@@ -1,0 +1,142 @@
+"""Methods beside one another by one metric: a table, and bars."""
+
+from collections.abc import Mapping, Sequence
+
+from hypertuning.errors import UserError
+from hypertuning.reporting import measures, plots, sections
+from hypertuning.reporting.cells import Sweep
+from hypertuning.reporting.measures import Measure
+from hypertuning.reporting.sections import Figure, Section, Table, Text
+
+# Grey says that nothing was learnt from the examples, blue that phi was.
+_GREY, _BLUE = '#9aa5b1', plots.COLOURS[0]
+
+
+def methods(
+  sweep: Sweep,
+  *,
+  methods: Mapping[str, tuple[str, str]],
+  tasks: Mapping[str, str] | None = None,
+  metric: str = 'accuracy',
+  name: str = 'methods',
+  title: str = 'Accuracy by method',
+  text: str = 'Accuracy on held-out tasks, percent.',
+  highlighted: Sequence[str] = (),
+) -> Section:
+  """Compares evaluations.
+
+  Args:
+    sweep: with the evaluations.
+    methods: name of a method to the stage of its evaluation and the phi mode
+      there.
+    tasks: name of a task to its column, in order; tasks that are not named are
+      left out. None shows all under their own names.
+    metric: a number of `results.jsonl`.
+    name: of the section and its files.
+    title: above it.
+    text: a sentence on it.
+    highlighted: methods drawn in the accent colour.
+
+  Raises:
+    UserError: a stage, phi mode, task or the metric is in no finished run.
+  """
+  if tasks is None:
+    tasks = {task: task for task in _tasks(sweep, methods, metric)}
+  columns = list(dict.fromkeys(tasks.values()))
+  names = {
+    column: [task for task in tasks if tasks[task] == column]
+    for column in columns
+  }
+  table = {
+    method: {
+      column: measures.of_stage(
+        sweep.stage(stage), {'phi': (phi,), 'task': names[column]}, metric
+      )
+      for column in columns
+    }
+    for method, (stage, phi) in methods.items()
+  }
+  _check(table, columns)
+  stages = list(
+    {stage: sweep.stage(stage) for stage, _ in methods.values()}.values()
+  )
+  return Section(
+    name,
+    title,
+    text,
+    [Figure(_bars(table, columns, metric, name, highlighted), '', stages)],
+    [
+      Table(
+        name,
+        ['method', *columns],
+        [
+          [Text(method), *(_shown(metric, row[column]) for column in columns)]
+          for method, row in table.items()
+        ],
+        [
+          {
+            'method': method,
+            'task': column,
+            'metric': metric,
+            **sections.record(row[column]),
+          }
+          for method, row in table.items()
+          for column in columns
+          if not row[column].unknown
+        ],
+        sections.INTERVALS,
+        stages,
+      )
+    ],
+  )
+
+
+def _tasks(
+  sweep: Sweep, methods: Mapping[str, tuple[str, str]], metric: str
+) -> list[str]:
+  found = {
+    row['task']: None
+    for stage, phi in methods.values()
+    for cell in sweep.stage(stage).done
+    for row in cell.tables.get('results', ())
+    if row.get('phi') == phi and metric in row and 'task' in row
+  }
+  return list(found) or ['average']
+
+
+def _check(
+  table: Mapping[str, Mapping[str, Measure]], columns: Sequence[str]
+) -> None:
+  """Refuses a method or a column that the finished runs know nothing of."""
+  slices = [list(row.values()) for row in table.values()]
+  slices += [[row[column] for row in table.values()] for column in columns]
+  for found in slices:
+    if all(measure.unknown for measure in found):
+      raise UserError(found[0].unknown)
+
+
+def _shown(metric: str, measure: Measure) -> Text:
+  # A method may not know a task that others do.
+  return Text('') if measure.unknown else sections.number(metric, measure)
+
+
+def _bars(
+  table: Mapping[str, Mapping[str, Measure]],
+  columns: Sequence[str],
+  metric: str,
+  name: str,
+  highlighted: Sequence[str],
+) -> str:
+  width = 2.4 + 2.6 * len(columns)
+  figure, axes = plots.panels(
+    len(columns), width, 0.8 + 0.32 * len(table), sharey=True
+  )
+  for axis, column in zip(axes, columns, strict=True):
+    estimates = {m: row[column].estimate for m, row in table.items()}
+    labels = [sections.value(metric, e) for e in estimates.values()]
+    colours = [_BLUE if m in highlighted else _GREY for m in table]
+    plots.bars(axis, estimates, labels, colours)
+    axis.set_title(column)
+    axis.set_xlabel(metric)
+  axes[0].invert_yaxis()  # the first method on top; the panels share the axis
+  return plots.svg(figure, name)

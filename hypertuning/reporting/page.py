@@ -1,0 +1,65 @@
+"""Sections as one HTML page, and their tables as Markdown and CSV."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jinja2
+
+from hypertuning.reporting.cells import Stage
+from hypertuning.reporting.sections import Section, Table
+
+_TEMPLATE = pathlib.Path(__file__).with_name('page.html.jinja')
+
+
+def html(title: str, folder: str, sections: Sequence[Section]) -> str:
+  """The page; it needs no other file and no network.
+
+  Args:
+    title: of the page.
+    folder: of the sweep.
+    sections: of the page, in order.
+  """
+  environment = jinja2.Environment(
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  template = environment.from_string(_TEMPLATE.read_text('utf-8'))
+  return template.render(
+    title=title, folder=folder, sections=sections, provenance=provenance
+  )
+
+
+def provenance(stages: Sequence[Stage]) -> dict[str, str]:
+  """The finished runs of stages, and the gin files that made them."""
+  told = {}
+  for stage in stages:
+    runs = [cell.name for cell in stage.done]
+    files = dict.fromkeys(f for cell in stage.done for f in cell.gin_files)
+    if runs:
+      told[', '.join(runs)] = ', '.join(files)
+  return told
+
+
+def markdown(table: Table) -> str:
+  """A table as Markdown."""
+  lines = [list(table.columns), ['---'] * len(table.columns)]
+  lines += [[cell.text for cell in row] for row in table.rows]
+  return ''.join(f'| {" | ".join(map(_plain, line))} |\n' for line in lines)
+
+
+def as_csv(records: Sequence[Mapping[str, object]]) -> str:
+  """Numbers of a table as CSV; its columns are those of any record."""
+  columns = list(dict.fromkeys(name for record in records for name in record))
+  text = io.StringIO()
+  writer = csv.DictWriter(text, columns, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(records)
+  return text.getvalue()
+
+
+def _plain(text: str) -> str:
+  return ' '.join(text.replace('|', '\\|').split())

@@ -1,0 +1,166 @@
+"""Matplotlib figures as SVG elements of one page."""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+from hypertuning.reporting.statistics import Estimate
+
+matplotlib.use('Agg')
+from matplotlib import pyplot  # noqa: E402 the backend comes first
+
+COLOURS = (
+  '#2f6fb3',
+  '#d9822b',
+  '#3a8f5c',
+  '#a2478c',
+  '#6b7785',
+  '#b8432f',
+  '#12808f',
+  '#8a6d1f',
+)
+_STYLE: dict[Any, Any] = {
+  'svg.fonttype': 'none',  # text stays text
+  'svg.hashsalt': 'hypertuning',  # the same numbers, the same file
+  'text.parse_math': False,  # a name with dollars is no formula
+  'font.family': ['sans-serif'],
+  'font.size': 9.0,
+  'axes.titlesize': 9.5,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.edgecolor': '#8993a0',
+  'axes.labelcolor': '#39424e',
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': '#e6e9ee',
+  'xtick.color': '#39424e',
+  'ytick.color': '#39424e',
+  'legend.frameon': False,
+}
+
+
+def panels(
+  count: int, width: float, height: float, **kwargs: Any
+) -> tuple[Any, list[Any]]:
+  """A figure with panels side by side, in inches."""
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = pyplot.subplots(
+      1,
+      count,
+      figsize=(width, height),
+      squeeze=False,
+      layout='constrained',
+      **kwargs,
+    )
+  return figure, list(axes[0])
+
+
+def band(
+  axis: Any,
+  points: Sequence[tuple[float, Estimate]],
+  label: str,
+  colour: str,
+  marker: str = '',
+) -> None:
+  """A line of means, in a band of their intervals."""
+  steps = [step for step, _ in points]
+  axis.plot(
+    steps,
+    [estimate.mean for _, estimate in points],
+    color=colour,
+    label=label,
+    marker=marker,
+    markersize=4,
+    linewidth=1.6,
+  )
+  # A line of one run has no band: nan is not drawn.
+  axis.fill_between(
+    steps,
+    [estimate.low for _, estimate in points],
+    [estimate.high for _, estimate in points],
+    color=colour,
+    alpha=0.16,
+    linewidth=0,
+  )
+
+
+def dot(
+  axis: Any, across: float, height: Estimate, label: str, colour: str
+) -> None:
+  """A mean at a place of the axis, with its interval."""
+  half = height.high - height.mean
+  axis.errorbar(
+    [across],
+    [height.mean],
+    yerr=[half],
+    fmt='o',
+    color=colour,
+    capsize=2.5,
+    label=label,
+  )
+
+
+def legend(figure: Any, axis: Any) -> None:
+  """What the lines of all panels are, below them."""
+  handles, labels = axis.get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc='outside lower center', ncols=min(len(labels), 4)
+  )
+
+
+def bars(
+  axis: Any,
+  estimates: Mapping[str, Estimate | None],
+  labels: Sequence[str],
+  colours: Sequence[str],
+) -> None:
+  """Horizontal bars; one without a number has no bar."""
+  means = [e.mean if e else math.nan for e in estimates.values()]
+  # An interval that is unbounded is not drawn, as one that is not known.
+  errors = [
+    [e.mean - e.low, e.high - e.mean]
+    if e and math.isfinite(e.low)
+    else [math.nan, math.nan]
+    for e in estimates.values()
+  ]
+  drawn = axis.barh(
+    list(estimates),
+    means,
+    xerr=list(zip(*errors, strict=True)),
+    height=0.66,
+    color=list(colours),
+    error_kw={'capsize': 2.5, 'elinewidth': 1, 'ecolor': '#39424e'},
+  )
+  axis.bar_label(drawn, labels, padding=4, fontsize=8)
+  axis.margins(x=0.2)
+  axis.grid(visible=False, axis='y')
+
+
+def colours(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+  """Each name with a colour."""
+  for index, name in enumerate(names):
+    yield name, COLOURS[index % len(COLOURS)]
+
+
+def svg(figure: Any, name: str) -> str:
+  """A figure as an `<svg>` element, and closes it.
+
+  Args:
+    figure: of `panels`.
+    name: unlike that of any other figure of the page: it goes before the
+      element's ids, which hold for the whole page.
+  """
+  file = io.StringIO()
+  nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+  with matplotlib.rc_context(_STYLE):
+    figure.savefig(file, format='svg', metadata=nothing)
+  pyplot.close(figure)
+  text = file.getvalue()
+  text = text[text.index('<svg') :]
+  text = re.sub(r'\bid="', f'id="{name}-', text)
+  text = re.sub(r'url\(#', f'url(#{name}-', text)
+  return re.sub(r'href="#', f'href="#{name}-', text).strip()

@@ -1,0 +1,57 @@
+"""Every run of the sweep, and what became of it."""
+
+import json
+
+from hypertuning.reporting.cells import DONE, FAILED, MISSING, Cell, Sweep
+from hypertuning.reporting.sections import Section, Table, Text
+
+_KINDS = {DONE: 'holds', FAILED: 'fails', MISSING: 'absent'}
+
+
+def runs(sweep: Sweep, *, name: str = 'runs', title: str = 'Runs') -> Section:
+  """A row a cell.
+
+  Args:
+    sweep: of the cells.
+    name: of the section and its files.
+    title: above it.
+  """
+  cells = [(stage, c) for stage in sweep.stages.values() for c in stage.cells]
+  table = Table(
+    name,
+    ['run', 'state', 'seconds', 'command', 'gin files'],
+    [
+      [
+        Text(cell.name),
+        Text(cell.told, _KINDS[cell.state]),
+        Text(_seconds(cell), 'number'),
+        Text(f'python -m {stage.command}'),
+        Text(', '.join(cell.gin_files)),
+      ]
+      for stage, cell in cells
+    ],
+    [
+      {
+        'run': cell.name,
+        'state': cell.state,
+        'reason': cell.reason,
+        'seconds': cell.seconds,
+        'command': stage.command,
+        'gin files': ' '.join(cell.gin_files),
+        'bindings': json.dumps(cell.bindings, ensure_ascii=False),
+      }
+      for stage, cell in cells
+    ],
+  )
+  counts = {
+    state: sum(cell.state == state for _, cell in cells)
+    for state in (DONE, FAILED, MISSING)
+  }
+  seconds = sum(cell.seconds or 0.0 for _, cell in cells)
+  told = ', '.join(f'{count} {state}' for state, count in counts.items())
+  text = f'{len(cells)} runs: {told}; {seconds:,.0f} seconds in all.'
+  return Section(name, title, text, [], [table])
+
+
+def _seconds(cell: Cell) -> str:
+  return '' if cell.seconds is None else f'{cell.seconds:,.1f}'

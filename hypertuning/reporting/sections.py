@@ -1,0 +1,150 @@
+"""What a section of the page consists of."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypertuning import summaries
+from hypertuning.reporting.cells import Stage
+from hypertuning.reporting.measures import Measure
+from hypertuning.reporting.statistics import Estimate
+
+# Columns of a CSV file that stand for an estimate.
+ESTIMATE = ('mean', 'low', 'high', 'n', 'planned', 'note')
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """What stands in a table.
+
+  Attributes:
+    text: as it is shown.
+    kind: `text`, `number`, `absent` (why there is no number), or a verdict:
+      `holds`, `fails`, `open`.
+    source: what it is of, in small letters below.
+  """
+
+  text: str
+  kind: str = 'text'
+  source: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table, and the same as numbers.
+
+  Attributes:
+    name: of its files, `<name>.md` and `<name>.csv`.
+    columns: head of each column.
+    rows: of the table.
+    records: of the CSV file.
+    note: what one needs to know to read it.
+    stages: whose runs it is made of.
+  """
+
+  name: str
+  columns: Sequence[str]
+  rows: Sequence[Sequence[Text]]
+  records: Sequence[Mapping[str, Any]]
+  note: str = ''
+  stages: Sequence[Stage] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A figure.
+
+  Attributes:
+    svg: an `<svg>` element.
+    note: what one needs to know to read it.
+    stages: whose runs it is made of.
+  """
+
+  svg: str
+  note: str = ''
+  stages: Sequence[Stage] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part of the page.
+
+  Attributes:
+    name: of its anchor.
+    title: above it.
+    text: a sentence that says what it shows.
+    figures: shown first.
+    tables: shown below.
+  """
+
+  name: str
+  title: str
+  text: str
+  figures: Sequence[Figure]
+  tables: Sequence[Table]
+
+
+INTERVALS = (
+  '± and brackets: 95% intervals over seeds (Student’s t); of a stage that is '
+  'one run, over its episodes.'
+)
+
+
+def number(metric: str, measure: Measure) -> Text:
+  """A mean with its interval, or why there is none."""
+  estimate = measure.estimate
+  if estimate is None:
+    return Text(measure.problem, 'absent')
+  return plain(metric, estimate, measure.planned)
+
+
+def plain(metric: str, estimate: Estimate, planned: int) -> Text:
+  """A mean with half the width of its interval."""
+  half = estimate.high - estimate.mean
+  text = summaries.shown(metric, estimate.mean, half)
+  return Text(text + few(estimate.n, planned), 'number')
+
+
+def digits(metric: str) -> int:
+  """Decimals of a number: nats need more of them than percent."""
+  return 3 if metric in ('loss', 'gap') else 1
+
+
+def value(metric: str, estimate: Estimate | None) -> str:
+  """A mean alone, as the label of a bar."""
+  return '' if estimate is None else summaries.shown(metric, estimate.mean)
+
+
+def interval(estimate: Estimate, planned: int, digits: int = 2) -> Text:
+  """A number with the ends of its interval."""
+  if math.isnan(estimate.mean):
+    return Text('undefined', 'absent')
+  text = f'{estimate.mean:.{digits}f}'
+  if math.isinf(estimate.low):
+    text += ' [unbounded]'
+  elif estimate.has_interval:
+    text += f' [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]'
+  return Text(text + few(estimate.n, planned), 'number')
+
+
+def few(n: int, planned: int) -> str:
+  """Says how many runs there are, where that is not all that are planned."""
+  return f' (n = {n} of {planned})' if n < planned else ''
+
+
+def record(measure: Measure) -> dict[str, Any]:
+  """Columns `ESTIMATE` of a measure."""
+  return estimate_record(measure.estimate, measure.planned, measure.problem)
+
+
+def estimate_record(
+  estimate: Estimate | None, planned: int, problem: str = ''
+) -> dict[str, Any]:
+  """Columns `ESTIMATE`; what is not known is empty."""
+  if estimate is None:
+    values: tuple[Any, ...] = ('', '', '', 0)
+  else:
+    ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
+    values = (estimate.mean, *ends, estimate.n)
+  return dict(zip(ESTIMATE, (*values, planned, problem), strict=True))

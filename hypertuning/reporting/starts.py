@@ -1,0 +1,156 @@
+"""Tuning of phi on single tasks, from several starts."""
+
+from collections.abc import Mapping
+
+from hypertuning.errors import UserError
+from hypertuning.reporting import curves, measures, plots, sections, statistics
+from hypertuning.reporting.cells import Cell, Sweep
+from hypertuning.reporting.measures import Measure
+from hypertuning.reporting.sections import Figure, Section, Table, Text
+
+_CURVES = ('accuracy', 'loss')
+_STEPS, _SECONDS = 'steps_to_target', 'seconds_to_target'
+# Head of a column: the phi and the field of `results.jsonl`.
+_COLUMNS = {
+  'accuracy at step 0': ('start', 'accuracy'),
+  'accuracy at the end': ('tuned', 'accuracy'),
+  'share that reaches the target': ('tuned', 'reached'),
+  'steps to it': ('tuned', _STEPS),
+  'seconds to it': ('tuned', _SECONDS),
+}
+
+
+def starts(
+  sweep: Sweep,
+  *,
+  stages: Mapping[str, str],
+  reference: str,
+  task: str = 'average',
+  name: str = 'starts',
+  title: str = 'Tuning of phi from several starts',
+  text: str = 'Phi itself is tuned on each held-out task; the curves are means '
+  'over tasks.',
+) -> Section:
+  """Curves of tuning, and what it takes to reach the target.
+
+  Args:
+    sweep: with runs of `hypertuning.adapt`.
+    stages: name of a start to the stage that tunes from it.
+    reference: the start that the others are divided by.
+    task: of the table, as in `results.jsonl`.
+    name: of the section and its files.
+    title: above it.
+    text: a sentence on it.
+
+  Raises:
+    UserError: there is no such stage or start, or a finished run lacks a
+      number.
+  """
+  if reference not in stages:
+    raise UserError(
+      f'starts.reference = {reference!r}: not among starts.stages, which are '
+      f'{", ".join(stages)}.'
+    )
+  found = {start: sweep.stage(stage) for start, stage in stages.items()}
+  figure, axes = plots.panels(len(_CURVES), 8.6, 3.2)
+  for start, colour in plots.colours(list(found)):
+    lines = curves.read(found[start], _line)
+    for axis, field in zip(axes, _CURVES, strict=True):
+      plots.band(axis, lines.estimates(field), start, colour)
+  for axis, field in zip(axes, _CURVES, strict=True):
+    axis.set_ylabel(field)
+    axis.set_xlabel('tuning steps')
+  plots.legend(figure, axes[0])
+  numbers = {
+    start: {
+      column: measures.result(sweep, (stage, phi, task), field)
+      for column, (phi, field) in _COLUMNS.items()
+    }
+    for start, stage in stages.items()
+  }
+  ratios = {f'{what} / {reference}': what for what in _ratio_columns()}
+  rows, records = [], []
+  for start, measured in numbers.items():
+    row = [Text(start)]
+    for column, measure in measured.items():
+      row.append(_shown(column, measure))
+      told = sections.record(measure)
+      records.append({'start': start, 'number': column, **told})
+    for head, column in ratios.items():
+      ours, theirs = measured[column], numbers[reference][column]
+      first, second = measures.paired(ours, theirs)
+      estimate = statistics.ratio(first, second) if first else None
+      problem = ours.problem or theirs.problem
+      row.append(
+        sections.interval(estimate, ours.planned)
+        if estimate
+        else Text(problem or 'no common seed', 'absent')
+      )
+      told = sections.estimate_record(estimate, ours.planned, problem)
+      records.append({'start': start, 'number': head, **told})
+    rows.append(row)
+  runs = list(found.values())
+  return Section(
+    name,
+    title,
+    text,
+    [
+      Figure(
+        plots.svg(figure, name),
+        'Bands: 95% intervals over seeds (Student’s t); one run has none.',
+        runs,
+      )
+    ],
+    [
+      Table(
+        name,
+        ['start', *_COLUMNS, *ratios],
+        rows,
+        records,
+        f'{sections.INTERVALS} Steps and seconds are means over tasks; a task '
+        'that never reaches the target counts with all its steps. Ratios are '
+        'paired by seed, with Fieller’s interval.',
+        runs,
+      )
+    ],
+  )
+
+
+def _ratio_columns() -> list[str]:
+  return [
+    c for c, (_, field) in _COLUMNS.items() if field in (_STEPS, _SECONDS)
+  ]
+
+
+def _shown(column: str, measure: Measure) -> Text:
+  estimate = measure.estimate
+  if estimate is not None and _COLUMNS[column][1] == 'reached':
+    return sections.interval(estimate, measure.planned)  # a share, no percent
+  return sections.number(_COLUMNS[column][1], measure)
+
+
+def _line(cell: Cell) -> curves.Line:
+  """Means over tasks, at the steps that all tasks have."""
+  rows = cell.tables.get('curves', ())
+  tasks: dict[str, dict[float, Mapping[str, float]]] = {}
+  for row in rows:
+    if any(name not in row for name in ('task', 'step', *_CURVES)):
+      raise UserError(
+        f'{cell.name}/curves.jsonl: a row without task, step, '
+        f'{" or ".join(_CURVES)}.'
+      )
+    tasks.setdefault(row['task'], {})[row['step']] = row
+  if not tasks:
+    raise UserError(
+      f'{cell.name}: no curves.jsonl; starts.stages are stages of '
+      'hypertuning.adapt.'
+    )
+  first, *rest = tasks.values()
+  steps = [step for step in first if all(step in other for other in rest)]
+  return {
+    step: {
+      field: sum(line[step][field] for line in tasks.values()) / len(tasks)
+      for field in _CURVES
+    }
+    for step in steps
+  }
