@@ -36,7 +36,10 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['hypertuning*']) + list(_DATA),
   package_dir=_DATA,
-  package_data={name: ['*.gin', '*.jsonl', '*.csv'] for name in _DATA},
+  package_data={
+    'hypertuning.reporting': ['*.jinja', '*.csv'],
+    **{name: ['*.gin', '*.jsonl', '*.csv'] for name in _DATA},
+  },
   install_requires=[
     'absl-py>=2.5.1',
     'clu>=0.0.12',
@@ -52,6 +55,7 @@ setuptools.setup(
     'pyyaml>=6.0.3',
     'rouge-score>=0.1.2',
     'safetensors>=0.8.0',
+    'scipy>=1.17.1',
     'seqio>=0.0.20',
     'tensorboard>=2.21',  # clu's summaries import it
     'tensorflow>=2.21',

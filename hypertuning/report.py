@@ -14,6 +14,7 @@ if __name__ == '__main__':
   gin_utils.run('hypertuning.report', 'report')  # see there why it comes first
 
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 from hypertuning import summaries
@@ -51,6 +52,11 @@ def report(
     'tables': [table.name for table in tables],
   }.items():
     for name in names:
+      if not re.fullmatch(r'[\w-]+', name):
+        raise UserError(
+          f'report.sections: {name!r} is no name for a file: give letters, '
+          'digits, _ and -.'
+        )
       if names.count(name) > 1:
         raise UserError(
           f'report.sections: two {kind} are called {name!r}; bind another name '

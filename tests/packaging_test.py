@@ -111,6 +111,12 @@ def test_library_imports_go_down():
       name.split('.')[1] for name in _starts(_imports(path), 'hypertuning')
     }
     assert ours <= {'data', 'errors', 'tasks'}, path
+  for path in _modules('hypertuning/reporting'):
+    ours = {
+      name.split('.')[1] for name in _starts(_imports(path), 'hypertuning')
+    }
+    assert ours <= {'reporting', 'summaries', 'errors'}, path
+    assert not _starts(_imports(path), *_HEAVY, 'jax', 'gin'), path
   for path in _modules('hypertuning'):
     if path.parent.name != 'tasks':
       assert not _starts(_imports(path), 'hypertuning.tasks', 'tasks'), path

@@ -163,7 +163,7 @@ def _cell(
     command = _json(path / 'command.json') or {}
     if done := _json(path / 'done', 'seconds'):
       tables = dict(_tables(path))
-      state, seconds = DONE, float(done['seconds'])
+      state, seconds = DONE, _seconds(done)
     elif failed := _json(path / 'failed', 'reason'):
       state, reason = FAILED, str(failed['reason'])
   except _BrokenFile as error:  # none of its numbers: some would pass for all
@@ -192,6 +192,12 @@ def _json(path: pathlib.Path, field: str | None = None) -> Row | None:
   if field and field not in row:
     raise _BrokenFile(f'{path.name}: no {field!r}')
   return row
+
+
+def _seconds(done: Row) -> float:
+  if not isinstance(done['seconds'], (int, float)):
+    raise _BrokenFile(f'done: seconds are {done["seconds"]!r}')
+  return float(done['seconds'])
 
 
 def _tables(folder: pathlib.Path) -> Iterator[tuple[str, list[Row]]]:

@@ -43,7 +43,7 @@ def claims(
   stages = {s.name: s for verdict in judged for s in verdict.stages}
   table = Table(
     name,
-    ['claim', 'metric', 'better', 'worse', 'compared', '', 'verdict'],
+    ['claim', 'metric', 'better', 'worse', 'compared', 'verdict'],
     [verdict.row for verdict in judged],
     [verdict.record for verdict in judged],
     f'{sections.INTERVALS} Differences (better − worse) and ratios (better / '
@@ -99,15 +99,10 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
       Text(text),
       Text(metric),
       *(
-        Text(shown.text, shown.kind, ' · '.join(source))
-        for source, shown in zip(
-          sources,
-          (sections.number(metric, m) for m in (better, worse)),
-          strict=True,
-        )
+        _with_small(sections.number(metric, measure), *source)
+        for measure, source in zip((better, worse), sources, strict=True)
       ),
-      compared,
-      Text(kind),
+      _with_small(compared, kind),
       Text(said, _KINDS[said]),
     ],
     {
@@ -121,3 +116,8 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
     },
     [better.stage, worse.stage],
   )
+
+
+def _with_small(text: Text, *more: str) -> Text:
+  small = ' · '.join(filter(None, (*more, text.small)))
+  return dataclasses.replace(text, small=small)

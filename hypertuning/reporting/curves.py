@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from hypertuning.errors import UserError
 from hypertuning.reporting import measures, statistics
 from hypertuning.reporting.cells import DONE, FAILED, Cell, Stage
 from hypertuning.reporting.statistics import Estimate
@@ -43,27 +44,34 @@ class Curves:
     ]
 
 
-def read(stage: Stage, line_of: Callable[[Cell], Line]) -> Curves:
+def read(
+  stage: Stage, line_of: Callable[[Cell], Line], file: str, fields: str
+) -> Curves:
   """The lines of a stage's finished runs.
 
   Args:
     stage: of the runs.
-    line_of: a finished run to its line.
+    line_of: a finished run to its line; empty if it has none.
+    file: that lines are read from, for a message.
+    fields: of that file, for a message.
 
   Raises:
-    UserError: whatever `line_of` raises.
+    UserError: no finished run has a line.
   """
   lines, problems = [], []
   for cell in stage.cells:
+    line = line_of(cell) if cell.state == DONE else {}
+    numbers = [number for values in line.values() for number in values.values()]
     if cell.state != DONE:
       problems.append(cell.told)
-      continue
-    line = line_of(cell)
-    numbers = [number for values in line.values() for number in values.values()]
-    if all(map(measures.is_number, [*line, *numbers])):
-      lines.append(line)
-    else:
+    elif not line:
+      problems.append('not measured')
+    elif not all(map(measures.is_number, [*line, *numbers])):
       problems.append(f'{FAILED}: {cell.name} has steps without a number')
+    else:
+      lines.append(line)
+  if stage.done and set(problems) == {'not measured'}:
+    raise UserError(f'{stage.done[0].name}/{file}: no rows with {fields}.')
   # A failure says more than that others have not run.
   problems.sort(key=lambda text: not text.startswith(FAILED))
   return Curves(lines, len(stage.cells), problems[0] if problems else '')

@@ -1,6 +1,6 @@
 """How much of the way from a frozen model to another one phi goes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,24 +40,22 @@ def gap_closed(
   """
   low = measures.result(sweep, floor, metric)
   high = measures.result(sweep, ceiling, metric)
-  rows, records, drawn = [], [], {}
+  rows, records, drawn, labels = [], [], {}, []
   stages = {m.stage.name: m.stage for m in (low, high)}
   for method, source in methods.items():
     measure = measures.result(sweep, source, metric)
     stages[measure.stage.name] = measure.stage
     planned = max(m.planned for m in (measure, low, high))
     values, floors, ceilings = measures.paired(measure, low, high)
-    estimate = None
-    if values:
-      closed = 100 * np.subtract(values, floors)
-      estimate = statistics.ratio(
-        closed.tolist(), np.subtract(ceilings, floors).tolist()
-      )
-      shown = sections.interval(estimate, planned, 1)
     problem = measure.problem or low.problem or high.problem
-    if estimate is None:
-      shown = Text(problem or 'no common seed', 'absent')
+    estimate, shown = None, Text(problem or 'no common seed', 'absent')
+    if values:
+      closed = (100 * np.subtract(values, floors)).tolist()
+      whole = np.subtract(ceilings, floors).tolist()
+      estimate = statistics.ratio(closed, whole)
+      shown = sections.interval(estimate, planned, 1)
     drawn[method] = estimate
+    labels.append(shown.text.partition(' [' if estimate else ':')[0])
     rows.append([Text(method), sections.number(metric, measure), shown])
     told = sections.estimate_record(estimate, planned, problem)
     records.append({'method': method, **told})
@@ -71,13 +69,14 @@ def gap_closed(
     f'{" · ".join(ceiling)}.',
     list(stages.values()),
   )
-  figure = Figure(_bars(drawn, name), '', list(stages.values()))
+  figure = Figure(_bars(drawn, labels, name), '', list(stages.values()))
   return Section(name, title, text, [figure], [table])
 
 
-def _bars(estimates: Mapping[str, Estimate | None], name: str) -> str:
+def _bars(
+  estimates: Mapping[str, Estimate | None], labels: Sequence[str], name: str
+) -> str:
   figure, (axis,) = plots.panels(1, 6.4, 0.8 + 0.32 * len(estimates))
-  labels = ['' if e is None else f'{e.mean:.1f}' for e in estimates.values()]
   plots.bars(axis, estimates, labels, [plots.COLOURS[0]] * len(estimates))
   axis.axvline(100, color='#39424e', linewidth=0.8, linestyle='--')
   axis.set_xlabel('share of the gap, percent')

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from hypertuning.errors import UserError
 from hypertuning.reporting import curves, plots, sections, statistics
 from hypertuning.reporting.cells import Cell, Stage, Sweep
 from hypertuning.reporting.sections import Figure, Section, Table, Text
@@ -40,7 +39,9 @@ def losses(
   )
   rows, records = [], []
   for axis, (kind, stage) in zip(axes, found.items(), strict=True):
-    lines = _curves(stage)
+    lines = curves.read(
+      stage, _line, 'metrics.jsonl', ', '.join(_FIELDS.values())
+    )
     for mode, label in _MODES.items():
       plots.band(axis, lines.estimates(mode), label, _COLOURS[mode])
     axis.set_title(kind)
@@ -78,21 +79,12 @@ def losses(
   )
 
 
-def _curves(stage: Stage) -> curves.Curves:
-  def read(cell: Cell) -> curves.Line:
-    line = {
-      row['step']: {mode: row[field] for mode, field in _FIELDS.items()}
-      for row in cell.tables.get('metrics', ())
-      if all(field in row for field in ('step', *_FIELDS.values()))
-    }
-    if not line:
-      raise UserError(
-        f'{cell.name}/metrics.jsonl: no {", ".join(_FIELDS.values())}; bind '
-        'EVAL_PERIOD in this stage.'
-      )
-    return line
-
-  return curves.read(stage, read)
+def _line(cell: Cell) -> curves.Line:
+  return {
+    row['step']: {mode: row[field] for mode, field in _FIELDS.items()}
+    for row in cell.tables.get('metrics', ())
+    if all(field in row for field in ('step', *_FIELDS.values()))
+  }
 
 
 def _end(
@@ -110,7 +102,9 @@ def _end(
       values[mode], values['generated']
     )
   row = [Text(kind), Text(f'{step:g}', 'number')]
-  row += [sections.plain('loss', e, found.planned) for e in estimates.values()]
+  row += [
+    sections.estimated('loss', e, found.planned) for e in estimates.values()
+  ]
   records = [
     {
       'stage': stage.name,

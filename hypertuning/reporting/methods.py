@@ -133,7 +133,7 @@ def _bars(
   )
   for axis, column in zip(axes, columns, strict=True):
     estimates = {m: row[column].estimate for m, row in table.items()}
-    labels = [sections.value(metric, e) for e in estimates.values()]
+    labels = [sections.label(metric, row[column]) for row in table.values()]
     colours = [_BLUE if m in highlighted else _GREY for m in table]
     plots.bars(axis, estimates, labels, colours)
     axis.set_title(column)

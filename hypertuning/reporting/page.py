@@ -47,7 +47,10 @@ def provenance(stages: Sequence[Stage]) -> dict[str, str]:
 def markdown(table: Table) -> str:
   """A table as Markdown."""
   lines = [list(table.columns), ['---'] * len(table.columns)]
-  lines += [[cell.text for cell in row] for row in table.rows]
+  lines += [
+    [f'{c.text} ({c.small})' if c.small else c.text for c in row]
+    for row in table.rows
+  ]
   return ''.join(f'| {" | ".join(map(_plain, line))} |\n' for line in lines)
 
 

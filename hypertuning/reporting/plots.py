@@ -41,21 +41,21 @@ _STYLE: dict[Any, Any] = {
   'ytick.color': '#39424e',
   'legend.frameon': False,
 }
+matplotlib.rcParams.update(_STYLE)
 
 
 def panels(
   count: int, width: float, height: float, **kwargs: Any
 ) -> tuple[Any, list[Any]]:
   """A figure with panels side by side, in inches."""
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = pyplot.subplots(
-      1,
-      count,
-      figsize=(width, height),
-      squeeze=False,
-      layout='constrained',
-      **kwargs,
-    )
+  figure, axes = pyplot.subplots(
+    1,
+    count,
+    figsize=(width, height),
+    squeeze=False,
+    layout='constrained',
+    **kwargs,
+  )
   return figure, list(axes[0])
 
 
@@ -118,11 +118,11 @@ def bars(
   labels: Sequence[str],
   colours: Sequence[str],
 ) -> None:
-  """Horizontal bars; one without a number has no bar."""
-  means = [e.mean if e else math.nan for e in estimates.values()]
+  """Horizontal bars; one without a number has its label alone."""
+  means = [e.mean if e else 0.0 for e in estimates.values()]
   # An interval that is unbounded is not drawn, as one that is not known.
   errors = [
-    [e.mean - e.low, e.high - e.mean]
+    [max(e.mean - e.low, 0.0), max(e.high - e.mean, 0.0)]  # but for rounding
     if e and math.isfinite(e.low)
     else [math.nan, math.nan]
     for e in estimates.values()
@@ -137,6 +137,8 @@ def bars(
   )
   axis.bar_label(drawn, labels, padding=4, fontsize=8)
   axis.margins(x=0.2)
+  if not any(value < 0 for value in means):
+    axis.set_xlim(left=0)
   axis.grid(visible=False, axis='y')
 
 
@@ -156,8 +158,7 @@ def svg(figure: Any, name: str) -> str:
   """
   file = io.StringIO()
   nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-  with matplotlib.rc_context(_STYLE):
-    figure.savefig(file, format='svg', metadata=nothing)
+  figure.savefig(file, format='svg', metadata=nothing)
   pyplot.close(figure)
   text = file.getvalue()
   text = text[text.index('<svg') :]

@@ -22,12 +22,12 @@ class Text:
     text: as it is shown.
     kind: `text`, `number`, `absent` (why there is no number), or a verdict:
       `holds`, `fails`, `open`.
-    source: what it is of, in small letters below.
+    small: what to know of it, in small letters below.
   """
 
   text: str
   kind: str = 'text'
-  source: str = ''
+  small: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +96,14 @@ def number(metric: str, measure: Measure) -> Text:
   estimate = measure.estimate
   if estimate is None:
     return Text(measure.problem, 'absent')
-  return plain(metric, estimate, measure.planned)
+  return estimated(metric, estimate, measure.planned)
 
 
-def plain(metric: str, estimate: Estimate, planned: int) -> Text:
+def estimated(metric: str, estimate: Estimate, planned: int) -> Text:
   """A mean with half the width of its interval."""
   half = estimate.high - estimate.mean
   text = summaries.shown(metric, estimate.mean, half)
-  return Text(text + few(estimate.n, planned), 'number')
+  return Text(text, 'number', few(estimate.n, planned))
 
 
 def digits(metric: str) -> int:
@@ -111,9 +111,11 @@ def digits(metric: str) -> int:
   return 3 if metric in ('loss', 'gap') else 1
 
 
-def value(metric: str, estimate: Estimate | None) -> str:
-  """A mean alone, as the label of a bar."""
-  return '' if estimate is None else summaries.shown(metric, estimate.mean)
+def label(metric: str, measure: Measure) -> str:
+  """What stands at a bar: the number, or in a word why there is none."""
+  if measure.estimate is None:
+    return measure.problem.partition(':')[0]
+  return summaries.shown(metric, measure.estimate.mean)
 
 
 def interval(estimate: Estimate, planned: int, digits: int = 2) -> Text:
@@ -125,12 +127,12 @@ def interval(estimate: Estimate, planned: int, digits: int = 2) -> Text:
     text += ' [unbounded]'
   elif estimate.has_interval:
     text += f' [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]'
-  return Text(text + few(estimate.n, planned), 'number')
+  return Text(text, 'number', few(estimate.n, planned))
 
 
 def few(n: int, planned: int) -> str:
   """Says how many runs there are, where that is not all that are planned."""
-  return f' (n = {n} of {planned})' if n < planned else ''
+  return f'n = {n} of {planned}' if n < planned else ''
 
 
 def record(measure: Measure) -> dict[str, Any]:

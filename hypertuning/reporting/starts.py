@@ -1,5 +1,6 @@
 """Tuning of phi on single tasks, from several starts."""
 
+import math
 from collections.abc import Mapping
 
 from hypertuning.errors import UserError
@@ -54,7 +55,12 @@ def starts(
   found = {start: sweep.stage(stage) for start, stage in stages.items()}
   figure, axes = plots.panels(len(_CURVES), 8.6, 3.2)
   for start, colour in plots.colours(list(found)):
-    lines = curves.read(found[start], _line)
+    lines = curves.read(
+      found[start],
+      mean_over_tasks,
+      'curves.jsonl',
+      f'task, step, {", ".join(_CURVES)}',
+    )
     for axis, field in zip(axes, _CURVES, strict=True):
       plots.band(axis, lines.estimates(field), start, colour)
   for axis, field in zip(axes, _CURVES, strict=True):
@@ -129,22 +135,18 @@ def _shown(column: str, measure: Measure) -> Text:
   return sections.number(_COLUMNS[column][1], measure)
 
 
-def _line(cell: Cell) -> curves.Line:
-  """Means over tasks, at the steps that all tasks have."""
-  rows = cell.tables.get('curves', ())
+def mean_over_tasks(cell: Cell) -> curves.Line:
+  """A run's curves as one, at the steps that all tasks have."""
   tasks: dict[str, dict[float, Mapping[str, float]]] = {}
-  for row in rows:
+  for row in cell.tables.get('curves', ()):
     if any(name not in row for name in ('task', 'step', *_CURVES)):
-      raise UserError(
-        f'{cell.name}/curves.jsonl: a row without task, step, '
-        f'{" or ".join(_CURVES)}.'
-      )
-    tasks.setdefault(row['task'], {})[row['step']] = row
+      return {}
+    tasks.setdefault(row['task'], {})[row['step']] = {
+      field: row[field] if measures.is_number(row[field]) else math.nan
+      for field in _CURVES
+    }
   if not tasks:
-    raise UserError(
-      f'{cell.name}: no curves.jsonl; starts.stages are stages of '
-      'hypertuning.adapt.'
-    )
+    return {}
   first, *rest = tasks.values()
   steps = [step for step in first if all(step in other for other in rest)]
   return {

@@ -1,0 +1,187 @@
+"""Writes the folder of a sweep, with numbers that tests make up."""
+
+import json
+import pathlib
+
+import numpy as np
+
+SEEDS = ('0', '1', '2')
+_HYPER = (
+  'prefix',
+  'lora',
+  'prefix_scratch',
+  'lora_scratch',
+  'prefix_joint',
+  'prefix_distilled',
+  'lora_distilled',
+  'prefix_distilled_mtf',
+)
+
+
+class Folder:
+  """A sweep that is written cell by cell."""
+
+  def __init__(self, root, axes=None):
+    self.root = pathlib.Path(root)
+    self.root.mkdir(parents=True, exist_ok=True)
+    self._axes = {'seed': list(SEEDS)} if axes is None else axes
+    self._stages = {}
+    self._save()
+
+  def stage(self, name, command='hypertuning.eval', axes=('seed',)):
+    self._stages[name] = {
+      'command': command,
+      'gin_files': [f'gin/{name}.gin'],
+      'axes': list(axes),
+    }
+    self._save()
+
+  def cell(self, stage, *names, seconds=1.5, **tables):
+    """A finished cell, with files of rows; `failed` is a reason."""
+    plan = self._stages[stage]
+    folder = self.root / 'cells' / stage / ('__'.join(names) or 'all')
+    folder.mkdir(parents=True, exist_ok=True)
+    point = dict(zip(plan['axes'], names, strict=True))
+    command = {k: plan[k] for k in ('command', 'gin_files')}
+    command |= {'bindings': {'RANDOM_SEED': '0'}, 'point': point}
+    (folder / 'command.json').write_text(json.dumps(command))
+    failed = tables.pop('failed', None)
+    for table, rows in tables.items():
+      text = ''.join(json.dumps(row) + '\n' for row in rows)
+      (folder / f'{table}.jsonl').write_text(text)
+    if failed is not None:
+      (folder / 'failed').write_text(json.dumps({'reason': failed}))
+    elif seconds is not None:
+      (folder / 'done').write_text(json.dumps({'seconds': seconds}))
+    return folder
+
+  def evaluation(self, stage, values, phi='generated', task='t'):
+    """A stage of evaluations: seed to accuracy."""
+    self.stage(stage)
+    for seed, accuracy in values.items():
+      self.cell(stage, seed, results=[result(phi, accuracy, task)])
+
+  def _save(self):
+    plan = {'axes': self._axes, 'stages': self._stages}
+    (self.root / 'sweep.json').write_text(json.dumps(plan))
+
+
+def result(phi, accuracy, task='t', **more):
+  return {'task': task, 'phi': phi, 'accuracy': accuracy, **more}
+
+
+def claims(root):
+  """The whole claims sweep, all cells done."""
+  folder = Folder(root)
+  random = np.random.default_rng(0)
+
+  def results(modes, suffix=''):
+    rows = []
+    for phi, accuracy in modes.items():
+      values = np.clip(accuracy + random.normal(0, 3, 2), 0, 100).tolist()
+      names = (f'toy_symbols{suffix}', f'toy_strings{suffix}')
+      for task, value in zip(
+        (*names, 'average'), (*values, float(np.mean(values))), strict=True
+      ):
+        more = {'loss': 3 - value / 40, 'accuracy_stderr': 0.5}
+        rows.append(result(phi, value, task, **more))
+    return rows
+
+  evaluations = {
+    f'{stage}_eval': (
+      {
+        'generated': 60.0 + 4 * index,
+        'other': 8.0,
+        'none': 6.0,
+        'random': 5.0,
+        'averaged': 20.0,
+      },
+      '',
+    )
+    for index, stage in enumerate(_HYPER)
+  }
+  evaluations |= {
+    f'shared_{kind}_eval': ({'generated': 25.0}, '')
+    for kind in ('prefix', 'lora')
+  }
+  evaluations['mtf_eval'] = ({'none': 30.0}, '')
+  evaluations['mtf_in_context_eval'] = ({'none': 95.0}, '_in_context')
+  evaluations['frozen_in_context_eval'] = ({'none': 80.0}, '_in_context')
+  for stage, (modes, suffix) in evaluations.items():
+    folder.stage(stage)
+    for seed in SEEDS:
+      folder.cell(stage, seed, results=results(modes, suffix))
+  for kind, worth in {'prefix': 0.05, 'lora': 0.1}.items():
+    stage = f'{kind}_hyperpretrain'
+    folder.stage(stage, 'hypertuning.train')
+    for seed in SEEDS:
+      folder.cell(stage, seed, metrics=_losses(random, worth))
+    starts = {'random': 400, 'shared': 250, 'phi': 60, 'averaged': 200}
+    for start, steps in starts.items():
+      stage = f'{kind}_adapt_{start}'
+      folder.stage(stage, 'hypertuning.adapt')
+      for seed in SEEDS:
+        folder.cell(stage, seed, **_tuning(random, steps))
+  folder.stage('cost', 'hypertuning.benchmarks.query_cost', ())
+  folder.cell('cost', results=costs())
+  return folder
+
+
+def costs():
+  """Rows of `hypertuning.benchmarks.query_cost`."""
+
+  def row(way, flops, seconds, phi):
+    return {
+      'way': way,
+      'flops': flops,
+      'seconds': seconds,
+      'seconds_low': seconds / 2,
+      'seconds_high': seconds * 2,
+      'phi_bytes': 4 * phi,
+      'phi_bytes_bfloat16': 2 * phi,
+    }
+
+  return [
+    row('making phi', 12_000_000, 0.006, 2560),
+    row('query with phi', 1_000_000, 0.001, 2560),
+    row('query in context', 5_000_000, 0.004, 0),
+    {'way': 'break even', 'queries_by_flops': 3.0, 'queries_by_seconds': 2.0},
+  ]
+
+
+def _losses(random, worth):
+  rows = []
+  for step in range(50, 301, 50):
+    own = 3 - 0.001 * step + random.normal(0, 0.01)
+    rows.append({'step': step, 'train/loss': own})
+    losses = {
+      'generated': own,
+      'other': own + worth * step / 300,
+      'none': own + 2 * worth * step / 300,
+    }
+    rows.append(
+      {'step': step, **{f'eval/loss/{k}': v for k, v in losses.items()}}
+    )
+  return rows
+
+
+def _tuning(random, steps):
+  curves = []
+  for task in ('a', 'b'):
+    scale = steps * random.uniform(0.8, 1.2)
+    for step in range(0, 501, 50):
+      left = float(np.exp(-step / scale))
+      row = {'task': task, 'step': step, 'seconds': step / 100}
+      curves.append({**row, 'loss': 2 * left, 'accuracy': 100 * (1 - left)})
+  needed = steps * random.uniform(0.8, 1.2)
+  more = {
+    'target': 90.0,
+    'reached': 0.75,
+    'steps_to_target': needed,
+    'seconds_to_target': needed / 100,
+  }
+  results = [
+    result('start', 10.0, 'average', loss=2.0, accuracy_stderr=1.0),
+    result('tuned', 95.0, 'average', loss=0.1, accuracy_stderr=1.0, **more),
+  ]
+  return {'curves': curves, 'results': results}
