@@ -205,6 +205,12 @@ def test_installed_package_finds_gin_and_tasks_from_anywhere(tmp_path, kind):
     'from hypertuning import gin_utils;'
     'gin_utils.parse(["gin/models/hyper_t5_prefix.gin",'
     '"gin/models/sizes/tiny.gin"], ["OPTIMIZER = None"]);'
-    'print("parsed")',
+    'print("parsed");'
+    'from hypertuning.reporting import page;'
+    'print(page.html("t", "f", [])[:15])',
   )
-  assert out.splitlines() == [str(root / 'tasks/toy.py'), 'parsed']
+  assert out.splitlines() == [
+    str(root / 'tasks/toy.py'),
+    'parsed',
+    '<!DOCTYPE html>',
+  ]

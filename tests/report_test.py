@@ -104,17 +104,19 @@ def test_what_is_not_done_is_said_and_not_counted(folder):
   with (folder.root / 'cells/torn/2/results.jsonl').open('a') as file:
     file.write('{"task": "u", "phi": "gener')
   names = ('some', 'none', 'bad', 'half', 'torn')
-  table = only(
-    methods.methods(
-      sweep(folder), methods={name: (name, 'generated') for name in names}
-    )
+  section = methods.methods(
+    sweep(folder), methods={name: (name, 'generated') for name in names}
   )
+  table = only(section)
   (_, some), (_, none), (_, bad), (_, half), (_, torn) = table.rows
   assert (none.text, none.kind) == ('missing', 'absent')
   assert bad.text == 'failed: error: no <memory>'
   for cell in (some, half, torn):
     assert cell.text.startswith('85.0 ± ')
     assert cell.small == 'n = 2 of 3'
+  (figure,) = section.figures
+  for label in ('85.0 n = 2 of 3', '>missing<', '>failed<'):
+    assert label in figure.svg
   states = {
     row[0].text: row[1].text for row in only(runs.runs(sweep(folder))).rows
   }
@@ -258,6 +260,24 @@ def test_losses_of_hyperpretraining(folder):
   section = losses.losses(sweep(folder), stages={'Prefix': 'pretrain'})
   assert texts(only(section))[0][1:3] == ['20', '3.000 ± 2.484']
   assert texts(only(section))[0][5:] == ['0.500 ± 0.000', '1.000 ± 0.000']
+
+
+def test_curves_say_how_many_runs_they_are_of(folder):
+  row = {'step': 10, 'eval/loss/other': 2.5, 'eval/loss/none': 3.0}
+  for name, runs_done in {'some': '01', 'none': '', 'odd': '0'}.items():
+    folder.stage(name, 'hypertuning.train')
+    for seed in runs_done:
+      own = float('nan') if name == 'odd' else 2.0
+      rows = [{**row, 'eval/loss/generated': own}]
+      folder.cell(name, seed, metrics=rows)
+  stages = {'A': 'some', 'B': 'none', 'C': 'odd'}
+  section = losses.losses(sweep(folder), stages=stages)
+  table = only(section)
+  assert table.rows[0][2].small == 'n = 2 of 3'
+  assert texts(table)[1][1] == 'missing'
+  assert texts(table)[2][1].startswith('failed: cells/odd/0 has steps without')
+  for title in ('A (n = 2 of 3)', 'B (missing)', 'C (failed)'):
+    assert title in section.figures[0].svg
 
 
 def test_starts_compare_steps_with_those_of_the_reference(folder):

@@ -44,7 +44,7 @@ def losses(
     )
     for mode, label in _MODES.items():
       plots.band(axis, lines.estimates(mode), label, _COLOURS[mode])
-    axis.set_title(kind)
+    axis.set_title(sections.line_label(kind, lines))
     axis.set_xlabel('steps of hyperpretraining')
     row, told = _end(kind, stage, lines)
     rows.append(row)

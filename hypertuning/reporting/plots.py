@@ -136,7 +136,7 @@ def bars(
     error_kw={'capsize': 2.5, 'elinewidth': 1, 'ecolor': '#39424e'},
   )
   axis.bar_label(drawn, labels, padding=4, fontsize=8)
-  axis.margins(x=0.2)
+  axis.margins(x=0.2, y=0.02)
   if not any(value < 0 for value in means):
     axis.set_xlim(left=0)
   axis.grid(visible=False, axis='y')

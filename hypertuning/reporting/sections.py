@@ -7,6 +7,7 @@ from typing import Any
 
 from hypertuning import summaries
 from hypertuning.reporting.cells import Stage
+from hypertuning.reporting.curves import Curves
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.statistics import Estimate
 
@@ -113,9 +114,19 @@ def digits(metric: str) -> int:
 
 def label(metric: str, measure: Measure) -> str:
   """What stands at a bar: the number, or in a word why there is none."""
-  if measure.estimate is None:
+  estimate = measure.estimate
+  if estimate is None:
     return measure.problem.partition(':')[0]
-  return summaries.shown(metric, measure.estimate.mean)
+  text = summaries.shown(metric, estimate.mean)
+  return f'{text} {few(estimate.n, measure.planned)}'.rstrip()
+
+
+def line_label(name: str, lines: Curves) -> str:
+  """A name, with what there is of its runs if that is not all."""
+  told = few(len(lines.lines), lines.planned)
+  if not lines.lines:
+    told = lines.problem.partition(':')[0]
+  return f'{name} ({told})' if told else name
 
 
 def interval(estimate: Estimate, planned: int, digits: int = 2) -> Text:

@@ -61,8 +61,9 @@ def starts(
       'curves.jsonl',
       f'task, step, {", ".join(_CURVES)}',
     )
+    label = sections.line_label(start, lines)
     for axis, field in zip(axes, _CURVES, strict=True):
-      plots.band(axis, lines.estimates(field), start, colour)
+      plots.band(axis, lines.estimates(field), label, colour)
   for axis, field in zip(axes, _CURVES, strict=True):
     axis.set_ylabel(field)
     axis.set_xlabel('tuning steps')
