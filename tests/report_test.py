@@ -359,6 +359,25 @@ def test_phi_that_saves_nothing_never_pays(folder):
   assert texts(section.tables[1])[0][-2:] == ['never', 'never']
 
 
+def test_costs_that_were_not_measured(folder):
+  folder.evaluation('a_eval', dict.fromkeys('012', 90.0), task='average')
+  folder.stage('cost', 'hypertuning.benchmarks.query_cost', ())
+  folder.cell('cost', failed='error: no memory')
+  section = cost.cost(
+    sweep(folder),
+    methods={
+      'phi': ('cost', 'query with phi', ('a_eval', 'generated', 'average'))
+    },
+    models={'Prefix': 'cost'},
+  )
+  costs, even = section.tables
+  failed = 'failed: error: no memory'
+  assert texts(costs) == [['phi', '90.0 ± 0.0', failed, failed]]
+  assert texts(even) == [['Prefix', *[failed] * 8]]
+  (record,) = even.records
+  assert set(record.values()) == {'Prefix', '', failed}
+
+
 def test_published_numbers_stay_in_their_column(folder, tmp_path):
   file = tmp_path / 'published.csv'
   file.write_text(_PUBLISHED)

@@ -186,10 +186,12 @@ def _break_even(sweep: Sweep, models: Mapping[str, str]) -> Table:
 
 
 def _queries(making: Measure, with_phi: Measure, in_context: Measure) -> Text:
-  costs = [m.estimate for m in (making, with_phi, in_context)]
-  if any(estimate is None for estimate in costs):
-    return Text(making.problem, 'absent')
-  once, phi, context = (e.mean for e in costs if e is not None)
+  costs = []
+  for measure in (making, with_phi, in_context):
+    if measure.estimate is None:
+      return Text(measure.problem, 'absent')
+    costs.append(measure.estimate.mean)
+  once, phi, context = costs
   saved = context - phi
   return Text(f'{once / saved:,.1f}' if saved > 0 else 'never', 'number')
 
