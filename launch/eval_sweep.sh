@@ -13,10 +13,6 @@ if [[ $# -eq 0 || $1 == --help ]]; then
   [[ ${1:-} == --help ]] && exit 0 || exit 2
 fi
 
-venv=${VENV:-$root/.venv}
-if [[ ! -x "$venv/bin/python" ]]; then
-  "${PYTHON:-python3}" -m venv "$venv"
-fi
-"$venv/bin/python" -m pip install --quiet --editable "$root"
-exec "$venv/bin/python" -m hypertuning.sweep \
+source "$root/launch/environment.sh"
+exec "$python" -m hypertuning.sweep \
   --gin_file=gin/sweeps/eval.gin "$@"
