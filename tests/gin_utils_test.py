@@ -86,7 +86,8 @@ def test_other_files_parse(model, command):
     ),
     ('models/t5', 'quickstart/eval_in_context'),
     ('quickstart/report',),
-    ('quickstart/report_text',),
+    ('quickstart/sweep',),
+    ('claims/sweep',),
     ('claims/report',),
   ],
   ids='+'.join,
@@ -95,7 +96,7 @@ def test_quickstart_files_parse(files):
   # launch/quickstart.sh binds folders; all else stands in the files.
   kind = files[-1].partition('/')[2].partition('_')[0]
   names = {'eval': ('CHECKPOINT_PATH', 'EVAL_OUTPUT_DIR')}
-  names |= {'report': ('SWEEP_DIR',)}
+  names |= {'report': ('SWEEP_DIR',), 'sweep': ('SWEEP_DIR',)}
   gin_utils.parse(
     [f'gin/{file}.gin' for file in files],
     [f"{name} = 'folder'" for name in names.get(kind, ('MODEL_DIR',))],

@@ -185,13 +185,16 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
     }
   path = pathlib.Path(output_dir, _SWEEP)
   before = _read(path) if path.exists() else sweep
-  for stage, said in before.get('stages', {}).items():
-    here = sweep['stages'].get(stage, {})
-    if said['axes'] != here.get('axes') or said['command'] != here['command']:
+  for stage, said in before['stages'].items():
+    if said != sweep['stages'].get(stage):
       raise UserError(
-        f'{path}: another sweep is in this folder, stage {stage!r} is not the '
-        'same there; use another SWEEP_DIR.'
+        f'{path}: another sweep is in this folder, with another stage '
+        f'{stage!r}; use another SWEEP_DIR.'
       )
+  for axis, labels in before['axes'].items():
+    # Points of an earlier start stay in the table.
+    more = [x for x in sweep['axes'].get(axis, []) if x not in labels]
+    sweep['axes'][axis] = [*labels, *more]
   for cell in work:
     path = cell.folder / _COMMAND
     if path.exists() and _read(path) != cell.told():
