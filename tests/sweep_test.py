@@ -1,40 +1,40 @@
-"""Sweeps: what runs, what runs again, and the table of it."""
+"""Sweeps: what runs, after what, what runs again, and the table of it."""
 
 import csv
+import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import runner
+from scipy import stats
 
 from hypertuning import sweep, sweep_table
 from hypertuning.errors import UserError
-from hypertuning.sweep_table import Cell
+from hypertuning.sweeping import cells, scheduler
+from hypertuning.sweeping.cells import Cell
 
 FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
-MODULE = """
-from hypertuning.data import registry
-
-def add(name='even_draws', draws=1):
-  rows = [(str(n), 'yn'[n % 2]) for n in range(12)]
-  registry.add_episodes(
-    name, {s: lambda: {'even': rows} for s in ('train', 'validation')},
-    shots=3, queries=2, visits=None, draws=draws,
-  )
-  return name
-"""
-GIN = """
-from __gin__ import dynamic_registration
-import drawn_tasks
-MIXTURE_OR_TASK_NAME = @drawn_tasks.add()
-"""
+TRAIN = {
+  'command': 'hypertuning.train',
+  'gin_files': ('gin/optimizers/adamw.gin', 'gin/local/train.gin'),
+}
+EVAL = {'command': 'hypertuning.eval', 'gin_files': ('gin/local/eval.gin',)}
+SEEDS = {'0': {'RANDOM_SEED': 0}, '1': {'RANDOM_SEED': 1}}
 
 
-def write_cell(folder, name, rows):
-  path = folder / 'cells' / name
+def write_cell(folder, name, rows, point, stage='eval'):
+  path = folder / 'cells' / stage / name
   path.mkdir(parents=True)
   text = '\n'.join(json.dumps(row) for row in rows)
   (path / 'results.jsonl').write_text(text)
-  return path
+  cell = Cell(stage, point, path)
+  cell.succeed(1.0)
+  return cell
 
 
 def row(accuracy, phi='generated', task='t'):
@@ -47,94 +47,265 @@ def row(accuracy, phi='generated', task='t'):
   }
 
 
-def test_table_has_means_and_deviations_over_draws(tmp_path, capsys):
-  cells = []
-  for checkpoint, values in (('a', (50.0, 70.0)), ('b', (10.0, 10.0))):
-    for draw, value in enumerate(values):
-      rows = [row(value), row(99.0, 'none'), row(value, task='average')]
-      folder = write_cell(tmp_path, f'{checkpoint}{draw}', rows)
+def test_table_has_means_and_intervals_over_an_axis(tmp_path, capsys):
+  work = []
+  values = {'a': (50.0, 70.0, 66.0), 'b': (10.0, 10.0, 10.0)}
+  for checkpoint, scores in values.items():
+    for draw, value in enumerate(scores):
+      rows = [row(value), row(99.0, 'none')]
       point = {'checkpoint': checkpoint, 'draw': str(draw)}
-      cells.append(Cell(point, folder))
-  failed = {'checkpoint': 'c', 'draw': '0'}
-  cells.append(Cell(failed, tmp_path / 'none', 'no such | file'))
-  sweep_table.write(str(tmp_path), cells, 'accuracy', 'generated', 'draw')
+      work.append(write_cell(tmp_path, f'{checkpoint}{draw}', rows, point))
+  bad = Cell('eval', {'checkpoint': 'c', 'draw': '0'}, tmp_path / 'c')
+  bad.fail('no such | file')
+  work.append(bad)
+  sweep_table.write(str(tmp_path), work, 'accuracy', 'generated', 'draw')
   table = (tmp_path / 'table.md').read_text()
   assert table in capsys.readouterr().out
+  low, high = stats.t.interval(0.95, 2, 62.0, stats.sem(values['a']))
   assert table.splitlines() == [
-    '| checkpoint | task | accuracy | standard deviation | cells |',
-    '| --- | --- | --- | --- | --- |',
-    '| a | t | 60.0 | 14.1 | 2 |',
-    '| a | average | 60.0 | 14.1 | 2 |',
-    '| b | t | 10.0 | 0.0 | 2 |',
-    '| b | average | 10.0 | 0.0 | 2 |',
-    '| c |  | failed | no such / file |  |',
+    '| stage | checkpoint | phi | task | accuracy | 95% interval | cells |',
+    '| --- | --- | --- | --- | --- | --- | --- |',
+    f'| eval | a | generated | t | 62.0 | {low:.1f} to {high:.1f} | 3 |',
+    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 3 |',
+    '| eval | c |  |  | failed | no such / file |  |',
   ]
   with (tmp_path / 'table.csv').open() as file:
     lines = list(csv.DictReader(file))
-  assert len(lines) == 4 * 3 + 1 and lines[-1]['failure'] == 'no such | file'
+  assert len(lines) == 6 * 2 + 1 and lines[-1]['failure'] == 'no such | file'
   assert {x['value'] for x in lines if x['phi'] == 'none'} == {'99.0'}
   assert lines[0]['stderr'] == '2.0'
   assert (tmp_path / 'table.png').read_bytes().startswith(b'\x89PNG')
   with pytest.raises(UserError, match="metric = 'f1'.*there is accuracy"):
-    sweep_table.write(str(tmp_path), cells[:1], 'f1', 'generated', 'draw')
+    sweep_table.write(str(tmp_path), work[:1], 'f1', 'generated', 'draw')
 
 
 def test_results_of_t5x_are_read(tmp_path):
-  folder = tmp_path / 'cells' / 'a' / 'inference_eval'
-  folder.mkdir(parents=True)
+  cell = write_cell(tmp_path, 'a', [], {'checkpoint': 'a'})
+  (cell.folder / 'results.jsonl').unlink()
+  (cell.folder / 'inference_eval').mkdir()
   lines = [json.dumps({'step': n, 'accuracy': 10.0 * n}) for n in (1, 2)]
-  (folder / 't-metrics.jsonl').write_text('\n'.join(lines))
-  cells = [Cell({'checkpoint': 'a'}, folder.parent)]
-  sweep_table.write(str(tmp_path), cells, 'accuracy', 'generated', 'draw')
-  assert '| a | t | 20.0 |' in (tmp_path / 'table.md').read_text()
+  path = cell.folder / 'inference_eval/t-metrics.jsonl'
+  path.write_text('\n'.join(lines))
+  sweep_table.write(str(tmp_path), [cell], 'accuracy', None, 'draw')
+  assert (
+    '| eval | a | generated | t | 20.0 |  | 1 |'
+    in (tmp_path / 'table.md').read_text()
+  )
 
 
-def test_slips(tmp_path):
-  arguments = {'output_dir': str(tmp_path), 'gin_files': FILES}
-  with pytest.raises(UserError, match="command = 'rm'"):
-    sweep.sweep(**arguments, axes={}, command='rm')
-  with pytest.raises(UserError, match="'task' has no points"):
-    sweep.sweep(**arguments, axes={'task': {}})
+def test_half_written_results_are_in_no_table(tmp_path):
+  whole = write_cell(tmp_path, 'a', [row(1.0)], {'seed': '0'})
+  half = write_cell(tmp_path, 'b', [row(99.0)], {'seed': '1'})
+  (half.folder / 'done').unlink()
+  sweep_table.write(str(tmp_path), [whole, half], 'accuracy', None, 'seed')
+  table = (tmp_path / 'table.md').read_text()
+  assert '| eval | generated | t | 1.0 |  | 1 |' in table
+  assert '99' not in table and 'failed' in table
+
+
+def test_stages_start_from_one_another_at_the_same_point(tmp_path):
+  work = cells.expand(
+    str(tmp_path),
+    {
+      'base': {**TRAIN, 'axes': ()},
+      'tuned': {
+        **TRAIN,
+        'axes': ('seed',),
+        'bindings': {'TRAIN_STEPS': 3},
+        'after': {'INITIAL_CHECKPOINT_PATH': 'base'},
+      },
+      'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'tuned'}},
+    },
+    {'seed': SEEDS, 'shots': {'2': {'SHOTS': 2, 'gin_files': ('x.gin',)}}},
+  )
+  # All of the first seed, then all of the second.
+  assert [cell.name for cell in work] == [
+    'base/all',
+    'tuned/0',
+    'eval/0__2',
+    'tuned/1',
+    'eval/1__2',
+  ]
+  last = work[-1]
+  assert last.after['CHECKPOINT_PATH'] is work[3]
+  assert work[3].after['INITIAL_CHECKPOINT_PATH'] is work[0]
+  assert last.flags() == [
+    '--gin_file=x.gin',
+    '--gin_file=gin/local/eval.gin',
+    '--gin.RANDOM_SEED=1',
+    '--gin.SHOTS=2',
+    f"--gin.EVAL_OUTPUT_DIR='{last.folder}'",
+    f"--gin.CHECKPOINT_PATH='{work[3].folder}'",
+  ]
+
+
+def test_t5x_gets_the_newest_checkpoint_itself(tmp_path):
+  stages = {
+    'run': {**TRAIN, 'command': 't5x.train'},
+    'next': {
+      **TRAIN,
+      'command': 't5x.train',
+      'after': {'INITIAL_CHECKPOINT_PATH': 'run'},
+    },
+    'eval': {
+      **EVAL,
+      'command': 't5x.eval',
+      'after': {'CHECKPOINT_PATH': 'run'},
+    },
+  }
+  run, following, evaluated = cells.expand(str(tmp_path), stages, {})
+  for step in (90, 100):
+    (run.folder / f'checkpoint_{step}').mkdir(parents=True)
+  path = f"--gin.CHECKPOINT_PATH='{run.folder}/checkpoint_100'"
+  assert path in evaluated.flags()
+  path = f"--gin.INITIAL_CHECKPOINT_PATH='{run.folder}'"
+  assert path in following.flags()
+
+
+@pytest.mark.parametrize(
+  'stages, axes, message',
+  [
+    ({}, {}, 'STAGES: there is none'),
+    ({'a': EVAL}, {'seed': {}}, "AXES: 'seed' has no points"),
+    ({'a': {**EVAL, 'command': 'rm'}}, {}, "'a': command 'rm'"),
+    ({'a': {**EVAL, 'files': ()}}, {}, "'a' has a field 'files'"),
+    ({'a': {'command': 'hypertuning.eval'}}, {}, "'a' has no 'gin_files'"),
+    ({'a': {**EVAL, 'axes': ('sed',)}}, {'seed': SEEDS}, "no axis 'sed'"),
+    ({'a b': EVAL}, {}, "'a b' cannot name a folder"),
+    ({'a': {**EVAL, 'after': {'X': 'b'}}}, {}, "stage 'b', which does not"),
+    (
+      {'a': {**EVAL, 'after': {'X': 'b'}}, 'b': TRAIN},
+      {},
+      "'a' comes before 'b'",
+    ),
+    (
+      {'b': TRAIN, 'a': {**EVAL, 'axes': (), 'after': {'X': 'b'}}},
+      {'seed': SEEDS},
+      "'b', which has the axis 'seed'",
+    ),
+  ],
+)
+def test_slips(tmp_path, stages, axes, message):
+  with pytest.raises(UserError, match=message):
+    sweep.sweep(output_dir=str(tmp_path), stages=stages, axes=axes)
+  assert not list(tmp_path.iterdir())
+
+
+def test_two_sweeps_in_one_folder(tmp_path):
+  def claim(stages, seeds=SEEDS):
+    work = cells.expand(str(tmp_path), stages, {'seed': seeds})
+    cells.claim(str(tmp_path), work)
+
+  one = {'run': {**TRAIN, 'bindings': {'TRAIN_STEPS': 3}}}
+  claim(one)
+  claim(one, {'2': {'RANDOM_SEED': 2}})  # more of the same is welcome
+  said = json.loads((tmp_path / 'sweep.json').read_text())
+  assert said['axes'] == {'seed': ['0', '1', '2']}
+  with pytest.raises(UserError, match="another sweep.*stage 'run'"):
+    claim({'other': TRAIN})
+  with pytest.raises(UserError, match='0/command.json: this cell was another'):
+    claim({'run': {**TRAIN, 'bindings': {'TRAIN_STEPS': 4}}})
+  (tmp_path / 'sweep.json').write_text('{')
+  with pytest.raises(UserError, match='sweep.json: is damaged'):
+    claim(one)
+
+
+def _small(**more):
+  """Stages whose commands end in seconds."""
+  bindings = {**runner.SMALL, 'WARMUP_STEPS': 1, 'TRAIN_STEPS': 2}
+  train = {
+    'command': 'hypertuning.train',
+    'gin_files': runner.TRAIN_FILES,
+    'bindings': {**bindings, 'EVAL_PERIOD': 0},
+  }
+  return {
+    'run': train,
+    'bad': {**train, 'after': {'INITIAL_CHECKPOINT_PATH': 'run'}, **more},
+    'eval': {
+      'command': 'hypertuning.eval',
+      'gin_files': (*runner.MODEL_FILES, 'gin/local/eval.gin'),
+      'bindings': {**runner.SMALL, 'EVAL_STEPS': 1},
+      'after': {'CHECKPOINT_PATH': 'bad'},
+    },
+  }
 
 
 @pytest.mark.slow
-def test_a_finished_cell_never_runs_again(tmp_path, monkeypatch, capsys):
-  (tmp_path / 'drawn_tasks.py').write_text(MODULE)
-  (tmp_path / 'task.gin').write_text(GIN)
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('PYTHONPATH', f'{runner.ROOT}:{tmp_path}')
-  runner.train(tmp_path / 'run', total_steps=1)
-  sizes = {
-    name: value
-    for name, value in runner.SMALL.items()
-    if not name.startswith('MIXTURE')
-  }
-  sizes |= {  # as `runner.model` has them
-    'PREFIX_SITES': ('encoder_self', 'decoder_self'),
-    'QUERY_TOKENS': (),
-  }
-  arguments = {
-    'output_dir': 'sweep',
-    'axes': {
-      'checkpoint': {
-        'good': {'gin_files': FILES[:1], 'CHECKPOINT_PATH': 'run'},
-        'bad': {'gin_files': FILES[:1], 'CHECKPOINT_PATH': 'nowhere'},
-      },
-      'draw': {str(n): {'drawn_tasks.add.draws': (n,)} for n in range(2)},
-    },
-    'gin_files': (FILES[1], 'gin/local/eval.gin', 'task.gin'),
-    'bindings': sizes,
-  }
-  with pytest.raises(UserError, match=r"2 of 4 cells failed.*'nowhere'"):
-    sweep.sweep(**arguments)
-  table = (tmp_path / 'sweep/table.md').read_text()
-  assert '| good | even_draws | ' in table and '| bad |  | failed | ' in table
-  done = sorted(tmp_path.glob('sweep/cells/*/done'))
-  assert [path.parent.name for path in done] == ['good__0', 'good__1']
+def test_a_failure_stops_only_what_needs_it_and_nothing_runs_twice(
+  tmp_path, capsys
+):
+  arguments = {'output_dir': str(tmp_path), 'num_workers': 2}
+  stages = _small(bindings={**_small()['run']['bindings'], 'PREFIX_LENGTH': 3})
+  stages['bad']['after'] = {'INITIAL_CHECKPOINT_PATH': 'run'}
+  stages['fine'] = {**stages['eval'], 'after': {'CHECKPOINT_PATH': 'run'}}
+  with pytest.raises(UserError, match='2 of 4 cells failed.*queries'):
+    sweep.sweep(**arguments, stages=stages)
+  out = capsys.readouterr().out
+  assert '4 cells, 0 done before, 4 to run' in out
+  assert '| eval |  |  | failed | bad/all failed, which it starts from |' in out
+  assert '| fine | generated | toy_symbols | ' in out
+  done = sorted(tmp_path.glob('cells/*/*/done'))
+  assert [path.parts[-3] for path in done] == ['fine', 'run']
   times = {path: path.stat().st_mtime_ns for path in done}
-  arguments['axes']['checkpoint'].pop('bad')
-  sweep.sweep(**arguments)
-  assert '2 cells, 2 done before, 0 to run' in capsys.readouterr().out
+  log = tmp_path / 'cells/bad/all/log.txt'
+  assert 'Traceback' not in log.read_text()
+  with pytest.raises(UserError, match='2 of 4 cells failed'):
+    sweep.sweep(**arguments, stages=stages)
+  assert '2 done before, 2 to run' in capsys.readouterr().out
   assert {path: path.stat().st_mtime_ns for path in done} == times
-  with pytest.raises(UserError, match='good__0.*another command'):
-    sweep.sweep(**{**arguments, 'bindings': {**sizes, 'BATCH_SIZE': 4}})
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_goes_on(tmp_path):
+  """SIGTERM ends the cell that runs, which keeps its state."""
+  gin = f'STAGES = {_small()!r}\n'.replace(
+    "'TRAIN_STEPS': 2", "'TRAIN_STEPS': 9999"
+  )
+  (tmp_path / 'mine.gin').write_text(gin)
+  command = [
+    sys.executable,
+    '-m',
+    'hypertuning.sweep',
+    '--gin_file=gin/sweeps/sweep.gin',
+    '--gin_file=mine.gin',
+    "--gin.SWEEP_DIR='out'",
+  ]
+  process = subprocess.Popen(
+    command,
+    cwd=tmp_path,
+    env=runner.environment(),
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  metrics = tmp_path / 'out/cells/run/all/metrics.jsonl'
+  deadline = time.monotonic() + 240
+  while not metrics.exists() and time.monotonic() < deadline:
+    time.sleep(0.5)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 128 + signal.SIGTERM, err
+  assert 'the same command goes on from there' in err
+  assert list(metrics.parent.glob('checkpoint_*'))
+  assert not list(tmp_path.glob('out/cells/*/*/done'))
+  assert not list(tmp_path.glob('out/cells/*/*/failed'))
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path, monkeypatch):
+  work = cells.expand(str(tmp_path), {'run': TRAIN}, {})
+  cells.claim(str(tmp_path), work)
+  other = os.open(work[0].folder / '.lock', os.O_RDWR | os.O_CREAT)
+  fcntl.flock(other, fcntl.LOCK_EX)
+  launched = []
+
+  def launch(self, *arguments):
+    launched.append(arguments)
+    raise AssertionError('the cell belongs to another process')
+
+  def finish(seconds):
+    work[0].succeed(1.0)  # the other process ends it while we wait
+
+  monkeypatch.setattr(scheduler.launcher.Launcher, '__call__', launch)
+  monkeypatch.setattr(scheduler.time, 'sleep', finish)
+  scheduler.run(work, 1)
+  os.close(other)
+  assert not launched and work[0].is_done

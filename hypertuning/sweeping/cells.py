@@ -186,7 +186,8 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
   path = pathlib.Path(output_dir, _SWEEP)
   before = _read(path) if path.exists() else sweep
   for stage, said in before['stages'].items():
-    if said != sweep['stages'].get(stage):
+    here = sweep['stages'].get(stage)
+    if not here or any(said[x] != here[x] for x in ('command', 'axes')):
       raise UserError(
         f'{path}: another sweep is in this folder, with another stage '
         f'{stage!r}; use another SWEEP_DIR.'
