@@ -55,6 +55,19 @@ def test_every_field_and_other_names(tmp_path):
     row_files.read(write(tmp_path, rows), {'input': 'q'})
 
 
+def test_json_is_a_list_of_rows_or_lines_of_them(tmp_path):
+  rows = [{'inputs': 'a', 'targets': 'b'}, {'inputs': 'c', 'targets': 4}]
+  for text in (json.dumps(rows), json.dumps(rows, indent=2)):
+    (task,) = row_files.read(write(tmp_path, [text], 'mine.json')).values()
+    assert task.rows == [Row('a', 'b'), Row('c', '4')]
+  (task,) = row_files.read(write(tmp_path, rows, 'mine.json')).values()
+  assert task.rows == [Row('a', 'b'), Row('c', '4')]
+  with pytest.raises(UserError, match=r'mine.json: not JSON \(Expecting'):
+    row_files.read(write(tmp_path, ['[{"inputs":'], 'mine.json'))
+  with pytest.raises(UserError, match='mine.json:2: not an object'):
+    row_files.read(write(tmp_path, [json.dumps([GOOD, 3])], 'mine.json'))
+
+
 def test_tsv(tmp_path):
   lines = ['inputs\ttargets\toptions', 'a "b\tx\t["x", "y"]', 'c\ty\t']
   tasks = row_files.read(write(tmp_path, lines, 'mine.tsv'))

@@ -1,4 +1,4 @@
-"""Rows from a file: JSONL or TSV, gzipped or not, parquet or TFRecords.
+"""Rows from a file: JSONL, JSON or TSV, gzipped or not, parquet or TFRecords.
 
     {"inputs": "2 + 2", "targets": "4"}
     {"inputs": "Is it true?", "targets": "yes", "options": ["yes", "no"]}
@@ -6,7 +6,8 @@
 Optional fields: `options` (rank classification), `references` (other right
 answers), `definition` (the same in all rows of a task), `task` (a file of
 several tasks) and `id`. A TSV file has a header; its options and references are
-JSON lists. Problems of a binary file are named by the number of the row.
+JSON lists, and a JSON file is a list of such objects. Problems of a JSON or a
+binary file are named by the number of the row.
 """
 
 import csv
@@ -49,7 +50,8 @@ def read(
   """The tasks of a file.
 
   Args:
-    path: `.jsonl` or `.tsv`, with or without `.gz`, or see `record_files`.
+    path: `.jsonl`, `.json` or `.tsv`, with or without `.gz`, or see
+      `record_files`.
     fields: names in the file for those of `FIELDS` that it calls otherwise.
     strip: leave out white space around texts, options and references.
     name: of the task of rows without `task`; that of the file by default.
@@ -141,6 +143,8 @@ def _items(
   lines = _lines(path, problems)
   if path.removesuffix('.gz').endswith('.tsv'):
     return _tsv(path, lines, problems)
+  if _is_list(path, lines):
+    return _json(path, lines, problems)
   return _jsonl(path, lines, problems)
 
 
@@ -179,6 +183,28 @@ def _jsonl(
         Problem(path, number, f'not JSON ({error.msg}, column {error.colno}).')
       )
       continue
+    if isinstance(item, dict):
+      yield number, item
+    else:
+      problems.append(Problem(path, number, 'not an object: write {...}.'))
+
+
+def _is_list(path: str, lines: Sequence[tuple[int, str]]) -> bool:
+  """Whether a `.json` file is one list; others of that name have lines."""
+  named = path.removesuffix('.gz').endswith('.json')
+  return named and bool(lines) and lines[0][1].lstrip().startswith('[')
+
+
+def _json(
+  path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  if problems:  # not UTF-8
+    return
+  try:
+    items = json.loads('\n'.join(line for _, line in lines))
+  except json.JSONDecodeError as error:
+    raise UserError(f'{path}: not JSON ({error}).') from error
+  for number, item in enumerate(items, start=1):
     if isinstance(item, dict):
       yield number, item
     else:
