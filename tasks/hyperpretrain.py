@@ -23,6 +23,7 @@ from hypertuning.data import (
   features,
   preprocessors,
   registry,
+  row_files,
   vocabularies,
 )
 from hypertuning.data.preprocessors import SegmentLengths
@@ -102,6 +103,58 @@ def text_folder(
   return _add(name, source, segment, vocabulary)
 
 
+def text_rows(
+  train: str,
+  validation: str,
+  name: str = 'hyperpretrain_rows',
+  field: str = 'text',
+  lengths: SegmentLengths = BYTE_LENGTHS,
+  vocabulary: seqio.Vocabulary | None = None,
+) -> str:
+  """Hyperpretraining on the rows of two files; returns the name.
+
+  Args:
+    train: JSON lines, gzipped or not, see `row_files`.
+    validation: the same.
+    name: of the task.
+    field: of a row, that holds its text.
+    lengths: of the segments.
+    vocabulary: bytes by default.
+
+  Raises:
+    UserError: at the first use of a file that cannot be read, or whose rows
+      lack the field.
+  """
+  segment = functools.partial(preprocessors.caclm, lengths=lengths)
+  return _add(name, _rows(train, validation, field), segment, vocabulary)
+
+
+def text_rows_lm(
+  train: str,
+  validation: str,
+  name: str = 'text_rows_lm',
+  field: str = 'text',
+  lengths: SegmentLengths = LM_LENGTHS,
+  queries: int = 4,
+  vocabulary: seqio.Vocabulary | None = None,
+) -> str:
+  """The same texts for pretraining a downstream model; returns the name.
+
+  Args:
+    train: see `text_rows`.
+    validation: see `text_rows`.
+    name: of the task.
+    field: see `text_rows`.
+    lengths: of the segments.
+    queries: windows an example.
+    vocabulary: bytes by default.
+  """
+  segment = functools.partial(
+    preprocessors.prefix_lm, lengths=lengths, queries=queries
+  )
+  return _add(name, _rows(train, validation, field), segment, vocabulary)
+
+
 def c4(
   name: str = 'hyperpretrain_c4',
   tfds_name: str = 'c4/en:3.1.0',
@@ -166,6 +219,18 @@ def downstream_mixture(
 
 def _documentation() -> seqio.DataSource:
   return _source(corpus.python_documentation)
+
+
+def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
+  files = {'train': train, 'validation': validation}
+
+  @functools.cache
+  def texts(split: str) -> tuple[str, ...]:
+    fields = {'inputs': field, 'targets': field}
+    tasks = row_files.read(files[split], fields, name='text')
+    return tuple(row.inputs for row in tasks['text'].rows)
+
+  return _source(texts)
 
 
 def _source(

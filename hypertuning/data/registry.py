@@ -133,8 +133,17 @@ def add_copy(name: str, task: seqio.Task, source: EpisodeSource) -> str:
   return name
 
 
-def add_mixture(name: str, rates: Mapping[str, float]) -> str:
-  """Registers a mixture, in place of an older one; returns the name."""
+def add_mixture(
+  name: str, rates: Mapping[str, float] | Sequence[tuple[str, float]]
+) -> str:
+  """Registers a mixture, in place of an older one; returns the name.
+
+  Args:
+    name: of the mixture.
+    rates: names of tasks and their rates; in gin, where a name is what another
+      function returns, as pairs.
+  """
+  rates = dict(rates)
   if name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(name)
   seqio.MixtureRegistry.add(name, list(rates.items()))
