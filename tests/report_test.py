@@ -29,6 +29,8 @@ from hypertuning.reporting import (
 _PUBLISHED = """benchmark,size,method,task,value,metric,source
 P3,XL,HyperT5-Prefix,RTE,65.1,accuracy,table 1
 P3,XL,HyperT5-Prefix,CB,54.2,accuracy,table 1
+P3,XL,T0,CB,78.6,accuracy,table 2
+S-NI,XL,TAGI,Def,48.4,rouge_l,table 3
 """
 
 
@@ -394,21 +396,25 @@ def test_published_numbers_stay_in_their_column(folder, tmp_path):
   file.write_text(_PUBLISHED)
   folder.evaluation('a_eval', dict.fromkeys('012', 60.0))
   key = ('P3', 'XL', 'HyperT5-Prefix', 'RTE')
-  table = only(
-    published.published(
-      sweep(folder),
-      file=str(file),
-      measured={key: ('a_eval', 'generated', 't')},
-    )
+  source = ('a_eval', 'generated', 't', 'accuracy')
+  p3, ni = published.published(
+    sweep(folder), file=str(file), measured={key: source}
+  ).tables
+  assert (p3.name, ni.name) == (
+    'published_p3_xl_accuracy',
+    'published_s_ni_xl_rouge_l',
   )
-  assert table.columns[4:7] == ['published', 'metric', 'measured here']
-  assert [(row[4], row[6]) for row in texts(table)] == [
-    ('65.1', '60.0 ± 0.0'),
-    ('54.2', ''),
+  assert [p3.columns, *texts(p3)] == [
+    ['P3, XL, accuracy', 'RTE', 'CB', 'RTE, measured here', 'source'],
+    ['HyperT5-Prefix', '65.1', '54.2', '60.0 ± 0.0', 'table 1'],
+    ['T0', '', '78.6', '', 'table 2'],
   ]
+  assert p3.records[0]['value'] == '65.1'
+  assert p3.records[0]['measured mean'] == 60.0
+  assert texts(ni) == [['TAGI', '48.4', '', 'table 3']]
   for options, words in (
-    ({'benchmarks': ('P4',)}, "no 'P4'; there is P3"),
-    ({'measured': {(*key[:3], 'WiC'): ('a_eval', 'generated', 't')}}, 'WiC'),
+    ({'benchmarks': ('P4',)}, "no 'P4'; there is P3, S-NI"),
+    ({'measured': {(*key[:3], 'WiC'): source}}, 'WiC'),
   ):
     with pytest.raises(UserError, match=words):
       published.published(sweep(folder), file=str(file), **options)

@@ -2,37 +2,39 @@
 
 import csv
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, sections
 from hypertuning.reporting.cells import Sweep
-from hypertuning.reporting.measures import Source
+from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.sections import Section, Table, Text
 
 FILE = pathlib.Path(__file__).with_name('published.csv')
 COLUMNS = ('benchmark', 'size', 'method', 'task', 'value', 'metric', 'source')
 Key = tuple[str, str, str, str]  # benchmark, size, method and task
+Row = Mapping[str, str]
 
 
 def published(
   sweep: Sweep,
   *,
-  measured: Mapping[Key, Source] | None = None,
+  measured: Mapping[Key, tuple[str, str, str, str]] | None = None,
   benchmarks: Sequence[str] | None = None,
   file: str = str(FILE),
   name: str = 'published',
   title: str = 'Published numbers',
 ) -> Section:
-  """Numbers of papers, with a column of their own for those of the runs.
+  """Numbers of papers, with columns of their own for those of the runs.
 
   Args:
     sweep: with the evaluations.
     measured: (benchmark, size, method, task) of the file to (stage, phi mode,
-      task) of the evaluation that measures the same.
+      task, metric) of the evaluation that measures the same.
     benchmarks: those shown; None for all.
     file: CSV with the columns `COLUMNS`.
-    name: of the section and its files.
+    name: of the section, and with benchmark, size and metric of its files.
     title: above it.
 
   Raises:
@@ -41,41 +43,83 @@ def published(
   rows = _read(pathlib.Path(file))
   measured = measured or {}
   _check(file, {_key(row) for row in rows}, measured, benchmarks)
-  shown, records, stages = [], [], {}
+  ours = {
+    key: (metric, measures.result(sweep, (stage, phi, task), metric))
+    for key, (stage, phi, task, metric) in measured.items()
+  }
+  groups: dict[str, list[Row]] = {}
   for row in rows:
-    if benchmarks is not None and row['benchmark'] not in benchmarks:
-      continue
-    ours, told = Text(''), {}
-    if _key(row) in measured:
-      measure = measures.result(sweep, measured[_key(row)], row['metric'])
-      stages[measure.stage.name] = measure.stage
-      ours = sections.number(row['metric'], measure)
-      told = {
-        f'measured {column}': cell
-        for column, cell in sections.record(measure).items()
-      }
-    texts = {column: Text(row[column]) for column in COLUMNS}
-    texts['value'] = Text(row['value'], 'number')
-    source = texts.pop('source')
-    shown.append([*texts.values(), ours, source])
-    records.append({**row, **told})
-  table = Table(
-    name,
-    [*COLUMNS[:4], 'published', 'metric', 'measured here', 'source'],
+    if benchmarks is None or row['benchmark'] in benchmarks:
+      group = f'{row["benchmark"]}, {row["size"]}, {row["metric"]}'
+      groups.setdefault(group, []).append(row)
+  text = 'Published numbers are of the papers’ models, as their authors say.'
+  tables = [
+    _table(f'{name} {group}', group, found, ours)
+    for group, found in groups.items()
+  ]
+  return Section(name, title, text, [], tables)
+
+
+def _table(
+  name: str,
+  group: str,
+  rows: Sequence[Row],
+  ours: Mapping[Key, tuple[str, Measure]],
+) -> Table:
+  """A row a method, a column a task."""
+  tasks = list(dict.fromkeys(row['task'] for row in rows))
+  here = [
+    t for t in tasks if any(_key(r) in ours for r in rows if r['task'] == t)
+  ]
+  methods: dict[str, dict[str, Row]] = {}
+  for row in rows:
+    methods.setdefault(row['method'], {})[row['task']] = row
+  shown = []
+  for method, found in methods.items():
+    values = [
+      Text(found[task]['value'] if task in found else '', 'number')
+      for task in tasks
+    ]
+    texts = [_measured(found.get(task), ours) for task in here] or [Text('')]
+    sources = dict.fromkeys(row['source'] for row in found.values())
+    shown.append([Text(method), *values, *texts, Text('; '.join(sources))])
+  stages = {
+    ours[_key(row)][1].stage.name: ours[_key(row)][1].stage
+    for row in rows
+    if _key(row) in ours
+  }
+  heads = [f'{task}, measured here' for task in here] or ['measured here']
+  return Table(
+    re.sub(r'\W+', '_', name).lower(),
+    [group, *tasks, *heads, 'source'],
     shown,
-    records,
-    'What was not run here is empty in "measured here".',
+    [{**row, **_record(row, ours)} for row in rows],
+    'What was not run here is empty.',
     list(stages.values()),
   )
-  text = 'Published numbers are of the papers’ models, as their authors say.'
-  return Section(name, title, text, [], [table])
 
 
-def _read(path: pathlib.Path) -> list[dict[str, str]]:
+def _measured(row: Row | None, ours: Mapping[Key, tuple[str, Measure]]) -> Text:
+  if row is None or _key(row) not in ours:
+    return Text('')
+  return sections.number(*ours[_key(row)])
+
+
+def _record(
+  row: Row, ours: Mapping[Key, tuple[str, Measure]]
+) -> dict[str, object]:
+  if _key(row) not in ours:
+    return {}
+  _, measure = ours[_key(row)]
+  record = sections.record(measure)
+  return {f'measured {column}': value for column, value in record.items()}
+
+
+def _read(path: pathlib.Path) -> list[Row]:
   try:
     with path.open(encoding='utf-8', newline='') as file:
       reader = csv.DictReader(file)
-      rows = list(reader)
+      rows: list[Row] = list(reader)
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f'{path}: cannot be read ({error}).') from error
   if tuple(reader.fieldnames or ()) != COLUMNS:
@@ -86,14 +130,14 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
   return rows
 
 
-def _key(row: Mapping[str, str]) -> Key:
+def _key(row: Row) -> Key:
   return row['benchmark'], row['size'], row['method'], row['task']
 
 
 def _check(
   file: str,
   keys: set[Key],
-  measured: Mapping[Key, Source],
+  measured: Collection[Key],
   benchmarks: Sequence[str] | None,
 ) -> None:
   for key in measured:
