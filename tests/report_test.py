@@ -549,10 +549,10 @@ def page(tmp_path_factory):
   folder = sweep_folders.claims(root / 'sweep')
   joint = folder.root / 'cells/prefix_joint_eval'
   (joint / '1/done').unlink()
-  distilled = folder.root / 'cells/lora_distilled_eval'
+  distilled = folder.root / 'cells/lora_scratch_eval'
   for seed in sweep_folders.SEEDS:
     (distilled / seed / 'done').unlink()
-  folder.cell('lora_distilled_eval', '0', failed='error: <b>memory</b> | & co')
+  folder.cell('lora_scratch_eval', '0', failed='error: <b>memory</b> | & co')
   (root / 'published.csv').write_text(_PUBLISHED)
   gin_utils.parse(
     ['gin/claims/report.gin'],
@@ -598,7 +598,7 @@ def test_tables_are_files_too(page):
   joint = next(line for line in table if line.startswith('| HyperT5-Prefix+ '))
   assert joint.count('(n = 2 of 3)') == 3
   distilled = next(
-    x for x in table if x.startswith('| HyperT5-LoRA, distilled')
+    x for x in table if x.startswith('| HyperT5-LoRA, no hyperpretraining')
   )
   assert r'failed: error: <b>memory</b> \| & co' in distilled
   with (page.parent / 'methods.csv').open() as file:
@@ -612,5 +612,7 @@ def test_tables_are_files_too(page):
     if '"average", "phi": "generated"' in line
   ]
   assert float(ours[0]['mean']) == pytest.approx(np.mean(values))
-  absent = [r for r in rows if r['method'] == 'HyperT5-LoRA, distilled']
+  absent = [
+    r for r in rows if r['method'] == 'HyperT5-LoRA, no hyperpretraining'
+  ]
   assert {r['mean'] for r in absent} == {''}

@@ -13,7 +13,6 @@ _HYPER = (
   'lora_scratch',
   'prefix_joint',
   'prefix_distilled',
-  'lora_distilled',
   'prefix_distilled_mtf',
 )
 
@@ -108,9 +107,10 @@ def claims(root):
   evaluations['mtf_in_context_eval'] = ({'none': 95.0}, '_in_context')
   evaluations['frozen_in_context_eval'] = ({'none': 80.0}, '_in_context')
   for stage, (modes, suffix) in evaluations.items():
-    folder.stage(stage)
-    for seed in SEEDS:
-      folder.cell(stage, seed, results=results(modes, suffix))
+    seeded = stage != 'frozen_in_context_eval'
+    folder.stage(stage, axes=('seed',) if seeded else ())
+    for names in [(seed,) for seed in SEEDS] if seeded else [()]:
+      folder.cell(stage, *names, results=results(modes, suffix))
   for kind, worth in {'prefix': 0.05, 'lora': 0.1}.items():
     stage = f'{kind}_hyperpretrain'
     folder.stage(stage, 'hypertuning.train')
@@ -122,8 +122,9 @@ def claims(root):
       folder.stage(stage, 'hypertuning.adapt')
       for seed in SEEDS:
         folder.cell(stage, seed, **_tuning(random, steps))
-  folder.stage('cost', 'hypertuning.benchmarks.query_cost', ())
-  folder.cell('cost', results=costs())
+    stage = f'{kind}_cost'
+    folder.stage(stage, 'hypertuning.benchmarks.query_cost', ())
+    folder.cell(stage, results=costs())
   return folder
 
 
@@ -181,7 +182,9 @@ def _tuning(random, steps):
     'seconds_to_target': needed / 100,
   }
   results = [
-    result('start', 10.0, 'average', loss=2.0, accuracy_stderr=1.0),
-    result('tuned', 95.0, 'average', loss=0.1, accuracy_stderr=1.0, **more),
+    result('start', 10.0, 'toy_symbols_few', loss=2.0, accuracy_stderr=1.0),
+    result(
+      'tuned', 95.0, 'toy_symbols_few', loss=0.1, accuracy_stderr=1.0, **more
+    ),
   ]
   return {'curves': curves, 'results': results}
