@@ -99,7 +99,8 @@ def adapt(
     random_seed: of a random start, and of the rows that are tuned on.
 
   Returns:
-    Rows `{'task', 'phi': 'start' or 'tuned', 'loss', metric, ...}`; of tuned
+    Rows `{'task', 'phi': 'start' or 'tuned', 'episodes', 'loss', metric, ...}`,
+    standard errors over tasks, and their mean over seqio tasks; of tuned
     ones also `reached` (share of the tasks that reached the target) and the
     means over tasks of `steps_to_target` and `seconds_to_target`, which for a
     task that does not reach it are those of the whole tuning.
@@ -181,7 +182,9 @@ def adapt(
       config={'tasks': names},
     )
     curves += found
-    results += summarize(task.name, found, metric, target)
+    results += summarize(
+      task.name, found, len(names) * test_visits, metric, target
+    )
   results += aggregation.averages(results)
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
@@ -191,7 +194,11 @@ def adapt(
 
 
 def summarize(
-  name: str, curves: Sequence[Row], metric: str, target: float
+  name: str,
+  curves: Sequence[Row],
+  episodes: int,
+  metric: str,
+  target: float,
 ) -> list[Row]:
   """The rows of a seqio task from the curves of its tasks, see `adapt`."""
   tasks = list(dict.fromkeys(row['task'] for row in curves))
@@ -200,7 +207,7 @@ def summarize(
   for phi, place in ((_START, 0), (_TUNED, -1)):
     values = [of[task][place][metric] for task in tasks]
     losses = [of[task][place]['loss'] for task in tasks]
-    row: Row = {'task': name, 'phi': phi, 'tasks': len(tasks)}
+    row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
     row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
     if len(tasks) > 1:
       spread = float(np.std(values, ddof=1) / np.sqrt(len(values)))
@@ -341,7 +348,7 @@ def _table(results: Sequence[Row], metric: str) -> str:
   columns = [
     'task',
     'phi',
-    'tasks',
+    'episodes',
     'loss',
     metric,
     'reached',
