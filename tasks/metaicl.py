@@ -15,7 +15,7 @@ from typing import Any
 import seqio
 
 from hypertuning.data import aggregation, metrics, registry, row_files
-from hypertuning.data.fewshot import SCORE_EVAL, Markers
+from hypertuning.data.fewshot import Markers
 from hypertuning.data.rows import RowTask
 from hypertuning.errors import UserError
 
@@ -55,6 +55,7 @@ def train(
   queries: int = 1,
   symbol_labels: Sequence[str] | None = None,
   train_episodes: int | None = None,
+  in_context: bool = False,
   vocabulary: seqio.Vocabulary | None = None,
   markers: Markers | None = None,
 ) -> str:
@@ -67,6 +68,8 @@ def train(
     queries: examples an episode asks.
     symbol_labels: see `registry.add_episodes`.
     train_episodes: see `registry.add_episodes`.
+    in_context: gives the form whose examples stand in the downstream model's
+      own input.
     vocabulary: bytes by default.
     markers: separators by default; `MARKERS` is MetaICL's own format.
 
@@ -80,7 +83,7 @@ def train(
       name: _read(folder, name, TRAIN_K, TRAIN_SEED, 'train') for name in names
     }
 
-  return registry.add_episodes(
+  name = registry.add_episodes(
     f'metaicl_{setting}_train',
     {'train': tasks},
     k,
@@ -90,6 +93,7 @@ def train(
     vocabulary=vocabulary,
     markers=markers,
   )
+  return registry.form_of(name, in_context)
 
 
 def test(
@@ -97,6 +101,7 @@ def test(
   setting: str = 'hr_to_lr',
   k: int = 16,
   seeds: Sequence[int] = SEEDS,
+  in_context: bool = False,
   vocabulary: seqio.Vocabulary | None = None,
   markers: Markers | None = None,
 ) -> str:
@@ -110,6 +115,7 @@ def test(
     setting: one of `SETTINGS`.
     k: examples shown: all that the file of a seed has.
     seeds: of MetaICL's draws of shots.
+    in_context: see `train`.
     vocabulary: bytes by default.
     markers: see `train`.
 
@@ -136,9 +142,10 @@ def test(
         markers=markers,
         score_metric_fns=(_label_score if is_label else _choice_score,),
       )
-      members.append(task + SCORE_EVAL)
+      members.append(registry.form_of(task, in_context, scored=True))
   return registry.add_mixture(
-    f'metaicl_{setting}_test', dict.fromkeys(members, 1.0)
+    registry.form_of(f'metaicl_{setting}_test', in_context),
+    dict.fromkeys(members, 1.0),
   )
 
 
@@ -146,7 +153,7 @@ def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
   """Means over seeds, then over tasks; and the same of every worst seed."""
 
   def task_of(task: str) -> str:
-    return task.removesuffix(SCORE_EVAL).rpartition('_')[0]
+    return registry.base_of(task).rpartition('_')[0]
 
   worst = aggregation.worst(results, task_of, 'score')
   return aggregation.grouped(results, task_of) + worst

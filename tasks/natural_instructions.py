@@ -30,6 +30,7 @@ def natural_instructions(
   queries: int = 1,
   instances: int = 100,
   seed: int = 0,
+  in_context: bool = False,
   vocabulary: seqio.Vocabulary | None = None,
   markers: Markers | None = None,
 ) -> str:
@@ -46,6 +47,8 @@ def natural_instructions(
     queries: instances an episode asks.
     instances: of a task, at most.
     seed: of the choice among several right outputs, in training.
+    in_context: gives the form whose examples stand in the downstream model's
+      own input.
     vocabulary: bytes by default.
     markers: text instead of the two separators.
 
@@ -74,7 +77,7 @@ def natural_instructions(
       found[task] = RowTask(rows, pool=pool, definition=definition)
     return found
 
-  return registry.add_episodes(
+  registry.add_episodes(
     name,
     {'train': lambda: tasks('train'), 'test': lambda: tasks('test')},
     {'train': counts[setting], 'test': min(counts[setting], POSITIVES)},
@@ -84,6 +87,7 @@ def natural_instructions(
     markers=markers,
     metric_fns=(metrics.rouge_l,),
   )
+  return registry.form_of(name, in_context)
 
 
 def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:

@@ -45,6 +45,7 @@ def t0_train(
   longest_mean: int | None = 320,
   most_rows: int | None = 10_000,
   train_episodes: int | None = None,
+  in_context: bool = False,
   vocabulary: seqio.Vocabulary | None = None,
 ) -> str:
   """Registers T0's training mixture as one task; returns the name.
@@ -64,6 +65,8 @@ def t0_train(
     most_rows: of a prompt that are kept in memory, at equal distances in its
       files; rates do not change. None keeps all.
     train_episodes: see `registry.add_episodes`.
+    in_context: gives the form whose examples stand in the downstream model's
+      own input.
     vocabulary: bytes by default.
 
   Raises:
@@ -89,7 +92,7 @@ def t0_train(
       raise UserError(f'{folder}: no prompts of {table} in its files.')
     return kept
 
-  return registry.add_episodes(
+  registry.add_episodes(
     name,
     {'train': train},
     shots,
@@ -97,6 +100,7 @@ def t0_train(
     train_episodes=train_episodes,
     vocabulary=vocabulary,
   )
+  return registry.form_of(name, in_context)
 
 
 def held_out(
@@ -107,6 +111,7 @@ def held_out(
   draws: int | Sequence[int] = 1,
   datasets: Sequence[str] = HELD_OUT,
   most_rows: int | None = None,
+  in_context: bool = False,
   vocabulary: seqio.Vocabulary | None = None,
 ) -> str:
   """Registers T0's held-out sets, a task a prompt; returns the mixture's name.
@@ -122,6 +127,7 @@ def held_out(
     draws: of shots for every row: how many, or which.
     datasets: starts of the names of the prompts.
     most_rows: of a prompt, see `t0_train`.
+    in_context: see `t0_train`.
     vocabulary: bytes by default.
 
   Raises:
@@ -139,7 +145,10 @@ def held_out(
     if task not in pools:
       raise UserError(f'{folder}: task {task} has no training rows to show.')
     _add_prompt(task, pools[task], rows, shots, queries, draws, vocabulary)
-  return registry.add_mixture(name, {t + SCORE_EVAL: 1.0 for t in asked})
+  members = [registry.form_of(task, in_context, scored=True) for task in asked]
+  return registry.add_mixture(
+    registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
+  )
 
 
 def templates(
@@ -194,10 +203,9 @@ def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
   """Means over prompts, then over ANLI's rounds, then over data sets."""
 
   def dataset(task: str) -> str:
-    if (
-      task.startswith('anli') and task.removesuffix(SCORE_EVAL)[-2:] in _ROUNDS
-    ):
-      return f'anli_{task.removesuffix(SCORE_EVAL)[-2:]}'
+    ending = registry.base_of(task)[-2:]
+    if task.startswith('anli') and ending in _ROUNDS:
+      return f'anli_{ending}'
     return next((name for name in HELD_OUT if task.startswith(name)), task)
 
   def without_round(name: str) -> str:

@@ -206,6 +206,40 @@ def test_symbol_tuning_takes_classification_alone(tmp_path):
     assert any(map(kind, seen)) and any(map(kind, held_out))
 
 
+def test_in_context_forms_have_names_and_means_of_their_own(small):
+  """What the baselines of a benchmark train on, and are asked."""
+  folder = str(small / 'p3')
+  name = p3.t0_train(folder, 'p3_form', shots=3, in_context=True)
+  assert name == 'p3_form_in_context' and name in seqio.TaskRegistry.names()
+  name = natural_instructions.natural_instructions(
+    str(small / 'ni'), 'ni_form', in_context=True
+  )
+  assert name == 'ni_form_in_context' and name in seqio.TaskRegistry.names()
+  both = [
+    metaicl.test(str(small / 'metaicl'), k=4, seeds=(13,), in_context=form)
+    for form in (False, True)
+  ]
+  assert both[1] == f'{both[0]}_in_context'
+  members = [
+    sorted(task.name for task in seqio.MixtureRegistry.get(name).tasks)
+    for name in both
+  ]
+  tasks = ['metaicl_free_13', 'metaicl_signs_13']
+  for form, names in zip(('', '_in_context'), members, strict=True):
+    assert names == [f'{task}{form}_score_eval' for task in tasks]
+  rows = [
+    {'task': task, 'phi': 'none', 'episodes': 1, 'accuracy': 10.0, 'score': 1.0}
+    for task in (
+      *members[1],
+      'anli_a_r1_in_context_score_eval',
+      'anli_b_r1_in_context_score_eval',
+    )
+  ]
+  means = {row['task'] for row in metaicl.aggregate(rows[:2])}
+  assert means == {'metaicl_free', 'metaicl_signs', 'average', 'worst'}
+  assert 'anli_r1' in {row['task'] for row in p3.aggregate(rows[2:])}
+
+
 def test_anli_counts_as_one_data_set():
   rows = [
     {'task': f'{task}_score_eval', 'phi': 'none', 'episodes': 1, 'accuracy': x}

@@ -14,7 +14,8 @@ from hypertuning.errors import UserError
 
 # Suffix of a task's name, by what the downstream model reads before a query:
 # nothing (phi tells), or definition and shots.
-FORMS = ('', '_in_context')
+IN_CONTEXT = '_in_context'
+FORMS = ('', IN_CONTEXT)
 Splits = Mapping[str, Callable[[], Tasks]]
 MetricFns = Sequence[Callable[..., Mapping[str, float]]]
 
@@ -96,7 +97,7 @@ def add_episodes(
     to_tokens = functools.partial(
       fewshot.episode_features,
       vocabulary=vocabulary,
-      in_context=form == '_in_context',
+      in_context=form == IN_CONTEXT,
       markers=markers,
     )
     _add(
@@ -117,6 +118,16 @@ def add_episodes(
         score_metric_fns,
       )
   return name
+
+
+def form_of(name: str, in_context: bool, scored: bool = False) -> str:
+  """The name of a form of the task that `add_episodes` has called `name`."""
+  return name + IN_CONTEXT * in_context + SCORE_EVAL * scored
+
+
+def base_of(name: str) -> str:
+  """What `add_episodes` has called the task whose form `name` is."""
+  return name.removesuffix(SCORE_EVAL).removesuffix(IN_CONTEXT)
 
 
 def add_copy(name: str, task: seqio.Task, source: EpisodeSource) -> str:
