@@ -139,29 +139,6 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
   ]
 
 
-def test_t5x_gets_the_newest_checkpoint_itself(tmp_path):
-  stages = {
-    'run': {**TRAIN, 'command': 't5x.train'},
-    'next': {
-      **TRAIN,
-      'command': 't5x.train',
-      'after': {'INITIAL_CHECKPOINT_PATH': 'run'},
-    },
-    'eval': {
-      **EVAL,
-      'command': 't5x.eval',
-      'after': {'CHECKPOINT_PATH': 'run'},
-    },
-  }
-  run, following, evaluated = cells.expand(str(tmp_path), stages, {})
-  for step in (90, 100):
-    (run.folder / f'checkpoint_{step}').mkdir(parents=True)
-  path = f"--gin.CHECKPOINT_PATH='{run.folder}/checkpoint_100'"
-  assert path in evaluated.flags()
-  path = f"--gin.INITIAL_CHECKPOINT_PATH='{run.folder}'"
-  assert path in following.flags()
-
-
 @pytest.mark.parametrize(
   'stages, axes, message',
   [

@@ -88,7 +88,7 @@ class Cell:
     """Of the command."""
     where = {OUTPUTS[self.command]: str(self.folder.absolute())}
     for binding, cell in self.after.items():
-      where[binding] = str(_results(cell, self.command).absolute())
+      where[binding] = str(cell.folder.absolute())
     return [
       *(f'--gin_file={file}' for file in self.gin_files),
       *(f'--gin.{k}={v!r}' for k, v in {**self.bindings, **where}.items()),
@@ -269,15 +269,3 @@ def _concerned(
 def _folder_name(labels: Sequence[str]) -> str:
   """Names of the points, as a folder can be called."""
   return '__'.join(re.sub(r'[^\w.=-]+', '_', x) for x in labels) or 'all'
-
-
-def _results(cell: Cell, command: str) -> pathlib.Path:
-  """A cell's folder, or its newest checkpoint for t5x, which looks for none."""
-  steps = {
-    int(path.name.partition('_')[2]): path
-    for path in cell.folder.glob('checkpoint_*')
-    if path.name.partition('_')[2].isdigit()
-  }
-  if command.startswith('t5x.') and command != 't5x.train' and steps:
-    return steps[max(steps)]
-  return cell.folder
