@@ -22,6 +22,7 @@ from typing import Any
 
 from hypertuning import sweep_table
 from hypertuning.errors import UserError
+from hypertuning.reporting import cells as reporting
 from hypertuning.sweeping import cells, scheduler
 from hypertuning.sweeping.cells import Cell
 
@@ -46,7 +47,8 @@ def sweep(
       stage whose folder it gets, at the same point).
     axes: name to points, and name of a point to the bindings that it means,
       such as `{'seed': {'0': {'RANDOM_SEED': 0}}}`. What is bound to
-      `gin_files` stands before the stage's own.
+      `gin_files` stands before the stage's own; where there are `stages`, the
+      bindings are those of the stages named there alone.
     num_workers: cells at a time, on this machine.
     metric: of Markdown table and plot; the CSV file has all.
     phi: mode of Markdown table and plot; all if None.
@@ -68,7 +70,7 @@ def sweep(
     flush=True,
   )
   scheduler.run(work, num_workers)
-  sweep_table.write(output_dir, work, metric, phi, average_over)
+  sweep_table.write(reporting.read(output_dir), metric, phi, average_over)
   failed = [cell for cell in work if not cell.is_done]
   if failed:
     first = failed[0]

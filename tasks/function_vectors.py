@@ -36,6 +36,7 @@ def function_vectors(
   most_asked: int | None = None,
   draws: int | Sequence[int] = 1,
   train_episodes: int | None = None,
+  in_context: bool = False,
   vocabulary: seqio.Vocabulary | None = None,
   markers: Markers | None = None,
 ) -> str:
@@ -52,6 +53,8 @@ def function_vectors(
       its rows are shown. None asks all.
     draws: of shots for every validation row: how many, or which.
     train_episodes: see `registry.add_episodes`.
+    in_context: gives the form whose examples stand in the downstream model's
+      own input.
     vocabulary: bytes by default.
     markers: text instead of the two separators.
 
@@ -83,7 +86,7 @@ def function_vectors(
   )
   for split in ('train', 'validation'):  # too small a task is found now
     seqio.TaskRegistry.get(name).source.check(split)
-  return name
+  return registry.form_of(name, in_context)
 
 
 def choose(names: Sequence[str], held_out: int | Sequence[str]) -> list[str]:

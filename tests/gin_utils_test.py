@@ -8,8 +8,9 @@ import gin
 import pytest
 import runner
 
-from hypertuning import gin_utils, paths
+from hypertuning import gin_utils, paths, sweep
 from hypertuning.errors import UserError
+from hypertuning.sweeping import cells
 
 _HEADER = 'from __gin__ import dynamic_registration\n'
 _OPTIM = f'{_HEADER}from hypertuning import optim\n'
@@ -302,3 +303,51 @@ def test_local_files_have_the_header_of_required_macros():
     text = (paths.data_root() / 'gin/local' / name).read_text()
     for macro in _needs(f'gin/local/{name}'):
       assert macro in text.split('from __gin__')[0], (name, macro)
+
+
+_PATHS = dict.fromkeys(
+  (
+    'VOCABULARY_FILE',
+    'TRAIN_TEXT',
+    'VALIDATION_TEXT',
+    'FUNCTION_VECTORS_DIR',
+    'NI_DIR',
+    'P3_DIR',
+    'P3_HELD_OUT_DIR',
+  ),
+  'somewhere',
+)
+_TEXT = dict(list(_PATHS.items())[:3])
+_TASKS = {k: v for k, v in _PATHS.items() if 'TEXT' not in k}
+
+
+@pytest.mark.parametrize(
+  'file, bindings',
+  [
+    ('quickstart', {}),
+    ('claims', {}),
+    (
+      'real',
+      {
+        'TEXT_BINDINGS': _TEXT,
+        'TASK_BINDINGS': _TASKS,
+        'SHARED_BINDINGS': {**_TASKS, 'PHI_MODES': ('generated',)},
+      },
+    ),
+  ],
+)
+def test_every_cell_of_a_sweep_parses(file, bindings, tmp_path):
+  """A sweep's own files say nothing of what its commands will read."""
+  bindings = {**bindings, 'SWEEP_DIR': str(tmp_path)}
+  gin_utils.parse(
+    [f'gin/{file}/sweep.gin'], [f'{k} = {v!r}' for k, v in bindings.items()]
+  )
+  arguments = gin_utils.arguments(sweep.sweep)
+  work = cells.expand(str(tmp_path), arguments['stages'], arguments['axes'])
+  for stage in {cell.stage: cell for cell in work}.values():
+    flags = stage.flags()
+    gin_utils.parse(
+      [x.partition('=')[2] for x in flags if x.startswith('--gin_file=')],
+      [x.removeprefix('--gin.') for x in flags if x.startswith('--gin.')],
+    )
+    assert gin.config_str()

@@ -15,6 +15,7 @@ from scipy import stats
 
 from hypertuning import sweep, sweep_table
 from hypertuning.errors import UserError
+from hypertuning.reporting import cells as reporting
 from hypertuning.sweeping import cells, scheduler
 from hypertuning.sweeping.cells import Cell
 
@@ -27,14 +28,21 @@ EVAL = {'command': 'hypertuning.eval', 'gin_files': ('gin/local/eval.gin',)}
 SEEDS = {'0': {'RANDOM_SEED': 0}, '1': {'RANDOM_SEED': 1}}
 
 
-def write_cell(folder, name, rows, point, stage='eval'):
-  path = folder / 'cells' / stage / name
+def write_cell(folder, point, rows, stage='eval'):
+  path = folder / 'cells' / stage / cells.folder_name(list(point.values()))
+  cell = Cell(stage, point, path, 'hypertuning.eval', FILES)
   path.mkdir(parents=True)
   text = '\n'.join(json.dumps(row) for row in rows)
   (path / 'results.jsonl').write_text(text)
-  cell = Cell(stage, point, path)
   cell.succeed(1.0)
   return cell
+
+
+def table(folder, work, *arguments):
+  """What a sweep of these cells writes."""
+  cells.claim(str(folder), work)
+  sweep_table.write(reporting.read(str(folder)), *arguments)
+  return (folder / 'table.md').read_text()
 
 
 def row(accuracy, phi='generated', task='t'):
@@ -54,53 +62,55 @@ def test_table_has_means_and_intervals_over_an_axis(tmp_path, capsys):
     for draw, value in enumerate(scores):
       rows = [row(value), row(99.0, 'none')]
       point = {'checkpoint': checkpoint, 'draw': str(draw)}
-      work.append(write_cell(tmp_path, f'{checkpoint}{draw}', rows, point))
-  bad = Cell('eval', {'checkpoint': 'c', 'draw': '0'}, tmp_path / 'c')
+      work.append(write_cell(tmp_path, point, rows))
+  bad = work[-1]
+  (bad.folder / 'done').unlink()
   bad.fail('no such | file')
-  work.append(bad)
-  sweep_table.write(str(tmp_path), work, 'accuracy', 'generated', 'draw')
-  table = (tmp_path / 'table.md').read_text()
-  assert table in capsys.readouterr().out
+  found = table(tmp_path, work, 'accuracy', 'generated', 'draw')
+  assert found in capsys.readouterr().out
   low, high = stats.t.interval(0.95, 2, 62.0, stats.sem(values['a']))
-  assert table.splitlines() == [
+  assert found.splitlines() == [
     '| stage | checkpoint | phi | task | accuracy | 95% interval | cells |',
     '| --- | --- | --- | --- | --- | --- | --- |',
     f'| eval | a | generated | t | 62.0 | {low:.1f} to {high:.1f} | 3 |',
-    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 3 |',
-    '| eval | c |  |  | failed | no such / file |  |',
+    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 2 |',
+    '| eval | b |  |  | failed: no such / file |  |  |',
   ]
   with (tmp_path / 'table.csv').open() as file:
     lines = list(csv.DictReader(file))
-  assert len(lines) == 6 * 2 + 1 and lines[-1]['failure'] == 'no such | file'
+  assert len(lines) == 5 * 2 + 1
+  assert lines[-1]['failure'] == 'failed: no such | file'
   assert {x['value'] for x in lines if x['phi'] == 'none'} == {'99.0'}
   assert lines[0]['stderr'] == '2.0'
   assert (tmp_path / 'table.png').read_bytes().startswith(b'\x89PNG')
-  with pytest.raises(UserError, match="metric = 'f1'.*there is accuracy"):
-    sweep_table.write(str(tmp_path), work[:1], 'f1', 'generated', 'draw')
+  one = tmp_path / 'one'
+  with pytest.raises(UserError, match="METRIC = 'f1'.*there is accuracy"):
+    cell = write_cell(one, {'seed': '0'}, [row(1.0)])
+    table(one, [cell], 'f1', 'generated', 'seed')
 
 
 def test_results_of_t5x_are_read(tmp_path):
-  cell = write_cell(tmp_path, 'a', [], {'checkpoint': 'a'})
+  cell = write_cell(tmp_path, {'checkpoint': 'a'}, [])
   (cell.folder / 'results.jsonl').unlink()
   (cell.folder / 'inference_eval').mkdir()
-  lines = [json.dumps({'step': n, 'accuracy': 10.0 * n}) for n in (1, 2)]
+  lines = [json.dumps({'step': n, 'accuracy': 10 * n}) for n in (1, 2)]
   path = cell.folder / 'inference_eval/t-metrics.jsonl'
   path.write_text('\n'.join(lines))
-  sweep_table.write(str(tmp_path), [cell], 'accuracy', None, 'draw')
-  assert (
-    '| eval | a | generated | t | 20.0 |  | 1 |'
-    in (tmp_path / 'table.md').read_text()
-  )
+  found = table(tmp_path, [cell], 'accuracy', None, 'draw')
+  assert '| eval | a | generated | t | 20.0 |  | 1 |' in found
 
 
-def test_half_written_results_are_in_no_table(tmp_path):
-  whole = write_cell(tmp_path, 'a', [row(1.0)], {'seed': '0'})
-  half = write_cell(tmp_path, 'b', [row(99.0)], {'seed': '1'})
-  (half.folder / 'done').unlink()
-  sweep_table.write(str(tmp_path), [whole, half], 'accuracy', None, 'seed')
-  table = (tmp_path / 'table.md').read_text()
-  assert '| eval | generated | t | 1.0 |  | 1 |' in table
-  assert '99' not in table and 'failed' in table
+def test_half_written_and_broken_results_are_in_no_table(tmp_path):
+  work = [
+    write_cell(tmp_path, {'seed': str(n)}, [row(value)])
+    for n, value in enumerate((1.0, 99.0, 98.0))
+  ]
+  (work[1].folder / 'done').unlink()
+  (work[2].folder / 'results.jsonl').write_text('{"task": "t", "phi')
+  found = table(tmp_path, work, 'accuracy', None, 'seed')
+  assert '| eval | generated | t | 1.0 |  | 1 |' in found
+  assert '99' not in found and '98' not in found
+  assert 'results.jsonl:1: not JSON' in (tmp_path / 'table.csv').read_text()
 
 
 def test_stages_start_from_one_another_at_the_same_point(tmp_path):
@@ -116,7 +126,10 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
       },
       'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'tuned'}},
     },
-    {'seed': SEEDS, 'shots': {'2': {'SHOTS': 2, 'gin_files': ('x.gin',)}}},
+    {
+      'seed': {**SEEDS, '1': {'RANDOM_SEED': 1, 'stages': ('eval',)}},
+      'shots': {'2': {'SHOTS': 2, 'gin_files': ('x.gin',)}},
+    },
   )
   # All of the first seed, then all of the second.
   assert [cell.name for cell in work] == [
@@ -129,6 +142,8 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
   last = work[-1]
   assert last.after['CHECKPOINT_PATH'] is work[3]
   assert work[3].after['INITIAL_CHECKPOINT_PATH'] is work[0]
+  assert work[1].bindings == {'TRAIN_STEPS': 3, 'RANDOM_SEED': 0}
+  assert work[3].bindings == {'TRAIN_STEPS': 3}  # the point means others
   assert last.flags() == [
     '--gin_file=x.gin',
     '--gin_file=gin/local/eval.gin',
@@ -175,9 +190,12 @@ def test_two_sweeps_in_one_folder(tmp_path):
 
   one = {'run': {**TRAIN, 'bindings': {'TRAIN_STEPS': 3}}}
   claim(one)
-  claim(one, {'2': {'RANDOM_SEED': 2}})  # more of the same is welcome
+  # More of the same is welcome: another seed, a stage that starts from it.
+  claim({**one, 'more': EVAL}, {'2': {'RANDOM_SEED': 2}})
+  claim(one)
   said = json.loads((tmp_path / 'sweep.json').read_text())
   assert said['axes'] == {'seed': ['0', '1', '2']}
+  assert list(said['stages']) == ['run', 'more']
   with pytest.raises(UserError, match="another sweep.*stage 'run'"):
     claim({'other': TRAIN})
   with pytest.raises(UserError, match='0/command.json: this cell was another'):
@@ -219,7 +237,7 @@ def test_a_failure_stops_only_what_needs_it_and_nothing_runs_twice(
     sweep.sweep(**arguments, stages=stages)
   out = capsys.readouterr().out
   assert '4 cells, 0 done before, 4 to run' in out
-  assert '| eval |  |  | failed | bad/all failed, which it starts from |' in out
+  assert '| eval |  |  | failed: bad/all failed, which it starts from |' in out
   assert '| fine | generated | toy_symbols | ' in out
   done = sorted(tmp_path.glob('cells/*/*/done'))
   assert [path.parts[-3] for path in done] == ['fine', 'run']

@@ -4,11 +4,11 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hypertuning.errors import UserError
+from hypertuning.sweeping.cells import folder_name
 
 Row = Mapping[str, Any]
 SEED = 'seed'
@@ -152,9 +152,7 @@ def _cell(
   point: Mapping[str, str],
   gin_files: Sequence[str],
 ) -> Cell:
-  # As the sweep calls its folders.
-  names = (re.sub(r'[^\w.=-]+', '_', name) for name in point.values())
-  name = f'cells/{stage}/{"__".join(names) or "all"}'
+  name = f'cells/{stage}/{folder_name(list(point.values()))}'
   path = folder / name
   state, reason, seconds = MISSING, '', None
   command: Row = {}
@@ -212,6 +210,21 @@ def _tables(folder: pathlib.Path) -> Iterator[tuple[str, list[Row]]]:
           for number, line in enumerate(lines, 1)
         ],
       )
+  if evaluated := sorted(folder.glob('inference_eval/*-metrics.jsonl')):
+    yield 'results', [_of_t5x(path) for path in evaluated]
+
+
+def _of_t5x(path: pathlib.Path) -> Row:
+  """The newest metrics of a task; t5x has one mode of phi."""
+  lines = _text(path).splitlines()
+  row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
+  task = path.name.removesuffix('-metrics.jsonl')
+  numbers = {
+    name: float(value)
+    for name, value in row.items()
+    if isinstance(value, (int, float)) and name != 'step'
+  }
+  return {'task': task, 'phi': 'generated', **numbers}
 
 
 def _text(path: pathlib.Path) -> str:

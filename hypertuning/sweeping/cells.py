@@ -134,8 +134,9 @@ def expand(
       bound = dict(stage.get('bindings', {}))
       for axis, label in point.items():
         meant = dict(axes[axis][label])
-        files += meant.pop('gin_files', ())
-        bound |= meant
+        if name in meant.pop('stages', stages):
+          files += meant.pop('gin_files', ())
+          bound |= meant
       after = {}
       for binding, needed in stage.get('after', {}).items():
         names = _concerned(stages[needed], axes)
@@ -144,7 +145,7 @@ def expand(
             f'STAGES: {name!r} comes before {needed!r}, which it starts from.'
           )
         after[binding] = found[needed, tuple(point[axis] for axis in names)]
-      folder = pathlib.Path(output_dir, 'cells', name, _folder_name(chosen))
+      folder = pathlib.Path(output_dir, 'cells', name, folder_name(chosen))
       found[name, chosen] = Cell(
         name,
         point,
@@ -170,6 +171,10 @@ def expand(
 def claim(output_dir: str, work: Sequence[Cell]) -> None:
   """Notes in the folders what they are of.
 
+  A sweep may have more points than an earlier one there, and other stages
+  beside some that are the same: those share cells, as benchmarks share
+  hyperpretraining.
+
   Raises:
     UserError: a folder is of another sweep, or of another command.
   """
@@ -185,13 +190,19 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
     }
   path = pathlib.Path(output_dir, _SWEEP)
   before = _read(path) if path.exists() else sweep
-  for stage, said in before['stages'].items():
-    here = sweep['stages'].get(stage)
-    if not here or any(said[x] != here[x] for x in ('command', 'axes')):
-      raise UserError(
-        f'{path}: another sweep is in this folder, with another stage '
-        f'{stage!r}; use another SWEEP_DIR.'
-      )
+  shared = before['stages'].keys() & sweep['stages'].keys()
+  other = [
+    stage
+    for stage, said in before['stages'].items()
+    if stage in shared
+    and any(said[x] != sweep['stages'][stage][x] for x in ('command', 'axes'))
+  ] or (list(before['stages']) if not shared else [])
+  if other:
+    raise UserError(
+      f'{path}: another sweep is in this folder, with another stage '
+      f'{other[0]!r}; use another SWEEP_DIR.'
+    )
+  sweep['stages'] = {**before['stages'], **sweep['stages']}
   for axis, labels in before['axes'].items():
     # Points of an earlier start stay in the table.
     more = [x for x in sweep['axes'].get(axis, []) if x not in labels]
@@ -266,6 +277,6 @@ def _concerned(
   return tuple(stage.get('axes', axes))
 
 
-def _folder_name(labels: Sequence[str]) -> str:
+def folder_name(labels: Sequence[str]) -> str:
   """Names of the points, as a folder can be called."""
   return '__'.join(re.sub(r'[^\w.=-]+', '_', x) for x in labels) or 'all'
