@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from hypertuning import summaries
 from hypertuning.errors import UserError
 from hypertuning.reporting import cells, page
-from hypertuning.reporting.cells import Sweep
+from hypertuning.reporting.cells import Aggregate, Sweep
 from hypertuning.reporting.sections import Section
 
 
@@ -29,6 +29,7 @@ def report(
   sweep_dir: str,
   sections: Sequence[Callable[[Sweep], Section]],
   title: str,
+  aggregate: Aggregate | None = None,
 ) -> pathlib.Path:
   """Writes the page and its tables into the sweep's folder.
 
@@ -37,6 +38,8 @@ def report(
     sections: those of the page, such as `@claims.claims`, in order; the tables
       of the first are printed too.
     title: of the page.
+    aggregate: rows of tasks to further rows, such as `@p3.aggregate`, for
+      evaluations of t5x, which has each task alone.
 
   Returns:
     Path of the page.
@@ -44,7 +47,7 @@ def report(
   Raises:
     UserError: there is no sweep, or a section asks for what it does not have.
   """
-  sweep = cells.read(sweep_dir)
+  sweep = cells.read(sweep_dir, aggregate)
   made = [section(sweep) for section in sections]
   tables = [table for section in made for table in section.tables]
   for kind, names in {

@@ -90,6 +90,10 @@ def test_other_files_parse(model, command):
     ('quickstart/sweep',),
     ('claims/sweep',),
     ('claims/report',),
+    ('real/report',),
+    ('ablations/report',),
+    ('recipes/report_p3_large',),
+    ('recipes/report_p3_xl',),
   ],
   ids='+'.join,
 )
@@ -98,6 +102,8 @@ def test_quickstart_files_parse(files):
   kind = files[-1].partition('/')[2].partition('_')[0]
   names = {'eval': ('CHECKPOINT_PATH', 'EVAL_OUTPUT_DIR')}
   names |= {'report': ('SWEEP_DIR',), 'sweep': ('SWEEP_DIR',)}
+  if files == ('ablations/report',):
+    names['report'] += ('AXIS',)
   gin_utils.parse(
     [f'gin/{file}.gin' for file in files],
     [f"{name} = 'folder'" for name in names.get(kind, ('MODEL_DIR',))],
@@ -317,6 +323,7 @@ _PATHS = dict.fromkeys(
   ),
   'somewhere',
 )
+_ABLATIONS = ('hyperpretraining', 'shots', 'prefix_length', 'rank')
 _TEXT = dict(list(_PATHS.items())[:3])
 _TASKS = {k: v for k, v in _PATHS.items() if 'TEXT' not in k}
 
@@ -324,10 +331,11 @@ _TASKS = {k: v for k, v in _PATHS.items() if 'TEXT' not in k}
 @pytest.mark.parametrize(
   'file, bindings',
   [
-    ('quickstart', {}),
-    ('claims', {}),
+    ('quickstart/sweep', {}),
+    ('claims/sweep', {}),
+    *((f'ablations/{x}', {}) for x in _ABLATIONS),
     (
-      'real',
+      'real/sweep',
       {
         'TEXT_BINDINGS': _TEXT,
         'TASK_BINDINGS': _TASKS,
@@ -340,7 +348,7 @@ def test_every_cell_of_a_sweep_parses(file, bindings, tmp_path):
   """A sweep's own files say nothing of what its commands will read."""
   bindings = {**bindings, 'SWEEP_DIR': str(tmp_path)}
   gin_utils.parse(
-    [f'gin/{file}/sweep.gin'], [f'{k} = {v!r}' for k, v in bindings.items()]
+    [f'gin/{file}.gin'], [f'{k} = {v!r}' for k, v in bindings.items()]
   )
   arguments = gin_utils.arguments(sweep.sweep)
   work = cells.expand(str(tmp_path), arguments['stages'], arguments['axes'])

@@ -81,7 +81,8 @@ def _by_mode(results: Sequence[Row], task: str) -> list[Row]:
 
 def _mean(rows: Sequence[Row], task: str) -> Row:
   mean: Row = {'task': task, 'phi': rows[0]['phi']}
-  mean['episodes'] = sum(row['episodes'] for row in rows)
+  if all('episodes' in row for row in rows):  # t5x does not tell
+    mean['episodes'] = sum(row['episodes'] for row in rows)
   for name in [k for k in rows[0] if isinstance(rows[0][k], float)]:
     if name.endswith(_NO_MEAN) or any(name not in row for row in rows):
       continue

@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hypertuning.errors import UserError
 from hypertuning.sweeping.cells import folder_name
 
 Row = Mapping[str, Any]
+Aggregate = Callable[[Sequence[Row]], Sequence[Row]]
 SEED = 'seed'
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
 _TABLES = ('results', 'metrics', 'curves')
@@ -104,11 +105,12 @@ class Sweep:
     return stage
 
 
-def read(folder: str) -> Sweep:
+def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
   """Reads all cells of a sweep.
 
   Args:
     folder: SWEEP_DIR of `hypertuning.sweep`.
+    aggregate: what adds a benchmark's means to the results of t5x.
 
   Raises:
     UserError: there is no sweep.
@@ -118,7 +120,7 @@ def read(folder: str) -> Sweep:
     plan = json.loads(path.read_text('utf-8'))
     axes = {name: list(points) for name, points in plan['axes'].items()}
     stages = {
-      name: _stage(path.parent, name, stage, axes)
+      name: _stage(path.parent, name, stage, axes, aggregate)
       for name, stage in plan['stages'].items()
     }
   except FileNotFoundError as error:
@@ -138,11 +140,12 @@ def _stage(
   name: str,
   plan: Mapping[str, Any],
   axes: Mapping[str, Sequence[str]],
+  aggregate: Aggregate | None,
 ) -> Stage:
   cells = []
   for names in itertools.product(*(axes[axis] for axis in plan['axes'])):
     point = dict(zip(plan['axes'], names, strict=True))
-    cells.append(_cell(folder, name, point, plan['gin_files']))
+    cells.append(_cell(folder, name, point, plan['gin_files'], aggregate))
   return Stage(name, plan['command'], plan['axes'], cells)
 
 
@@ -151,6 +154,7 @@ def _cell(
   stage: str,
   point: Mapping[str, str],
   gin_files: Sequence[str],
+  aggregate: Aggregate | None,
 ) -> Cell:
   name = f'cells/{stage}/{folder_name(list(point.values()))}'
   path = folder / name
@@ -160,7 +164,7 @@ def _cell(
   try:
     command = _json(path / 'command.json') or {}
     if done := _json(path / 'done', 'seconds'):
-      tables = dict(_tables(path))
+      tables = dict(_tables(path, aggregate))
       state, seconds = DONE, _seconds(done)
     elif failed := _json(path / 'failed', 'reason'):
       state, reason = FAILED, str(failed['reason'])
@@ -198,7 +202,9 @@ def _seconds(done: Row) -> float:
   return float(done['seconds'])
 
 
-def _tables(folder: pathlib.Path) -> Iterator[tuple[str, list[Row]]]:
+def _tables(
+  folder: pathlib.Path, aggregate: Aggregate | None
+) -> Iterator[tuple[str, list[Row]]]:
   for name in _TABLES:
     path = folder / f'{name}.jsonl'
     if path.is_file():
@@ -211,7 +217,8 @@ def _tables(folder: pathlib.Path) -> Iterator[tuple[str, list[Row]]]:
         ],
       )
   if evaluated := sorted(folder.glob('inference_eval/*-metrics.jsonl')):
-    yield 'results', [_of_t5x(path) for path in evaluated]
+    rows = [_of_t5x(path) for path in evaluated]
+    yield 'results', [*rows, *(aggregate(rows) if aggregate else ())]
 
 
 def _of_t5x(path: pathlib.Path) -> Row:

@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import pathlib
 import subprocess
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing import forkserver
 from typing import Protocol
@@ -100,5 +102,14 @@ def _main(command: str, flags: Sequence[str], log: str, folder: str) -> None:
   os.dup2(file, 1)
   os.dup2(file, 2)
   os.chdir(folder)
+  # A sweep that was killed leaves nothing behind that writes into its folder.
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   sys.argv = [command, *flags]
   gin_utils.run(command, _FUNCTIONS[command])
+
+
+def _end_with_parent() -> None:
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  parent.join()
+  os.kill(os.getpid(), signal.SIGTERM)  # training saves its state
