@@ -8,8 +8,8 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
-import subprocess
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
