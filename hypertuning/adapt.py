@@ -17,6 +17,7 @@ if __name__ == '__main__':
   gin_utils.run('hypertuning.adapt', 'adapt')  # see there why it comes first
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 import optax
 import seqio
+import tensorflow as tf
 
 from hypertuning import (
   evaluation,
@@ -125,7 +127,13 @@ def adapt(
       raise UserError(f'{name} = {value}: must be 1 or more.')
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
-  partitioner = Partitioner(num_partitions)
+  tasks = [
+    (task, _source(task, split), _source(task, split).names(split)[:max_tasks])
+    for task in pipelines.members(mixture_or_task_name)
+  ]
+  partitioner = _partitioner(
+    num_partitions, [len(names) for _, _, names in tasks], tasks_at_once
+  )
   params, frozen = training.restore_variables(
     model,
     pipelines.input_shapes(task_feature_lengths, model, tasks_at_once),
@@ -137,16 +145,10 @@ def adapt(
   tuner = tuning.Tuner(model, optimizer, params, frozen, partitioner)
   curves: list[Row] = []
   results: list[Row] = []
-  for task in pipelines.members(mixture_or_task_name):
-    source = task.source
-    if not isinstance(source, EpisodeSource) or split not in source.splits:
-      raise UserError(
-        f'{task.name}: no episodes drawn from rows with a split {split!r}, '
-        'whose tasks could be tuned on.'
-      )
-    names = source.names(split)[:max_tasks]
+  tuned: dict[str, tuple[Adapters, list[str]]] = {}
+  for task, source, names in tasks:
     found: list[Row] = []
-    tuned = []
+    parts = []
     for first in range(0, len(names), tasks_at_once):
       group = names[first : first + tasks_at_once]
       episodes = source.for_tuning(
@@ -158,9 +160,14 @@ def adapt(
         group,
       )
       data = _data(
-        model, task, episodes, task_feature_lengths, len(group), partitioner,
-        test_visits, draws, random_seed,
-      )  # fmt: skip
+        model,
+        registry.add_copy(f'{task.name}_tuning', task, episodes),
+        task_feature_lengths,
+        len(group),
+        draws,
+        random_seed,
+        partitioner,
+      )
       start = tuner.start(data.start, draws)
       if start_adapters:
         start = _from_file(start_adapters, start, first, len(names))
@@ -174,18 +181,21 @@ def adapt(
         ):
           row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
           found.append({**row, metric: tested})
-      tuned.append(jax.device_get(phi))
-    io.save(
-      jax.tree.map(lambda *x: np.concatenate(x), *tuned),
-      os.path.join(output_dir, f'{task.name}.safetensors'),
-      model=str(checkpoint_path),
-      config={'tasks': names},
-    )
+      parts.append(jax.device_get(phi))
+    whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    tuned[task.name] = whole, names
     curves += found
     results += summarize(
       task.name, found, len(names) * test_visits, metric, target
     )
   results += aggregation.averages(results)
+  for name, (whole, names) in tuned.items():
+    io.save(
+      whole,
+      os.path.join(output_dir, f'{name}.safetensors'),
+      model=str(checkpoint_path),
+      config={'tasks': names},
+    )
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
   gin_utils.save_config(output_dir)
@@ -244,43 +254,60 @@ class _Data:
   targets: Sequence[Any]
 
 
+def _source(task: seqio.Task, split: str) -> EpisodeSource:
+  source = task.source
+  if not isinstance(source, EpisodeSource) or split not in source.splits:
+    raise UserError(
+      f'{task.name}: no episodes drawn from rows with a split {split!r}, whose '
+      'tasks could be tuned on.'
+    )
+  return source
+
+
+def _partitioner(
+  num_partitions: int, counts: Sequence[int], at_once: int
+) -> Partitioner:
+  """Over as many devices as divide every group of tasks."""
+  devices = Partitioner(num_partitions).mesh.devices
+  sizes = [
+    x for count in counts for x in (min(count, at_once), count % at_once)
+  ]
+  used = math.gcd(len(devices), *sizes)
+  return Partitioner(num_partitions, devices=tuple(devices[:used].flat))
+
+
 def _data(
   model: HyperTuningModel,
-  task: seqio.Task,
-  source: EpisodeSource,
+  name: str,
   lengths: Mapping[str, Any],
   tasks: int,
-  partitioner: Partitioner,
-  visits: int,
   draws: int,
   seed: int,
+  partitioner: Partitioner,
 ) -> _Data:
-  partitioner.check_batch(tasks)
-  name = registry.add_copy(f'{task.name}_tuning', task, source)
+  """Batches of a registered task of `EpisodeSource.for_tuning`."""
 
-  def batches(size: int, split: str, repeat: bool = False) -> Any:
-    drawn = pipelines.episodes(name, lengths, split, seed, repeat=False)
+  def batches(
+    drawn: tf.data.Dataset, size: int, repeat: bool = False
+  ) -> tf.data.Dataset:
     return pipelines.to_batches(model, drawn, lengths, size, repeat)
 
-  tested = pipelines.episodes(name, lengths, 'validation')
-  tested = tested.shard(draws, 0)  # the first draw of every visit
-  test = list(
-    pipelines.on_devices(
-      pipelines.to_batches(model, tested, lengths, tasks), partitioner.batch
-    )
-  )
+  def on_devices(drawn: tf.data.Dataset, size: int) -> list[dict]:
+    return list(pipelines.on_devices(batches(drawn, size), partitioner.batch))
+
+  train = pipelines.episodes(name, lengths, 'train', seed)
+  held_out = pipelines.episodes(name, lengths, 'validation')
+  tested = held_out.shard(draws, 0)  # the first draw of every visit
+  test = on_devices(tested, tasks)
   asked = np.concatenate(
     [np.asarray(x['decoder_loss_weights']).any(-1).sum(-1) for x in test]
   )
-  targets, _ = scoring.targets_of(task, tested, asked)
+  targets, _ = scoring.targets_of(pipelines.get_task(name), tested, asked)
+  first = held_out.take(tasks * draws)
   return _Data(
-    next(
-      pipelines.on_devices(
-        batches(tasks * draws, 'validation'), partitioner.batch
-      )
-    ),
+    on_devices(first, tasks * draws)[0],
     pipelines.TrainBatches(
-      batches(tasks, 'train', repeat=True), partitioner.batch
+      batches(train, tasks, repeat=True), partitioner.batch
     ),
     test,
     targets,
