@@ -98,7 +98,7 @@ def adapt(
       or one a task.
     fresh_regex: names that start at random if the checkpoint has them not.
     num_partitions: devices over which a model is divided.
-    random_seed: of a random start, and of the rows that are tuned on.
+    random_seed: of a random start, and of the order in which rows are asked.
 
   Returns:
     Rows `{'task', 'phi': 'start' or 'tuned', 'episodes', 'loss', metric, ...}`,
@@ -122,8 +122,10 @@ def adapt(
     ('TASKS_AT_ONCE', tasks_at_once),
     ('TEST_VISITS', test_visits),
     ('DRAWS', draws),
+    ('MAX_TASKS', max_tasks),
+    ('TUNING_ROWS', tuning_rows),
   ):
-    if value < 1:
+    if value is not None and value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
@@ -170,7 +172,7 @@ def adapt(
       )
       start = tuner.start(data.start, draws)
       if start_adapters:
-        start = _from_file(start_adapters, start, first, len(names))
+        start = _from_file(start_adapters, start, first, names)
       test = _Test(task, data, len(group), metric)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
@@ -261,6 +263,11 @@ def _source(task: seqio.Task, split: str) -> EpisodeSource:
       f'{task.name}: no episodes drawn from rows with a split {split!r}, whose '
       'tasks could be tuned on.'
     )
+  if not task.predict_metric_fns:
+    raise UserError(
+      f'{task.name} scores options, wrong ones too: tune on '
+      f'{registry.base_of(task.name)!r}, which says the right one.'
+    )
   return source
 
 
@@ -324,17 +331,13 @@ class _Test:
     self._tasks, self._metric = tasks, metric
 
   def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
-    decode = bool(self._task.predict_metric_fns)
     outputs = evaluation.collect(
-      lambda batch: answer(phi, batch, decode), self._data.test
+      lambda batch: answer(phi, batch), self._data.test
     )
     asked = (outputs['tokens'] > 0).sum(axis=1)
-    said = scoring.by_episode(outputs['score'], asked)
-    fns = self._task.score_metric_fns
-    if decode:
-      texts = scoring.by_episode(outputs['text'], asked)
-      said = scoring.texts_of(self._task, texts)
-      fns = self._task.predict_metric_fns
+    texts = scoring.by_episode(outputs['text'], asked)
+    said = scoring.texts_of(self._task, texts)
+    fns = self._task.predict_metric_fns
     found = []
     for n in range(self._tasks):
       mine = slice(n, None, self._tasks)
@@ -351,16 +354,21 @@ class _Test:
 
 
 def _from_file(
-  path: str, expected: Adapters, first: int, tasks: int
+  path: str, expected: Adapters, first: int, names: Sequence[str]
 ) -> Adapters:
   """The adapters of a file for a group of tasks."""
   count = jax.tree.leaves(expected)[0].shape[0]
   there = io.read_header(path)
   rows = next(iter(there.shapes.values()))[0]
-  if rows not in (1, tasks):
+  if rows not in (1, len(names)):
     raise UserError(
-      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or {tasks} are '
-      'needed, one a task.'
+      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
+      f'{len(names)} are needed, one a task.'
+    )
+  if rows > 1 and there.config.get('tasks', names) != names:
+    raise UserError(
+      f'START_ADAPTERS = {path!r}: of other tasks '
+      f'({there.config["tasks"][0]!r}, ...) than these ({names[0]!r}, ...).'
     )
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected

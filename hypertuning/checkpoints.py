@@ -29,9 +29,9 @@ WARM_START = (
   ('downstream/(.*)', r'\1'),
   (_T5, r'\1'),
 )
-# What may be missing in the checkpoint that a hypermodel starts from.
 # A whole model of ours, or a public T5 that is the downstream model.
 SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
+# What may be missing in the checkpoint that a hypermodel starts from.
 FRESH = r'hypermodel/(queries|head/.*|phi_.*)'
 
 

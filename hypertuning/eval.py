@@ -4,8 +4,9 @@
       --gin_file=... --gin_file=gin/local/eval.gin \\
       --gin.CHECKPOINT_PATH="'run'" --gin.EVAL_OUTPUT_DIR="'run/eval'"
 
-For every task of a mixture: loss and metrics with generated phi, with another
-task's phi, and with none; on request also with phi averaged over draws of shots
+For every task of a mixture: loss and metrics with generated phi, with that of
+the next episode (another task's, where tasks come in turn), and with none; on
+request also with phi averaged over draws of shots
 and with noise. Writes `results.jsonl` and `predictions.jsonl`.
 """
 
@@ -136,7 +137,7 @@ def evaluate(
       task, episodes.take(len(asked)), asked
     )
     _check_draws(task.name, targets, draws)
-    summary = evaluation.summarize(outputs)
+    summary = evaluation.summarize(outputs, draws)
     for mode in modes:
       row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}
       row |= _of_mode(summary, mode)
@@ -146,8 +147,12 @@ def evaluate(
         said = scoring.texts_of(
           task, scoring.by_episode(outputs[f'text/{mode}'], asked)
         )
-        row |= scoring.measure(task.predict_metric_fns, targets, said, numbers)
-      row |= scoring.measure(task.score_metric_fns, targets, scores, numbers)
+        row |= scoring.measure(
+          task.predict_metric_fns, targets, said, numbers, draws
+        )
+      row |= scoring.measure(
+        task.score_metric_fns, targets, scores, numbers, draws
+      )
       results.append(row)
       predictions += _predictions(row, targets, said, scores)
   results += (aggregate or aggregation.averages)(results)

@@ -48,7 +48,7 @@ def with_phi(
   Args:
     phi: of `[episodes]`.
     mode: `other` gives each real episode the phi of the next one that asks
-      something else, `averaged` the mean over the draws of what it asks,
+      something else (of another task where tasks come in turn), `averaged` the mean over the draws of what it asks,
       `random` normal noise of phi's root mean square, leaf by leaf.
     is_real: `[episodes]`; rows that fill up a batch come last.
     draws: so many episodes in a row ask the same, with other shots.
@@ -142,11 +142,14 @@ def collect(
   }
 
 
-def summarize(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+def summarize(
+  outputs: Mapping[str, np.ndarray], together: int = 1
+) -> dict[str, float]:
   """Losses a token, their standard errors, and paired differences.
 
   Args:
     outputs: of `collect`.
+    together: so many episodes in a row ask the same, and count as one.
 
   Returns:
     `loss/<mode>` and `loss/<mode>_stderr` in nats a token (episodes weighted
@@ -154,9 +157,13 @@ def summarize(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     in that mode minus the loss with generated phi, with `_stderr`, `_low` and
     `_high` (95% interval over episodes, paired).
   """
-  tokens = outputs['tokens'].sum(axis=1).astype(np.float64)
+
+  def of_rows(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64).reshape(-1, together * x.shape[1]).sum(axis=1)
+
+  tokens = of_rows(outputs['tokens'])
   losses = {
-    name.removeprefix('score/'): -x.sum(axis=1).astype(np.float64)
+    name.removeprefix('score/'): -of_rows(x)
     for name, x in outputs.items()
     if name.startswith('score/')
   }

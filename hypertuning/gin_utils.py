@@ -319,6 +319,24 @@ def hidden_stderr() -> Iterator[None]:
       os.close(terminal)
 
 
+def data_flags(*search_paths: str) -> list[str]:
+  """The flags of this command that name folders, for another command.
+
+  Args:
+    *search_paths: more folders of gin files; t5x does not know where ours are.
+  """
+  given = {'gin_search_paths': ','.join(search_paths)}
+  if 'tfds_data_dir' in _FLAGS and _FLAGS.is_parsed():
+    given = {
+      'gin_search_paths': ','.join([*_FLAGS.gin_search_paths, *search_paths]),
+      'tfds_data_dir': _FLAGS.tfds_data_dir,
+      'seqio_additional_cache_dirs': ','.join(
+        _FLAGS.seqio_additional_cache_dirs
+      ),
+    }
+  return [f'--{name}={value}' for name, value in given.items() if value]
+
+
 def _set_data_folders() -> None:
   if not (_FLAGS.tfds_data_dir or _FLAGS.seqio_additional_cache_dirs):
     return

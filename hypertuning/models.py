@@ -170,6 +170,8 @@ class HyperTuningModel:
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
     self.optimizer_def = optimizer_def
+    if teacher is not None:  # it is held still in every case
+      trainable_regex = f'(?!teacher/)(?:{trainable_regex})'
     self.trainable_regex = trainable_regex
     self._frozen_dtype = frozen_dtype
     self._decode_fn = decode_fn

@@ -52,18 +52,20 @@ def measure(
   targets: Sequence[Any],
   outputs: Sequence[Any],
   draws: Sequence[int],
+  together: int = 1,
 ) -> dict[str, float]:
   """Metrics over all episodes, with standard errors over episodes.
 
-  Where several episodes share a draw of shots, and there are several draws, the
+  So many episodes in a row are taken `together`: they ask the same, and are not
+  independent. Where several episodes share a draw of shots, and there are several draws, the
   standard deviation over draws as well.
   """
   kinds = sorted(set(draws))
   values: dict[str, float] = {}
   for metric_fn in metric_fns:
     single = [
-      metric_fn([target], [output])
-      for target, output in zip(targets, outputs, strict=True)
+      metric_fn(targets[i : i + together], outputs[i : i + together])
+      for i in range(0, len(targets), together)
     ]
     for name, value in metric_fn(targets, outputs).items():
       values[name] = float(value)

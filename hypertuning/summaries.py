@@ -152,6 +152,6 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f'.{path.name}.tmp')
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   temporary.write_text(text, encoding='utf-8')
   os.replace(temporary, path)

@@ -46,7 +46,7 @@ def write(
     for stage, cell in _cells(sweep)
     if cell.state != DONE
   }
-  if not groups and not failed:
+  if not groups and not failed and any(_results(sweep)):
     there = sorted({name for _, _, row in _results(sweep) for name in row})
     raise UserError(
       f'METRIC = {metric!r}, PHI = {phi!r}: no cell has it; there is '

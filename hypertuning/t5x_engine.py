@@ -100,10 +100,12 @@ class WarmStart(utils.TrainStateInitializer):
       UserError: the checkpoint does not fit the model.
     """
     state = super().from_scratch(init_rng)
-    if not self._path:
-      return state
     params = trees.flatten_paths(state.params)
     frozen = state.flax_mutables.get('frozen', {})
+    needed = any(x.startswith('teacher/') for x in trees.flatten_paths(frozen))
+    checkpoints.check_teacher(needed, self._teacher, self._path)
+    if not self._path:
+      return state
     # Every host reads the whole, and keeps what its devices hold.
     filled = trees.flatten_paths(
       checkpoints.fill(

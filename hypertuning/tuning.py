@@ -46,10 +46,7 @@ class Tuner:
     self._model, self._optimizer = model, optimizer
     self._params, self._frozen = params, frozen
     self._partitioner = partitioner
-    self._answer = {
-      decode: partitioner.compile(self._answer_fn(decode))
-      for decode in (False, True)
-    }
+    self._answer = partitioner.compile(self._scores_and_texts)
 
   def start(self, batch: Batch, draws: int = 1) -> Adapters:
     """Phi of every task.
@@ -113,11 +110,9 @@ class Tuner:
         yield step, seconds, phi
     progress.close()
 
-  def answer(
-    self, phi: Adapters, batch: Batch, decode: bool
-  ) -> Mapping[str, jax.Array]:
-    """Scores and, with `decode`, texts of a batch, see `evaluation`."""
-    return self._answer[decode](self._params, self._frozen, phi, batch)
+  def answer(self, phi: Adapters, batch: Batch) -> Mapping[str, jax.Array]:
+    """`tokens`, `score` and `text` of a batch, see `evaluation.make_step`."""
+    return self._answer(self._params, self._frozen, phi, batch)
 
   def _losses(
     self, phi: Adapters, params: Any, frozen: Any, batch: Batch
@@ -136,21 +131,16 @@ class Tuner:
     updates, state = jax.vmap(self._optimizer.update)(gradients, state, phi)
     return optax.apply_updates(phi, updates), state
 
-  def _answer_fn(self, decode: bool) -> Any:
-    def answer(
-      params: Any, frozen: Any, phi: Adapters, batch: Batch
-    ) -> dict[str, jax.Array]:
-      mutables = {'frozen': frozen}
-      outputs = {
-        'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1),
-        'score': self._model.score_batch(
-          params, batch, flax_mutables=mutables, adapters=phi
-        ),
-      }
-      if decode:
-        outputs['text'] = self._model.predict_batch(
-          params, batch, flax_mutables=mutables, adapters=phi
-        )
-      return outputs
-
-    return answer
+  def _scores_and_texts(
+    self, params: Any, frozen: Any, phi: Adapters, batch: Batch
+  ) -> dict[str, jax.Array]:
+    mutables = {'frozen': frozen}
+    return {
+      'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1),
+      'score': self._model.score_batch(
+        params, batch, flax_mutables=mutables, adapters=phi
+      ),
+      'text': self._model.predict_batch(
+        params, batch, flax_mutables=mutables, adapters=phi
+      ),
+    }

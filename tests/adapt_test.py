@@ -74,6 +74,14 @@ def test_rows_are_tuned_on_or_asked_never_both():
   pooled = RowTask(rows[:4], pool=rows[4:])
   assert for_tuning(pooled, False, 6).rows == rows[4:]
   assert for_tuning(pooled, True, 6).rows == rows[:4]
+  # What is asked is not tuned on, though the pool may hold it.
+  whole = RowTask(rows[:4], pool=rows)
+  assert for_tuning(whole, False, 6).rows == rows[4:]
+  assert for_tuning(whole, True, 6).rows == rows[:4]
+  # Equal inputs are on one side.
+  twice = RowTask([*rows, *rows], pool=rows)
+  tune, test = (for_tuning(twice, asked, 6).rows for asked in (False, True))
+  assert (len(tune), len(test)) == (12, 28) and not {*tune} & {*test}
 
 
 def test_tasks_come_in_turn_and_are_shown_rows_to_tune_on(task):

@@ -128,14 +128,18 @@ def test_teacher_reads_what_the_in_context_form_reads():
     episodes = pipelines.episodes(name, lengths, 'validation').take(4)
     return list(episodes.as_numpy_iterator())
 
-  taught = first('toy_symbols', LENGTHS)
+  taught = first('toy_symbols_taught', LENGTHS)
   whole = {k: v for k, v in LENGTHS.items() if k != 'teacher_inputs'}
   in_context = first(
     'toy_symbols_in_context', {**whole, 'inputs': LENGTHS['teacher_inputs']}
   )
   for one, other in zip(taught, in_context, strict=True):
     np.testing.assert_array_equal(one['teacher_inputs'], other['inputs'])
-  assert 'teacher_inputs' not in first('toy_symbols', whole)[0]
+  plain = first('toy_symbols', whole)
+  assert 'teacher_inputs' not in plain[0]
+  for one, other in zip(taught, plain, strict=True):
+    for name in ('hyper_inputs', 'inputs', 'targets'):
+      np.testing.assert_array_equal(one[name], other[name])
 
 
 def test_a_run_distils_another_runs_model(tmp_path):
@@ -146,6 +150,7 @@ def test_a_run_distils_another_runs_model(tmp_path):
   teacher = t5.T5(runner.model().module.downstream.config)
   distilled = runner.model(distillation_weight=0.5, teacher=teacher)
   arguments = {
+    'mixture_or_task_name': 'toy_symbols_taught',
     'task_feature_lengths': LENGTHS,
     'initial_checkpoint_path': str(student),
   }

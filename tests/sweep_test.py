@@ -164,6 +164,10 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
     ({'a': {'command': 'hypertuning.eval'}}, {}, "'a' has no 'gin_files'"),
     ({'a': {**EVAL, 'axes': ('sed',)}}, {'seed': SEEDS}, "no axis 'sed'"),
     ({'a b': EVAL}, {}, "'a b' cannot name a folder"),
+    ({'a': {**EVAL, 'gin_files': 'x.gin'}}, {}, 'must be a tuple of files'),
+    ({'a': EVAL}, {'seed': {0: {}}}, "point 0 of 'seed' must be a name"),
+    ({'a': EVAL}, {'s': {'0': {'stages': ('b',)}}}, r"the stages \('b',\)"),
+    ({'a': EVAL}, {'s': {'x y': {}, 'x_y': {}}}, 'two points have the folder'),
     ({'a': {**EVAL, 'after': {'X': 'b'}}}, {}, "stage 'b', which does not"),
     (
       {'a': {**EVAL, 'after': {'X': 'b'}}, 'b': TRAIN},
@@ -250,6 +254,27 @@ def test_a_failure_stops_only_what_needs_it_and_nothing_runs_twice(
   assert {path: path.stat().st_mtime_ns for path in done} == times
 
 
+def test_what_cannot_be_started_is_a_failure(tmp_path, monkeypatch):
+  stages = {'run': TRAIN, 'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'run'}}}
+  work = cells.expand(str(tmp_path), stages, {})
+  cells.claim(str(tmp_path), work)
+
+  class Full:
+    def __init__(self, commands):
+      pass
+
+    def __call__(self, *arguments):
+      raise OSError('no space left')
+
+    def close(self):
+      pass
+
+  monkeypatch.setattr(scheduler.launcher, 'Launcher', Full)
+  scheduler.run(work, 2)
+  assert work[0].failure == 'OSError: no space left'
+  assert work[1].failure == 'run/all failed, which it starts from'
+
+
 @pytest.mark.slow
 def test_a_stopped_sweep_goes_on(tmp_path):
   """SIGTERM ends the cell that runs, which keeps its state."""
@@ -290,17 +315,21 @@ def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path, monkeypatch):
   cells.claim(str(tmp_path), work)
   other = os.open(work[0].folder / '.lock', os.O_RDWR | os.O_CREAT)
   fcntl.flock(other, fcntl.LOCK_EX)
-  launched = []
 
-  def launch(self, *arguments):
-    launched.append(arguments)
-    raise AssertionError('the cell belongs to another process')
+  class Idle:
+    """Nothing may be started."""
+
+    def __init__(self, commands):
+      assert commands == {'hypertuning.train'}
+
+    def close(self):
+      pass
 
   def finish(seconds):
     work[0].succeed(1.0)  # the other process ends it while we wait
 
-  monkeypatch.setattr(scheduler.launcher.Launcher, '__call__', launch)
+  monkeypatch.setattr(scheduler.launcher, 'Launcher', Idle)
   monkeypatch.setattr(scheduler.time, 'sleep', finish)
   scheduler.run(work, 1)
   os.close(other)
-  assert not launched and work[0].is_done
+  assert work[0].is_done and work[0].failure is None

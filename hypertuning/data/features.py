@@ -13,16 +13,21 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 _EXAMPLE = "{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}"
 
 
-def output_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
-  """seqio features of an episode task; preprocessors add EOS themselves."""
+def output_features(
+  vocabulary: seqio.Vocabulary, taught: bool = False
+) -> dict[str, seqio.Feature]:
+  """seqio features of an episode task; preprocessors add EOS themselves.
+
+  Args:
+    vocabulary: of all features.
+    taught: with what a teacher reads.
+  """
+  names = {'hyper_inputs': 1, 'inputs': 2, 'targets': 2}
+  if taught:
+    names['teacher_inputs'] = 2
   return {
-    'hyper_inputs': seqio.Feature(vocabulary, add_eos=False),
-    'inputs': seqio.Feature(vocabulary, add_eos=False, rank=2),
-    'targets': seqio.Feature(vocabulary, add_eos=False, rank=2),
-    # Only where TASK_FEATURE_LENGTHS has room for it.
-    'teacher_inputs': seqio.Feature(
-      vocabulary, add_eos=False, rank=2, required=False
-    ),
+    name: seqio.Feature(vocabulary, add_eos=False, rank=rank)
+    for name, rank in names.items()
   }
 
 

@@ -106,6 +106,7 @@ def episode_features(
   sequence_length: Mapping[str, Any] | None,
   vocabulary: seqio.Vocabulary,
   in_context: bool = False,
+  taught: bool = False,
   markers: Markers | None = None,
 ) -> tf.data.Dataset:
   """Preprocessor: an episode's strings to token features.
@@ -122,13 +123,13 @@ def episode_features(
     vocabulary: of all features.
     in_context: every query is read after the definition and all shots, in the
       model's own input (the in-context baseline).
+    taught: a teacher is to read the same, in `teacher_inputs`.
     markers: texts in place of the two separators.
 
   Returns:
     Elements with `hyper_inputs` (definition, shots, EOS), `inputs` and
     `targets` `[queries, ...]` (targets end in EOS), their texts, `task`, and
-    what a metric may need. Where the lengths have room for `teacher_inputs`,
-    also these: the queries after definition and shots.
+    what a metric may need.
 
   Raises:
     UserError: a length leaves no room for a separator and a token.
@@ -194,16 +195,16 @@ def episode_features(
       context = _context(definition, shots, left)
       return tf.concat([tf.tile(context[None], [queries, 1]), asked], axis=1)
 
-    taught = {}
-    if teacher_room is not None:
-      taught['teacher_inputs'] = in_full(teacher_room).to_tensor()
+    teacher = {}
+    if taught:
+      teacher['teacher_inputs'] = in_full(teacher_room).to_tensor()
     if in_context:
       asked = in_full(input_room)
     text = _context(definition, shots, hyper_room)
     return {
       'hyper_inputs': tf.concat([text, [eos]], axis=0),
       'inputs': asked.to_tensor(),
-      **taught,
+      **teacher,
       'targets': answers.to_tensor(),
       'inputs_pretokenized': episode['query_inputs'],
       'targets_pretokenized': episode['query_targets'],

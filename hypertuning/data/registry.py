@@ -13,9 +13,9 @@ from hypertuning.data.rows import Tasks
 from hypertuning.errors import UserError
 
 # Suffix of a task's name, by what the downstream model reads before a query:
-# nothing (phi tells), or definition and shots.
-IN_CONTEXT = '_in_context'
-FORMS = ('', IN_CONTEXT)
+# nothing (phi tells), or definition and shots; or nothing, but a teacher does.
+IN_CONTEXT, TAUGHT = '_in_context', '_taught'
+FORMS = ('', IN_CONTEXT, TAUGHT)
 Splits = Mapping[str, Callable[[], Tasks]]
 MetricFns = Sequence[Callable[..., Mapping[str, float]]]
 
@@ -41,9 +41,10 @@ def add_episodes(
   """Registers episodes of rows in every form, in place of older ones.
 
   Forms: `<name>` shows the examples to the hypermodel alone,
-  `<name>_in_context` to the downstream model as well. With `options` both are
-  there once more with `_score_eval` behind: the options of a question are the
-  queries of an episode, and share its shots and phi.
+  `<name>_in_context` to the downstream model as well, `<name>_taught` to a
+  teacher. With `options` the first two are there once more with `_score_eval`
+  behind: the options of a question are the queries of an episode, and share its
+  shots and phi.
 
   Args:
     name: letters, digits, `_` and `.`.
@@ -98,6 +99,7 @@ def add_episodes(
       fewshot.episode_features,
       vocabulary=vocabulary,
       in_context=form == IN_CONTEXT,
+      taught=form == TAUGHT,
       markers=markers,
     )
     _add(
@@ -108,7 +110,7 @@ def add_episodes(
       metrics.texts,
       metric_fns,
     )
-    if ranked is not None:
+    if ranked is not None and form != TAUGHT:
       _add(
         name + form + SCORE_EVAL,
         ranked,
@@ -181,7 +183,9 @@ def _add(
     source=source,
     # What is drawn can be cached; what is shown of it depends on the lengths.
     preprocessors=[seqio.CacheDatasetPlaceholder(), *preprocessors],
-    output_features=features.output_features(vocabulary),
+    output_features=features.output_features(
+      vocabulary, taught=name.endswith(TAUGHT)
+    ),
     postprocess_fn=postprocess_fn,
     metric_fns=list(metric_fns),
     shuffle_buffer_size=None,  # episodes are drawn at random

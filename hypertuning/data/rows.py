@@ -52,22 +52,27 @@ def for_tuning(task: RowTask, asked: bool, count: int | None) -> RowTask:
   """A held-out task to tune on by itself.
 
   Args:
-    task: its `pool` is to tune on and its `rows` to test on; where it has no
-      pool, the rows are divided.
+    task: the rows of its `pool` are to tune on, but for those that it asks, and
+      its `rows` to test on; where that leaves none to tune on, the rows are
+      divided, equal inputs to one side.
     asked: give the rows to test on (True), or those to tune on.
-    count: how many rows without a pool are to tune on; half of them if None.
+    count: how many inputs are to tune on where rows are divided; half of them
+      if None.
 
   Returns:
     A task whose shots come from the rows to tune on, in both cases.
   """
-  pool, rest = task.pool, task.rows
-  if pool is None:
-    if count is None:
-      count = len(rest) // 2
+  rest = list(task.rows)
+  inputs = list(dict.fromkeys(row.inputs for row in rest))
+  pool = [row for row in task.pool or () if row.inputs not in set(inputs)]
+  if not pool:
     # Files may be sorted, by label for example.
-    order = sorted(range(len(rest)), key=lambda i: zlib.crc32(b'%d' % i))
-    pool = [rest[i] for i in order[:count]]
-    rest = [rest[i] for i in order[count:]]
+    order = sorted(range(len(inputs)), key=lambda i: zlib.crc32(b'%d' % i))
+    chosen = {
+      inputs[i] for i in order[: len(order) // 2 if count is None else count]
+    }
+    pool = [row for row in rest if row.inputs in chosen]
+    rest = [row for row in rest if row.inputs not in chosen]
   return dataclasses.replace(task, rows=rest if asked else pool, pool=pool)
 
 

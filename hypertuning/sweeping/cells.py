@@ -1,6 +1,7 @@
 """The cells of a sweep, and what their folders say."""
 
 import dataclasses
+import fcntl
 import itertools
 import json
 import pathlib
@@ -73,9 +74,13 @@ class Cell:
     except (OSError, ValueError, KeyError):
       return None
 
+  def forget_failure(self) -> None:
+    """It is tried again."""
+    (self.folder / _FAILED).unlink(missing_ok=True)
+
   def succeed(self, seconds: float) -> None:
     """Notes that the results are whole."""
-    (self.folder / _FAILED).unlink(missing_ok=True)
+    self.forget_failure()
     told = json.dumps({'seconds': round(seconds, 1)})
     summaries.write_text(str(self.folder), _DONE, told)
 
@@ -120,9 +125,27 @@ def expand(
   Raises:
     UserError: names the stage, axis or field at fault.
   """
+  if '://' in output_dir:
+    raise UserError(
+      f'SWEEP_DIR = {output_dir!r}: give a folder of a file system; runs may '
+      'write into buckets, a sweep keeps its locks there.'
+    )
   for axis, points in axes.items():
     if not points:
       raise UserError(f'AXES: {axis!r} has no points.')
+    for label, meant in points.items():
+      if not isinstance(label, str) or not isinstance(meant, Mapping):
+        raise UserError(
+          f'AXES: point {label!r} of {axis!r} must be a name (a string) of '
+          'bindings (a dict).'
+        )
+      only = meant.get('stages', ())
+      unknown = [only] if isinstance(only, str) else set(only) - set(stages)
+      if unknown:
+        raise UserError(
+          f'AXES: point {label!r} of {axis!r} is for the stages {only!r}; give '
+          f'some of {tuple(stages)!r}.'
+        )
   if not stages:
     raise UserError('STAGES: there is none.')
   found: dict[tuple[str, tuple[str, ...]], Cell] = {}
@@ -154,6 +177,12 @@ def expand(
         (*files, *stage['gin_files']),
         bound,
         after,
+      )
+  folders = [cell.folder for cell in found.values()]
+  for cell in found.values():
+    if folders.count(cell.folder) > 1:
+      raise UserError(
+        f'AXES: two points have the folder {cell.folder}; name them apart.'
       )
   order = {axis: list(points) for axis, points in axes.items()}
 
@@ -188,6 +217,15 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
       'gin_files': list(cell.gin_files),
       'axes': list(cell.point),
     }
+  pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
+  with pathlib.Path(output_dir, '.lock').open('w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # another may start at the same time
+    _claim(output_dir, work, sweep)
+
+
+def _claim(
+  output_dir: str, work: Sequence[Cell], sweep: dict[str, Any]
+) -> None:
   path = pathlib.Path(output_dir, _SWEEP)
   before = _read(path) if path.exists() else sweep
   shared = before['stages'].keys() & sweep['stages'].keys()
@@ -223,9 +261,14 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text('utf-8'))
-  except ValueError as error:
-    raise UserError(f'{path}: is damaged ({error}); delete it.') from error
+    found = json.loads(path.read_text('utf-8'))
+    if path.name == _SWEEP:
+      assert isinstance(found['stages'], dict) and isinstance(
+        found['axes'], dict
+      )
+    return found
+  except (ValueError, KeyError, TypeError, AssertionError) as error:
+    raise UserError(f'{path}: is damaged ({error!r}); delete it.') from error
 
 
 def _check(
@@ -246,6 +289,8 @@ def _check(
   for field in ('command', 'gin_files'):
     if not stage.get(field):
       raise UserError(f'{where} has no {field!r}.')
+  if isinstance(stage['gin_files'], str):
+    raise UserError(f'{where}: gin_files must be a tuple of files.')
   if stage['command'] not in OUTPUTS:
     raise UserError(
       f'{where}: command {stage["command"]!r}; give one of '

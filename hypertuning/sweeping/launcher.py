@@ -5,6 +5,7 @@ still has a process of its own, and nothing that one does is seen by another.
 """
 
 import contextlib
+import glob
 import multiprocessing
 import os
 import pathlib
@@ -12,8 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from multiprocessing import forkserver
+from collections.abc import Collection, Sequence
+from multiprocessing import connection, forkserver
 from typing import Protocol
 
 from hypertuning import gin_utils, paths
@@ -26,6 +27,12 @@ _FUNCTIONS = {
   'hypertuning.adapt': 'adapt',
   'hypertuning.benchmarks.query_cost': 'measure',
 }
+_PRELOADED = [
+  'hypertuning.train',
+  'hypertuning.eval',
+  'hypertuning.adapt',
+  'hypertuning.sweep_table',
+]
 
 
 class Process(Protocol):
@@ -41,15 +48,24 @@ class Process(Protocol):
 class Launcher:
   """Starts commands in processes."""
 
-  def __init__(self) -> None:
+  def __init__(self, commands: Collection[str]) -> None:
+    """Prepares what can be forked.
+
+    Args:
+      commands: modules that will be started.
+    """
+    # A process that has looked for NVIDIA's devices cannot be forked any more.
+    forks = not glob.glob('/dev/nvidia*')
+    self._forked = _FUNCTIONS.keys() & set(commands) if forks else set()
     self._context = multiprocessing.get_context('forkserver')
-    self._context.set_forkserver_preload(
-      ['hypertuning.train', 'hypertuning.eval', 'hypertuning.adapt']
-    )
-    self._is_open = False
+    self._lock = threading.Lock()  # multiprocessing has none of its own
+    if self._forked:
+      self._context.set_forkserver_preload(_PRELOADED)
+      with gin_utils.hidden_stderr():  # what TensorFlow says when imported
+        forkserver.ensure_running()
 
   def __call__(
-    self, command: str, flags: Sequence[str], log: pathlib.Path
+    self, command: str, flags: Sequence[str], log: pathlib.Path, lock: int
   ) -> Process:
     """Starts a command.
 
@@ -57,42 +73,44 @@ class Launcher:
       command: a module.
       flags: of its command line.
       log: file that gets what it prints.
+      lock: of a file, held as long as the command runs.
     """
-    # Also for t5x, which does not know where our gin files are.
-    flags = [f'--gin_search_paths={paths.data_root()}', *flags]
-    if command not in _FUNCTIONS:
+    flags = [*gin_utils.data_flags(str(paths.data_root())), *flags]
+    if command not in self._forked:
       with log.open('wb') as file:
         return subprocess.Popen(
           [sys.executable, '-m', command, *flags],
           stdout=file,
           stderr=subprocess.STDOUT,
+          pass_fds=(lock,),
         )
-    if not self._is_open:
-      with gin_utils.hidden_stderr():  # what TensorFlow says when imported
-        forkserver.ensure_running()
-      self._is_open = True
     process = self._context.Process(
       target=_main, args=(command, flags, os.fspath(log), os.getcwd())
     )
-    process.start()
-    return _Forked(process)
+    with self._lock:
+      process.start()
+    return _Forked(process, self._lock)
 
   def close(self) -> None:
     """Ends the process that is forked."""
-    if self._is_open:
+    if self._forked:
       forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 class _Forked:
-  def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
-    self._process = process
+  def __init__(
+    self, process: multiprocessing.process.BaseProcess, lock: threading.Lock
+  ) -> None:
+    self._process, self._lock = process, lock
 
   def terminate(self) -> None:
     with contextlib.suppress(OSError):
       self._process.terminate()
 
   def wait(self) -> int:
-    self._process.join()
+    connection.wait([self._process.sentinel])
+    with self._lock:
+      self._process.join()
     return self._process.exitcode or 0
 
 

@@ -27,9 +27,6 @@ def run(work: Sequence[Cell], num_workers: int) -> None:
   Raises:
     SystemExit: SIGTERM or SIGINT came; cells that ran have been stopped.
   """
-  for cell in work:
-    if not cell.is_done and cell.failure:
-      (cell.folder / 'failed').unlink()
   queue = _Queue(work)
   with queue.stopped_by_signals():
     threads = [
@@ -49,11 +46,12 @@ class _Queue:
 
   def __init__(self, work: Sequence[Cell]) -> None:
     self._left = [cell for cell in work if not cell.is_done]
+    self._failed: set[str] = set()  # of this start; earlier ones are forgotten
     self._progress = summaries.Progress(len(self._left), label='cells')
     self._lock = threading.Lock()
-    self._running: list[Any] = []
+    self._running: list[launcher.Process] = []
     self._signal: signal.Signals | None = None
-    self._launch = launcher.Launcher()
+    self._launch = launcher.Launcher({cell.command for cell in self._left})
 
   def work(self) -> None:
     """Runs cells until none is left."""
@@ -67,9 +65,14 @@ class _Queue:
         continue
       cell, lock = claimed
       try:
-        self._run(cell)
+        failure = self._run(cell, lock)
+      except Exception as error:  # a full disk, too many processes, ...
+        failure = f'{type(error).__name__}: {error}'
       finally:
         os.close(lock)
+      if self._signal is None:
+        with self._lock:
+          self._end(cell, failure)
 
   def close(self) -> None:
     """Ends the progress bar and, after a signal, the program."""
@@ -105,12 +108,14 @@ class _Queue:
   def _claim(self) -> tuple[Cell, int] | None:
     """A cell that can run now, with its lock; forgets those that cannot."""
     for cell in list(self._left):
-      lost = [x for x in cell.after.values() if x.failure and not x.is_done]
-      if cell.is_done or lost:
+      if cell.is_done:  # by another process
         self._left.remove(cell)
-        if lost:
-          cell.fail(f'{lost[0].name} failed, which it starts from')
         self._progress.update()
+        continue
+      lost = [x for x in cell.after.values() if x.name in self._failed]
+      if lost:
+        self._left.remove(cell)
+        self._end(cell, f'{lost[0].name} failed, which it starts from')
         continue
       if not all(needed.is_done for needed in cell.after.values()):
         continue
@@ -124,21 +129,29 @@ class _Queue:
       return cell, lock
     return None
 
-  def _run(self, cell: Cell) -> None:
+  def _run(self, cell: Cell, lock: int) -> str | None:
+    """Runs a cell; says why it failed, if it did."""
     start = time.monotonic()
+    cell.forget_failure()
     log = cell.folder / LOG
-    process = self._launch(cell.command, cell.flags(), log)
+    process = self._launch(cell.command, cell.flags(), log, lock)
     self._running.append(process)
+    if self._signal is not None:  # it came while the process was started
+      process.terminate()
     code = process.wait()
     self._running.remove(process)
-    if self._signal is not None:
-      return
     if code == 0:
       cell.succeed(time.monotonic() - start)
-    else:
-      lines = log.read_text('utf-8', 'replace').strip().splitlines()
-      cell.fail(lines[-1] if lines else f'exit code {code}')
-      self._progress.say(f'{cell.name} failed: {cell.failure}')
+      return None
+    lines = log.read_text('utf-8', 'replace').strip().splitlines()
+    return lines[-1] if lines else f'exit code {code}'
+
+  def _end(self, cell: Cell, failure: str | None) -> None:
+    if failure is not None:
+      self._failed.add(cell.name)
+      with contextlib.suppress(OSError):  # of the disk that is full
+        cell.fail(failure)
+      self._progress.say(f'{cell.name} failed: {failure}')
     self._progress.update()
 
 
