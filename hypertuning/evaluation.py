@@ -48,8 +48,9 @@ def with_phi(
   Args:
     phi: of `[episodes]`.
     mode: `other` gives each real episode the phi of the next one that asks
-      something else (of another task where tasks come in turn), `averaged` the mean over the draws of what it asks,
-      `random` normal noise of phi's root mean square, leaf by leaf.
+      something else (of another task where tasks come in turn), `averaged` the
+      mean over the draws of what it asks, `random` normal noise of phi's root
+      mean square, leaf by leaf.
     is_real: `[episodes]`; rows that fill up a batch come last.
     draws: so many episodes in a row ask the same, with other shots.
     rng: of the noise.

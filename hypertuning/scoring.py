@@ -57,8 +57,8 @@ def measure(
   """Metrics over all episodes, with standard errors over episodes.
 
   So many episodes in a row are taken `together`: they ask the same, and are not
-  independent. Where several episodes share a draw of shots, and there are several draws, the
-  standard deviation over draws as well.
+  independent. Where several episodes share a draw of shots, and there are
+  several draws, the standard deviation over draws as well.
   """
   kinds = sorted(set(draws))
   values: dict[str, float] = {}

@@ -13,7 +13,6 @@ _HYPER = (
   'lora_scratch',
   'prefix_joint',
   'prefix_distilled',
-  'prefix_distilled_mtf',
 )
 
 
@@ -71,7 +70,7 @@ def result(phi, accuracy, task='t', **more):
 
 def claims(root):
   """The whole claims sweep, all cells done."""
-  folder = Folder(root)
+  folder = Folder(root, {'shots': ['1', '6'], 'seed': list(SEEDS)})
   random = np.random.default_rng(0)
 
   def results(modes, suffix=''):
@@ -111,12 +110,19 @@ def claims(root):
     folder.stage(stage, axes=('seed',) if seeded else ())
     for names in [(seed,) for seed in SEEDS] if seeded else [()]:
       folder.cell(stage, *names, results=results(modes, suffix))
+  folder.stage('prefix_eval_shots', axes=('shots', 'seed'))
+  for shots in ('1', '6'):
+    for seed in SEEDS:
+      modes = {'generated': 20.0 + 5 * int(shots), 'other': 8.0}
+      folder.cell('prefix_eval_shots', shots, seed, results=results(modes))
   for kind, worth in {'prefix': 0.05, 'lora': 0.1}.items():
     stage = f'{kind}_hyperpretrain'
     folder.stage(stage, 'hypertuning.train')
     for seed in SEEDS:
       folder.cell(stage, seed, metrics=_losses(random, worth))
     starts = {'random': 400, 'shared': 250, 'phi': 60, 'averaged': 200}
+    if kind == 'lora':
+      del starts['averaged']
     for start, steps in starts.items():
       stage = f'{kind}_adapt_{start}'
       folder.stage(stage, 'hypertuning.adapt')
@@ -181,10 +187,9 @@ def _tuning(random, steps):
     'steps_to_target': needed,
     'seconds_to_target': needed / 100,
   }
-  results = [
-    result('start', 10.0, 'toy_symbols_few', loss=2.0, accuracy_stderr=1.0),
-    result(
-      'tuned', 95.0, 'toy_symbols_few', loss=0.1, accuracy_stderr=1.0, **more
-    ),
-  ]
+  results = []
+  for name in ('toy_few_strings', 'toy_few_symbols', 'average'):
+    numbers = {'loss': 2.0, 'accuracy_stderr': 1.0}
+    results.append(result('start', 10.0, name, **numbers))
+    results.append(result('tuned', 95.0, name, **numbers, **more))
   return {'curves': curves, 'results': results}
