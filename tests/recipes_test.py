@@ -230,7 +230,7 @@ for name, (files, bindings) in stages.items():
   'script, function', [('train', 'train'), ('eval', 'evaluate')]
 )
 def test_every_stage_parses_under_t5x(benchmark, script, function):
-  if importlib.util.find_spec('t5x.train') is None:
+  if importlib.util.find_spec('t5x') is None:
     pytest.skip('needs t5x, airio and jestimator, see setup.py')
   found = {
     f'{size}/{name}': (stage['gin_files'], bindings(stage))
