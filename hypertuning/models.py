@@ -394,7 +394,7 @@ class HyperTuningModel:
     return adapters
 
   def _loss_and_metrics(
-    self, logits: jax.Array, batch: Batch, teacher: jax.Array | None
+    self, logits: jax.Array, batch: Batch, teacher: jax.Array | None = None
   ) -> tuple[jax.Array, dict]:
     targets = batch['decoder_target_tokens']
     weights = batch['decoder_loss_weights'].astype(jnp.float32)
