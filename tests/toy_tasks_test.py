@@ -95,13 +95,15 @@ def test_shots_answer_every_symbol_query():
 def test_forms_differ_in_what_stands_before_the_query(family, shots):
   name = f'toy_{family}'
   forms = [examples(name + form, 'train', 40) for form in toy.FORMS]
-  for plain, context in zip(*forms, strict=True):
+  for plain, context, taught in zip(*forms, strict=True):
     text = plain['hyper_inputs'][:-1].tolist()
     assert text.count(259) == shots
     assert context['hyper_inputs'].tolist() == [*text, 1]
     assert context['targets'].tolist() == plain['targets'].tolist()
     query = plain['inputs'][0].tolist()
     assert context['inputs'][0].tolist() == text + query
+    assert taught['inputs'].tolist() == plain['inputs'].tolist()
+    assert taught['teacher_inputs'].tolist() == context['inputs'].tolist()
 
 
 def test_mixtures_give_batches():
