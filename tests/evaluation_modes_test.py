@@ -38,7 +38,7 @@ def episodes_of(phi):
 
 
 def test_average_is_over_the_draws_of_one_question():
-  is_real = jnp.ones(6)
+  is_real = jnp.ones(6, int)
   phi = evaluation.with_phi(numbered(6), 'averaged', is_real, draws=3)
   assert episodes_of(phi) == [1, 1, 1, 4, 4, 4]
   phi = evaluation.with_phi(numbered(6), 'averaged', is_real, draws=1)
@@ -46,7 +46,7 @@ def test_average_is_over_the_draws_of_one_question():
 
 
 def test_others_phi_is_of_another_question():
-  phi = evaluation.with_phi(numbered(6), 'other', jnp.ones(6), draws=3)
+  phi = evaluation.with_phi(numbered(6), 'other', jnp.ones(6, int), draws=3)
   assert episodes_of(phi) == [3, 4, 5, 0, 1, 2]
   # The last three only fill up the batch, with the first episodes.
   some = jnp.array([1, 1, 1, 0, 0, 0])
@@ -57,7 +57,7 @@ def test_others_phi_is_of_another_question():
 def test_noise_has_the_size_of_phi():
   phi = tiny.lora(CONFIG, 400)
   noise = evaluation.with_phi(
-    phi, 'random', jnp.ones(400), rng=jax.random.key(0)
+    phi, 'random', jnp.ones(400, int), rng=jax.random.key(0)
   )
   for one, other in zip(
     jax.tree.leaves(phi), jax.tree.leaves(noise), strict=True
