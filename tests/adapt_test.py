@@ -218,7 +218,9 @@ def test_results_are_those_of_the_curves(checkpoint, tmp_path):
   head = heads.PrefixHead(
     other.module.downstream.config, prefix_length=3, bottleneck=8
   )
-  with pytest.raises(UserError, match=r'decoder_self/key is \(3, 2, .* \(3, 3, '):
+  with pytest.raises(
+    UserError, match=r'decoder_self/key is \(3, 2, .* \(3, 3, '
+  ):
     _adapt(
       checkpoint,
       more,
@@ -228,6 +230,7 @@ def test_results_are_those_of_the_curves(checkpoint, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_groups_of_tasks_are_tuned_one_after_the_other(checkpoint, tmp_path):
   whole = _adapt(checkpoint, tmp_path / 'whole')
   parts = _adapt(checkpoint, tmp_path / 'parts', tasks_at_once=2)
@@ -252,6 +255,7 @@ def test_target_steps_by_hand():
   assert tuned['seconds_to_target'] == (0.5 + 1.0) / 2
 
 
+@pytest.mark.slow
 def test_random_start_averaged_start_and_slips(checkpoint, tmp_path):
   model = runner.model(
     hypermodel=learned.Learned(runner.model().module.hypermodel.head)

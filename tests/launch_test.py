@@ -222,7 +222,7 @@ class Cloud:
     pytest.fail(out)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')  # `tpu` is imported once, from there
 def checkout(tmp_path_factory):
   """A repository of the launcher alone."""
   folder = tmp_path_factory.mktemp('checkout')

@@ -102,6 +102,7 @@ def test_a_step_lowers_the_loss_and_moves_nothing_else():
   jax.tree.map(np.testing.assert_array_equal, before, state.frozen)
 
 
+@pytest.mark.slow
 def test_gin_puts_them_in_place_of_the_hypermodel(tmp_path):
   """From a run of the downstream model alone, as a command."""
   runner.train(tmp_path / 'downstream', runner.model(hyper=False))
