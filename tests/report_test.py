@@ -254,6 +254,7 @@ def test_share_of_the_gap(folder):
     ceiling=('top', 'generated', 't'),
   )
   assert texts(only(section))[0][2] == '50.0 [50.0, 50.0]'
+  assert section.text.startswith('Percent of the way from the frozen model')
 
 
 def test_losses_of_hyperpretraining(folder):
@@ -344,15 +345,19 @@ def test_accuracy_against_an_axis(tmp_path):
   assert table.rows[0][2].small == 'n = 1 of 2'
 
 
+# A method, the stage and the way of its cost, and its evaluation.
+WITH_PHI = {
+  'phi': ('cost', 'query with phi', ('a_eval', 'generated', 'average'))
+}
+
+
 def test_cost_and_when_phi_has_paid_for_itself(folder):
   folder.evaluation('a_eval', dict.fromkeys('012', 90.0), task='average')
   folder.stage('cost', 'hypertuning.benchmarks.query_cost', ())
   folder.cell('cost', results=sweep_folders.costs())
   section = cost.cost(
     sweep(folder),
-    methods={
-      'phi': ('cost', 'query with phi', ('a_eval', 'generated', 'average'))
-    },
+    methods=WITH_PHI,
     models={'Prefix': 'cost'},
   )
   costs, even = section.tables
@@ -378,9 +383,7 @@ def test_costs_that_were_not_measured(folder):
   folder.cell('cost', failed='error: no memory')
   section = cost.cost(
     sweep(folder),
-    methods={
-      'phi': ('cost', 'query with phi', ('a_eval', 'generated', 'average'))
-    },
+    methods=WITH_PHI,
     models={'Prefix': 'cost'},
   )
   costs, even = section.tables

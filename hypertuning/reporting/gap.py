@@ -55,8 +55,8 @@ def gap_closed(
       estimate = statistics.ratio(closed, whole)
       shown = sections.interval(estimate, planned, 1)
     drawn[method] = estimate
-    text = shown.text.partition(' [' if estimate else ':')[0]
-    labels.append(f'{text} {shown.small}'.rstrip())
+    number = shown.text.partition(' [' if estimate else ':')[0]
+    labels.append(f'{number} {shown.small}'.rstrip())
     rows.append([Text(method), sections.number(metric, measure), shown])
     told = sections.estimate_record(estimate, planned, problem)
     records.append({'method': method, **told})
