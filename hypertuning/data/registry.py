@@ -129,7 +129,8 @@ def form_of(name: str, in_context: bool, scored: bool = False) -> str:
 
 def base_of(name: str) -> str:
   """What `add_episodes` has called the task whose form `name` is."""
-  return name.removesuffix(SCORE_EVAL).removesuffix(IN_CONTEXT)
+  name = name.removesuffix(SCORE_EVAL)
+  return name.removesuffix(IN_CONTEXT).removesuffix(TAUGHT)
 
 
 def add_copy(name: str, task: seqio.Task, source: EpisodeSource) -> str:
