@@ -46,6 +46,7 @@ from hypertuning.partitioning import Partitioner
 
 Row = dict[str, Any]
 _START, _TUNED = 'start', 'tuned'
+_TO_TARGET = ('reached', 'steps_to_target', 'seconds_to_target')
 
 
 def adapt(
@@ -129,10 +130,10 @@ def adapt(
       raise UserError(f'{name} = {value}: must be 1 or more.')
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
-  tasks = [
-    (task, _source(task, split), _source(task, split).names(split)[:max_tasks])
-    for task in pipelines.members(mixture_or_task_name)
-  ]
+  tasks = []
+  for task in pipelines.members(mixture_or_task_name):
+    source = _source(task, split)
+    tasks.append((task, source, source.names(split)[:max_tasks]))
   partitioner = _partitioner(
     num_partitions, [len(names) for _, _, names in tasks], tasks_at_once
   )
@@ -201,7 +202,8 @@ def adapt(
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
   gin_utils.save_config(output_dir)
-  print(_table(results, metric))
+  columns = ('task', 'phi', 'episodes', 'loss', metric, *_TO_TARGET)
+  print(scoring.table(results, columns))
   return results
 
 
@@ -377,27 +379,3 @@ def _from_file(
   if rows == 1:
     return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)
   return jax.tree.map(lambda x: x[first : first + count], loaded)
-
-
-def _table(results: Sequence[Row], metric: str) -> str:
-  columns = [
-    'task',
-    'phi',
-    'episodes',
-    'loss',
-    metric,
-    'reached',
-    'steps_to_target',
-    'seconds_to_target',
-  ]
-
-  def cell(row: Row, name: str) -> str:
-    value = row.get(name)
-    if isinstance(value, float):
-      shown = metric if name != 'loss' else name
-      return summaries.shown(shown, value, row.get(f'{name}_stderr'))
-    return '' if value is None else str(value)
-
-  lines = [columns, ['---'] * len(columns)]
-  lines += [[cell(row, name) for name in columns] for row in results]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)

@@ -6,8 +6,8 @@
 
 For every task of a mixture: loss and metrics with generated phi, with that of
 the next episode (another task's, where tasks come in turn), and with none; on
-request also with phi averaged over draws of shots
-and with noise. Writes `results.jsonl` and `predictions.jsonl`.
+request also with phi averaged over draws of shots and with noise. Writes
+`results.jsonl` and `predictions.jsonl`.
 """
 
 if __name__ == '__main__':
@@ -36,7 +36,6 @@ from hypertuning.models import HyperTuningModel
 from hypertuning.partitioning import Partitioner
 
 Row = dict[str, Any]
-_ERRORS = ('_stderr', '_low', '_high', '_std')
 
 
 def evaluate(
@@ -159,30 +158,8 @@ def evaluate(
   summaries.write_jsonl(output_dir, 'predictions', predictions)
   summaries.write_jsonl(output_dir, 'results', results)
   gin_utils.save_config(output_dir)
-  print(table(results))
+  print(scoring.table(results))
   return results
-
-
-def table(results: Sequence[Row]) -> str:
-  """Results as a Markdown table, each number with its standard error."""
-  numbers = dict.fromkeys(
-    name
-    for row in results
-    for name, value in row.items()
-    if isinstance(value, float) and not name.endswith(_ERRORS)
-  )
-  columns = ['task', 'phi', 'episodes', *numbers]
-  lines = [' | '.join(columns), ' | '.join('---' for _ in columns)]
-  for row in results:
-    lines.append(' | '.join(_cell(row, name) for name in columns))
-  return '\n'.join(f'| {line} |' for line in lines)
-
-
-def _cell(row: Row, name: str) -> str:
-  value = row.get(name)
-  if not isinstance(value, float):
-    return '' if value is None else str(value)
-  return summaries.shown(name, value, row.get(f'{name}_stderr'))
 
 
 def _watched(
@@ -200,7 +177,7 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
   """`loss`, `gap` and what belongs to them, of one mode."""
   values = {}
   for kind in ('loss', 'gap'):
-    for end in ('', *_ERRORS):
+    for end in ('', *scoring.ERRORS):
       if f'{kind}/{mode}{end}' in summary:
         values[f'{kind}{end}'] = summary[f'{kind}/{mode}{end}']
   return values

@@ -106,21 +106,52 @@ def make_step(
   def step(
     params: Any, frozen: Any, batch: Batch, rng: jax.Array
   ) -> dict[str, jax.Array]:
-    mutables = {'frozen': frozen}
-    phi = model.generate_adapters(params, batch, mutables)
+    phi = model.generate_adapters(params, batch, {'frozen': frozen})
     outputs = {'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1)}
     for mode in modes:
       adapters = with_phi(phi, mode, batch['is_real'], draws, rng)
-      outputs[f'score/{mode}'] = model.score_batch(
-        params, batch, flax_mutables=mutables, adapters=adapters
-      )
-      if decode:
-        outputs[f'text/{mode}'] = model.predict_batch(
-          params, batch, rng, flax_mutables=mutables, adapters=adapters
-        )
+      answered = answer(model, params, frozen, batch, adapters, rng, decode)
+      outputs |= {f'{kind}/{mode}': x for kind, x in answered.items()}
     return outputs
 
   return step
+
+
+def answer(
+  model: HyperTuningModel,
+  params: Any,
+  frozen: Any,
+  batch: Batch,
+  adapters: Adapters | None,
+  rng: jax.Array | None = None,
+  decode: bool = True,
+) -> dict[str, jax.Array]:
+  """Scores and text of a batch with given adapters.
+
+  Args:
+    model: the model.
+    params: of the model.
+    frozen: of the model.
+    batch: of model features.
+    adapters: phi of `[episodes]`, or None for none.
+    rng: of sampled decoding.
+    decode: whether to decode text.
+
+  Returns:
+    `score` `[episodes, queries]` (summed target log-probabilities) and with
+    `decode` `text` `[episodes, queries, length]` (decoded tokens).
+  """
+  mutables = {'frozen': frozen}
+  outputs = {
+    'score': model.score_batch(
+      params, batch, flax_mutables=mutables, adapters=adapters
+    )
+  }
+  if decode:
+    outputs['text'] = model.predict_batch(
+      params, batch, rng, flax_mutables=mutables, adapters=adapters
+    )
+  return outputs
 
 
 def collect(

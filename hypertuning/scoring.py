@@ -1,4 +1,4 @@
-"""What an evaluation compares: targets and texts of episodes, and metrics."""
+"""What an evaluation compares: targets and texts, metrics, and their table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,12 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from hypertuning import summaries
 from hypertuning.data import fewshot
+
+Row = Mapping[str, Any]
+# Beside a number: what is known of its spread.
+ERRORS = ('_stderr', '_low', '_high', '_std')
 
 
 def by_episode(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
@@ -83,3 +88,29 @@ def measure(
         spread = np.std([one[name] for one in by_draw], ddof=1)
         values[f'{name}_std'] = float(spread)
   return values
+
+
+def table(results: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+  """Results as a Markdown table, each number with its standard error.
+
+  Args:
+    results: rows of numbers.
+    columns: fields of the rows; task, phi, episodes and all numbers if None.
+  """
+  if columns is None:
+    numbers = dict.fromkeys(
+      name
+      for row in results
+      for name, value in row.items()
+      if isinstance(value, float) and not name.endswith(ERRORS)
+    )
+    columns = ['task', 'phi', 'episodes', *numbers]
+  rows = [[_cell(row, name) for name in columns] for row in results]
+  return summaries.markdown([columns, *rows])
+
+
+def _cell(row: Row, name: str) -> str:
+  value = row.get(name)
+  if not isinstance(value, float):
+    return '' if value is None else str(value)
+  return summaries.shown(name, value, row.get(f'{name}_stderr'))

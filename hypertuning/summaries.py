@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -122,6 +122,13 @@ def write_text(folder: str, name: str, text: str) -> None:
   path = pathlib.Path(folder, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   _replace(path, text)
+
+
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+  """A table, the first line its head."""
+  head, *rows = lines
+  whole = (head, ['---'] * len(head), *rows)
+  return ''.join(f'| {" | ".join(line)} |\n' for line in whole)
 
 
 def shown(metric: str, value: float, error: float | None = None) -> str:

@@ -103,7 +103,7 @@ def _markdown(
   metric: str,
 ) -> str:
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
-  lines = [head, ['---'] * len(head)]
+  lines = [head]
   for key, values in groups.items():
     found = statistics.mean(values)
     between = ''
@@ -114,7 +114,7 @@ def _markdown(
     lines.append([*key, shown, between, f'{found.n}'])
   for key, why in failed.items():
     lines.append([*key, re.sub(r'\|', '/', why), '', ''])
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  return summaries.markdown(lines)
 
 
 def _plot(

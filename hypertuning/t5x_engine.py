@@ -102,7 +102,8 @@ class WarmStart(utils.TrainStateInitializer):
     state = super().from_scratch(init_rng)
     params = trees.flatten_paths(state.params)
     frozen = state.flax_mutables.get('frozen', {})
-    needed = any(x.startswith('teacher/') for x in trees.flatten_paths(frozen))
+    held = trees.flatten_paths(frozen)
+    needed = any(name.startswith('teacher/') for name in held)
     checkpoints.check_teacher(needed, self._teacher, self._path)
     if not self._path:
       return state
@@ -120,7 +121,7 @@ class WarmStart(utils.TrainStateInitializer):
     )
     placed = {
       name: _placed(filled[name], old.sharding)
-      for part in (params, trees.flatten_paths(frozen))
+      for part in (params, held)
       for name, old in part.items()
     }
 

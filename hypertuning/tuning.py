@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import summaries
+from hypertuning import evaluation, summaries
 from hypertuning.adapters import Adapters
 from hypertuning.models import HyperTuningModel
 from hypertuning.partitioning import Partitioner
@@ -111,7 +111,7 @@ class Tuner:
     progress.close()
 
   def answer(self, phi: Adapters, batch: Batch) -> Mapping[str, jax.Array]:
-    """`tokens`, `score` and `text` of a batch, see `evaluation.make_step`."""
+    """`tokens`, `score` and `text` of a batch, see `evaluation.answer`."""
     return self._answer(self._params, self._frozen, phi, batch)
 
   def _losses(
@@ -134,13 +134,7 @@ class Tuner:
   def _scores_and_texts(
     self, params: Any, frozen: Any, phi: Adapters, batch: Batch
   ) -> dict[str, jax.Array]:
-    mutables = {'frozen': frozen}
     return {
       'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1),
-      'score': self._model.score_batch(
-        params, batch, flax_mutables=mutables, adapters=phi
-      ),
-      'text': self._model.predict_batch(
-        params, batch, flax_mutables=mutables, adapters=phi
-      ),
+      **evaluation.answer(self._model, params, frozen, batch, phi),
     }

@@ -106,7 +106,7 @@ def test_spread_over_draws_of_shots():
 
 
 def test_table_is_markdown_with_errors(results):
-  lines = eval_lib.table(results[0]).splitlines()
+  lines = scoring.table(results[0]).splitlines()
   assert lines[0].startswith('| task | phi | episodes | loss | ')
   assert set(lines[1]) == set('|- ')
   assert len(lines) == 2 + 9 and all(

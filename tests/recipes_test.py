@@ -325,13 +325,12 @@ def test_multitask_step_fits_its_slice(size, kind, tmp_path):
     f'--cache_dir={tmp_path}',
     *runner.flags(stage['gin_files'], given),
   ]
-  environment = {
-    name: value
-    for name, value in runner.environment().items()
-    if not name.startswith('JAX_')
-  }
   done = subprocess.run(
-    command, env=environment, capture_output=True, text=True, timeout=3000
+    command,
+    env=runner.plain_environment(),
+    capture_output=True,
+    text=True,
+    timeout=3000,
   )
   assert done.returncode == 0, done.stderr
   costs = json.loads(pathlib.Path(path).read_text())['costs']

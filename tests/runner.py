@@ -117,6 +117,11 @@ def environment(devices: int = 1) -> dict[str, str]:
   return {**os.environ, 'XLA_FLAGS': count, 'PYTHONPATH': path}
 
 
+def plain_environment() -> dict[str, str]:
+  """That of a command without these tests' settings of jax."""
+  return {k: v for k, v in environment().items() if not k.startswith('JAX_')}
+
+
 def main(name: str, files, bindings, monkeypatch, capfd) -> tuple[int, str]:
   """Runs an entry point in this process: exit code, standard error."""
   from hypertuning import gin_utils

@@ -168,10 +168,10 @@ class EpisodeSource(seqio.DataSource):
     self,
     split: str,
     rows: int | None,
-    queries: int | None = None,
-    visits: int = 1,
-    draws: int = 1,
-    names: Sequence[str] | None = None,
+    queries: int,
+    visits: int,
+    draws: int,
+    names: Sequence[str],
   ) -> 'EpisodeSource':
     """The tasks of a split, each to be tuned on by itself.
 
@@ -181,17 +181,17 @@ class EpisodeSource(seqio.DataSource):
     Args:
       split: of this source.
       rows: see `rows.for_tuning`.
-      queries: examples an episode asks; as of this source if None.
+      queries: examples an episode asks.
       visits: of `validation`, see the class.
       draws: of `validation`, see the class.
-      names: of the tasks; all if None.
+      names: of the tasks.
     """
+    given = self._tasks[split]()
+    chosen = {name: as_task(given[name]) for name in names}
 
     def tasks(asked: bool) -> Tasks:
-      given = self._tasks[split]()
       return {
-        name: for_tuning(as_task(given[name]), asked, rows)
-        for name in names or given
+        name: for_tuning(task, asked, rows) for name, task in chosen.items()
       }
 
     return EpisodeSource(
@@ -200,7 +200,7 @@ class EpisodeSource(seqio.DataSource):
         'validation': functools.partial(tasks, True),
       },
       self._shots[split],
-      queries or self._queries,
+      queries,
       self._balanced,
       visits,
       draws,

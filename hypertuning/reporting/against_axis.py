@@ -42,14 +42,14 @@ def against_axis(
   points = sweep.axes.get(axis)
   if not points:
     raise UserError(
-      f'{sweep.folder / "sweep.json"}: no axis {axis!r}; there is '
+      f'{sweep.plan}: no axis {axis!r}; there is '
       f'{", ".join(sweep.axes) or "none"}.'
     )
   stages = [sweep.stage(stage, (axis, SEED)) for stage, _ in methods.values()]
   for stage in stages:
     if axis not in stage.axes:
       raise UserError(
-        f'{sweep.folder / "sweep.json"}: the cells of {stage.name!r} do not '
+        f'{sweep.plan}: the cells of {stage.name!r} do not '
         f'differ along {axis!r}.'
       )
   found: dict[str, dict[str, Measure]] = {}

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hypertuning.errors import UserError
-from hypertuning.sweeping.cells import folder_name
+from hypertuning.sweeping.cells import (
+  COMMAND_FILE,
+  DONE_FILE,
+  FAILED_FILE,
+  SWEEP_FILE,
+  folder_name,
+)
 
 Row = Mapping[str, Any]
 Aggregate = Callable[[Sequence[Row]], Sequence[Row]]
@@ -84,23 +90,27 @@ class Sweep:
   axes: Mapping[str, Sequence[str]]
   stages: Mapping[str, Stage]
 
+  @property
+  def plan(self) -> pathlib.Path:
+    """The file that says what the sweep is."""
+    return self.folder / SWEEP_FILE
+
   def stage(self, name: str, axes: Sequence[str] = (SEED,)) -> Stage:
     """A stage whose cells differ along these axes at most.
 
     Raises:
       UserError: the sweep has no such stage, or it has other axes as well.
     """
-    path = self.folder / 'sweep.json'
     if name not in self.stages:
       raise UserError(
-        f'{path}: no stage {name!r}; there is {", ".join(self.stages)}.'
+        f'{self.plan}: no stage {name!r}; there is {", ".join(self.stages)}.'
       )
     stage = self.stages[name]
     for axis in stage.axes:
       if axis not in axes:
         raise UserError(
-          f'{path}: the cells of {name!r} differ along {axis!r} too; report '
-          'them with @against_axis.against_axis.'
+          f'{self.plan}: the cells of {name!r} differ along {axis!r} too; '
+          'report them with @against_axis.against_axis.'
         )
     return stage
 
@@ -115,7 +125,7 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
   Raises:
     UserError: there is no sweep.
   """
-  path = pathlib.Path(folder, 'sweep.json')
+  path = pathlib.Path(folder, SWEEP_FILE)
   try:
     plan = json.loads(path.read_text('utf-8'))
     axes = {name: list(points) for name, points in plan['axes'].items()}
@@ -162,11 +172,11 @@ def _cell(
   command: Row = {}
   tables: dict[str, Sequence[Row]] = {}
   try:
-    command = _json(path / 'command.json') or {}
-    if done := _json(path / 'done', 'seconds'):
+    command = _json(path / COMMAND_FILE) or {}
+    if done := _json(path / DONE_FILE, 'seconds'):
       tables = dict(_tables(path, aggregate))
       state, seconds = DONE, _seconds(done)
-    elif failed := _json(path / 'failed', 'reason'):
+    elif failed := _json(path / FAILED_FILE, 'reason'):
       state, reason = FAILED, str(failed['reason'])
   except _BrokenFile as error:  # none of its numbers: some would pass for all
     state, reason = FAILED, str(error)

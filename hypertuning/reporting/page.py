@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 
+from hypertuning import summaries
 from hypertuning.reporting.cells import Stage
 from hypertuning.reporting.sections import Section, Table
 
@@ -46,12 +47,12 @@ def provenance(stages: Sequence[Stage]) -> dict[str, str]:
 
 def markdown(table: Table) -> str:
   """A table as Markdown."""
-  lines = [list(table.columns), ['---'] * len(table.columns)]
+  lines = [list(table.columns)]
   lines += [
     [f'{c.text} ({c.small})' if c.small else c.text for c in row]
     for row in table.rows
   ]
-  return ''.join(f'| {" | ".join(map(_plain, line))} |\n' for line in lines)
+  return summaries.markdown([list(map(_plain, line)) for line in lines])
 
 
 def as_csv(records: Sequence[Mapping[str, object]]) -> str:

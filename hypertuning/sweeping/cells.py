@@ -14,12 +14,10 @@ from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
 LOG = 'log.txt'
-_DONE, _FAILED, _COMMAND, _SWEEP = (
-  'done',
-  'failed',
-  'command.json',
-  'sweep.json',
-)
+# Files: of a cell that is whole, of one that failed, what a cell is, what the
+# sweep is.
+DONE_FILE, FAILED_FILE = 'done', 'failed'
+COMMAND_FILE, SWEEP_FILE = 'command.json', 'sweep.json'
 # A command to the binding that says where its results go.
 OUTPUTS = {
   'hypertuning.train': 'MODEL_DIR',
@@ -64,30 +62,32 @@ class Cell:
   @property
   def is_done(self) -> bool:
     """Whether its results are whole."""
-    return (self.folder / _DONE).exists()
+    return (self.folder / DONE_FILE).exists()
 
   @property
   def failure(self) -> str | None:
     """Why there are no results, if a run of it failed."""
     try:
-      return json.loads((self.folder / _FAILED).read_text('utf-8'))['reason']
+      return json.loads((self.folder / FAILED_FILE).read_text('utf-8'))[
+        'reason'
+      ]
     except (OSError, ValueError, KeyError):
       return None
 
   def forget_failure(self) -> None:
     """It is tried again."""
-    (self.folder / _FAILED).unlink(missing_ok=True)
+    (self.folder / FAILED_FILE).unlink(missing_ok=True)
 
   def succeed(self, seconds: float) -> None:
     """Notes that the results are whole."""
     self.forget_failure()
     told = json.dumps({'seconds': round(seconds, 1)})
-    summaries.write_text(str(self.folder), _DONE, told)
+    summaries.write_text(str(self.folder), DONE_FILE, told)
 
   def fail(self, reason: str) -> None:
     """Notes why there are none."""
     told = json.dumps({'reason': reason})
-    summaries.write_text(str(self.folder), _FAILED, told)
+    summaries.write_text(str(self.folder), FAILED_FILE, told)
 
   def flags(self) -> list[str]:
     """Of the command."""
@@ -226,19 +226,20 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
 def _claim(
   output_dir: str, work: Sequence[Cell], sweep: dict[str, Any]
 ) -> None:
-  path = pathlib.Path(output_dir, _SWEEP)
-  before = _read(path) if path.exists() else sweep
-  shared = before['stages'].keys() & sweep['stages'].keys()
+  path = pathlib.Path(output_dir, SWEEP_FILE)
+  before = _read(path, 'axes', 'stages') if path.exists() else sweep
+  shared = [stage for stage in before['stages'] if stage in sweep['stages']]
   other = [
     stage
-    for stage, said in before['stages'].items()
-    if stage in shared
-    and any(said[x] != sweep['stages'][stage][x] for x in ('command', 'axes'))
-  ] or (list(before['stages']) if not shared else [])
-  if other:
+    for stage in shared
+    for field in ('command', 'axes')
+    if before['stages'][stage][field] != sweep['stages'][stage][field]
+  ]
+  if other or (before['stages'] and not shared):
+    stage = (other or list(before['stages']))[0]
     raise UserError(
-      f'{path}: another sweep is in this folder, with another stage '
-      f'{other[0]!r}; use another SWEEP_DIR.'
+      f'{path}: another sweep is in this folder, with another stage {stage!r}; '
+      'use another SWEEP_DIR.'
     )
   sweep['stages'] = {**before['stages'], **sweep['stages']}
   for axis, labels in before['axes'].items():
@@ -246,28 +247,27 @@ def _claim(
     more = [x for x in sweep['axes'].get(axis, []) if x not in labels]
     sweep['axes'][axis] = [*labels, *more]
   for cell in work:
-    path = cell.folder / _COMMAND
+    path = cell.folder / COMMAND_FILE
     if path.exists() and _read(path) != cell.told():
       raise UserError(
         f'{path}: this cell was another command in an earlier sweep; use '
         'another SWEEP_DIR, or delete the folder.'
       )
   for cell in work:
-    if not (cell.folder / _COMMAND).exists():
+    if not (cell.folder / COMMAND_FILE).exists():
       told = json.dumps(cell.told(), indent=1)
-      summaries.write_text(str(cell.folder), _COMMAND, told)
-  summaries.write_text(output_dir, _SWEEP, json.dumps(sweep, indent=1))
+      summaries.write_text(str(cell.folder), COMMAND_FILE, told)
+  summaries.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
+  """An object of a file, with these tables in it."""
   try:
     found = json.loads(path.read_text('utf-8'))
-    if path.name == _SWEEP:
-      assert isinstance(found['stages'], dict) and isinstance(
-        found['axes'], dict
-      )
+    for name in tables:
+      found[name].keys()
     return found
-  except (ValueError, KeyError, TypeError, AssertionError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path}: is damaged ({error!r}); delete it.') from error
 
 

@@ -9,24 +9,18 @@ import glob
 import multiprocessing
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Collection, Sequence
 from multiprocessing import connection, forkserver
 from typing import Protocol
 
 from hypertuning import gin_utils, paths
 
-# Command to the function that gin configures.
-_FUNCTIONS = {
-  'hypertuning.train': 'train',
-  'hypertuning.eval': 'evaluate',
-  'hypertuning.infer': 'infer',
-  'hypertuning.adapt': 'adapt',
-  'hypertuning.benchmarks.query_cost': 'measure',
-}
 _PRELOADED = [
   'hypertuning.train',
   'hypertuning.eval',
@@ -56,7 +50,9 @@ class Launcher:
     """
     # A process that has looked for NVIDIA's devices cannot be forked any more.
     forks = not glob.glob('/dev/nvidia*')
-    self._forked = _FUNCTIONS.keys() & set(commands) if forks else set()
+    self._forked = {
+      x for x in commands if forks and x.startswith('hypertuning.')
+    }
     self._context = multiprocessing.get_context('forkserver')
     self._lock = threading.Lock()  # multiprocessing has none of its own
     if self._forked:
@@ -123,7 +119,9 @@ def _main(command: str, flags: Sequence[str], log: str, folder: str) -> None:
   # A sweep that was killed leaves nothing behind that writes into its folder.
   threading.Thread(target=_end_with_parent, daemon=True).start()
   sys.argv = [command, *flags]
-  gin_utils.run(command, _FUNCTIONS[command])
+  # That it is imported is what the process was forked for.
+  warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
+  runpy.run_module(command, run_name='__main__', alter_sys=True)
 
 
 def _end_with_parent() -> None:
