@@ -367,15 +367,18 @@ def _from_file(
       f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
       f'{len(names)} are needed, one a task.'
     )
-  if rows > 1 and there.config.get('tasks', names) != names:
+  of = there.config.get('tasks', ['unknown'])
+  if rows > 1 and of != names:
     raise UserError(
-      f'START_ADAPTERS = {path!r}: of other tasks '
-      f'({there.config["tasks"][0]!r}, ...) than these ({names[0]!r}, ...).'
+      f'START_ADAPTERS = {path!r}: of other tasks ({of[0]!r}, ...) than these '
+      f'({names[0]!r}, ...).'
     )
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected
   )
   loaded = io.load(path, expected=shapes)
+  # Tuned in float32, whatever they were saved in.
+  loaded = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), loaded, shapes)
   if rows == 1:
     return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)
   return jax.tree.map(lambda x: x[first : first + count], loaded)

@@ -128,6 +128,25 @@ def parse(
   gin.finalize()
 
 
+def lines(file: str) -> Iterator[str]:
+  """What a gin file and those that it includes say, without comments.
+
+  Args:
+    file: as `parse` takes it; one that is not found has no lines.
+  """
+  search = _FLAGS.gin_search_paths if _FLAGS.is_parsed() else ()
+  try:
+    text = _find(file, [*search, str(paths.data_root())]).read_text('utf-8')
+  except (UserError, ValueError):
+    return  # whoever parses it says what is wrong
+  for line in text.splitlines():
+    if not line.strip() or line.lstrip().startswith('#'):
+      continue
+    yield line
+    if included := re.match(r"include\s+['\"](.+?)['\"]", line):
+      yield from lines(included[1])
+
+
 def call(function: Callable[..., Any], **kwargs: Any) -> Any:
   """Calls a function with what gin binds to it.
 

@@ -40,7 +40,8 @@ def sweep(
   """Runs what is missing, and gathers the table.
 
   Args:
-    output_dir: gets `cells/STAGE/POINT`, and `table.csv`, `.md` and `.png`.
+    output_dir: gets `cells/STAGE/POINT`, `table.csv`, `.md` and `.png`, and
+      `cells.csv` with the numbers of every cell.
     stages: name to `command` (such as `hypertuning.train` or `t5x.eval`),
       `gin_files`, and where they are needed `bindings`, `axes` (names of those
       that concern the stage, all by default) and `after` (a binding to the
@@ -50,7 +51,7 @@ def sweep(
       `gin_files` stands before the stage's own; where there are `stages`, the
       bindings are those of the stages named there alone.
     num_workers: cells at a time, on this machine.
-    metric: of Markdown table and plot; the CSV file has all.
+    metric: of Markdown table and plot; the CSV files have all.
     phi: mode of Markdown table and plot; all if None.
     average_over: axis whose points become a mean and an interval.
 
@@ -62,21 +63,42 @@ def sweep(
   """
   if num_workers < 1:
     raise UserError(f'NUM_WORKERS = {num_workers}: must be 1 or more.')
+  if average_over != reporting.SEED and average_over not in (axes or {}):
+    raise UserError(
+      f'AVERAGE_OVER = {average_over!r}: no such axis; AXES has '
+      f'{", ".join(axes or ("none",))}.'
+    )
   work = cells.expand(output_dir, stages, axes or {})
   cells.claim(output_dir, work)
+  broken = _unusable(reporting.read(output_dir))
+  for cell in work:
+    if cell.is_done and cell.folder in broken:
+      cell.reopen()
   done = sum(cell.is_done for cell in work)
   print(
     f'{len(work)} cells, {done} done before, {len(work) - done} to run.',
     flush=True,
   )
   scheduler.run(work, num_workers)
-  sweep_table.write(reporting.read(output_dir), metric, phi, average_over)
-  failed = [cell for cell in work if not cell.is_done]
+  found = reporting.read(output_dir)
+  sweep_table.write(found, metric, phi, average_over)
+  reasons = _unusable(found)
+  failed = [cell for cell in work if cell.folder in reasons]
   if failed:
     first = failed[0]
     raise UserError(
-      f'{len(failed)} of {len(work)} cells failed, the first: {first.failure} '
-      f'(see {pathlib.Path(first.folder, cells.LOG)}). Run the same command '
-      'again to try them once more.'
+      f'{len(failed)} of {len(work)} cells failed, the first: '
+      f'{reasons[first.folder]} (see {pathlib.Path(first.folder, cells.LOG)}). '
+      'Run the same command again to try them once more.'
     )
   return work
+
+
+def _unusable(found: reporting.Sweep) -> dict[pathlib.Path, str]:
+  """Folders of cells that no table has numbers of, and why not."""
+  return {
+    found.folder / cell.name: cell.reason or cell.state
+    for stage in found.stages.values()
+    for cell in stage.cells
+    if cell.state != reporting.DONE
+  }

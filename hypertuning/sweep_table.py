@@ -2,9 +2,11 @@
 
 import csv
 import io
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -22,7 +24,7 @@ Key = tuple[str, ...]
 def write(
   sweep: Sweep, metric: str, phi: str | None, average_over: str
 ) -> None:
-  """Writes `table.csv`, `table.md` and `table.png`, and prints the second.
+  """Writes `cells.csv`, `table.csv`, `.md` and `.png`, and prints the third.
 
   Args:
     sweep: whose cells are gathered, those that failed as well.
@@ -34,28 +36,33 @@ def write(
     UserError: no cell has the metric with this phi.
   """
   folder = str(sweep.folder)
-  summaries.write_text(folder, 'table.csv', _csv(sweep))
+  summaries.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
   for stage, cell, row in _results(sweep):
-    if metric in row and (phi is None or row['phi'] == phi):
-      key = (*_place(stage, cell, axes), row['phi'], row['task'])
-      groups.setdefault(key, []).append(row[metric])
-  failed = {
-    (*_place(stage, cell, axes), '', ''): cell.told
-    for stage, cell in _cells(sweep)
-    if cell.state != DONE
+    for name, value in _metrics(row):
+      key = (*_place(stage, cell, axes), row['phi'], row['task'], name)
+      groups.setdefault(key, []).append(value)
+  failed: dict[Key, list[str]] = {}
+  for stage, cell in _cells(sweep):
+    if cell.state != DONE:
+      failed.setdefault(_place(stage, cell, axes), []).append(cell.told)
+  summaries.write_text(folder, 'table.csv', _csv(axes, groups, failed))
+  shown = {
+    key[:-1]: values
+    for key, values in groups.items()
+    if key[-1] == metric and phi in (None, key[-3])
   }
-  if not groups and not failed and any(_results(sweep)):
-    there = sorted({name for _, _, row in _results(sweep) for name in row})
+  if not shown and groups:
     raise UserError(
       f'METRIC = {metric!r}, PHI = {phi!r}: no cell has it; there is '
-      f'{", ".join(there)}.'
+      f'{", ".join(sorted({key[-1] for key in groups}))}, with '
+      f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  table = _markdown(axes, groups, failed, metric)
+  table = _markdown(axes, shown, failed, metric)
   summaries.write_text(folder, 'table.md', table)
-  if groups:
-    _plot(sweep.folder / 'table.png', groups, metric)
+  if shown:
+    _plot(sweep.folder / 'table.png', shown, metric)
   print(table)
 
 
@@ -76,30 +83,60 @@ def _place(stage: str, cell: Cell, axes: Sequence[str]) -> Key:
   return (stage, *(cell.point.get(axis, '') for axis in axes))
 
 
-def _csv(sweep: Sweep) -> str:
-  """A line a number; a line a failure."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
+def _metrics(row: Row) -> Iterator[tuple[str, float]]:
+  for name, value in row.items():
+    if isinstance(value, float) and not name.endswith('_stderr'):
+      yield name, value
+
+
+def _numbers(sweep: Sweep) -> str:
+  """A line a number of a cell; a line a failure."""
   axes = list(sweep.axes)
-  writer.writerow(
-    ['stage', *axes, 'task', 'phi', 'metric', 'value', 'stderr', 'failure']
-  )
+  lines = [
+    ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
+  ]
   for stage, cell, row in _results(sweep):
-    for name, value in row.items():
-      if isinstance(value, float) and not name.endswith('_stderr'):
-        error = row.get(f'{name}_stderr', '')
-        told = [row['task'], row['phi'], name, value, error, '']
-        writer.writerow([*_place(stage, cell, axes), *told])
+    for name, value in _metrics(row):
+      error = row.get(f'{name}_stderr', '')
+      told = [row['phi'], row['task'], name, value, error, '']
+      lines.append([*_place(stage, cell, axes), *told])
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
-      writer.writerow([*_place(stage, cell, axes), *[''] * 5, cell.told])
+      lines.append([*_place(stage, cell, axes), *[''] * 5, cell.told])
+  return _lines(lines)
+
+
+def _csv(
+  axes: Sequence[str],
+  groups: Mapping[Key, Sequence[float]],
+  failed: Mapping[Key, Sequence[str]],
+) -> str:
+  """A line a mean; a line a failure."""
+  lines = [
+    [
+      *('stage', *axes, 'phi', 'task', 'metric'),
+      *('mean', 'low', 'high', 'cells', 'failure'),
+    ]
+  ]
+  for key, values in groups.items():
+    found = statistics.mean(values)
+    ends = (found.low, found.high) if found.has_interval else ('', '')
+    lines.append([*key, found.mean, *ends, found.n, ''])
+  for place, reasons in failed.items():
+    lines += [[*place, *[''] * 7, why] for why in reasons]
+  return _lines(lines)
+
+
+def _lines(lines: Sequence[Sequence[Any]]) -> str:
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows(lines)
   return text.getvalue()
 
 
 def _markdown(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
-  failed: Mapping[Key, str],
+  failed: Mapping[Key, Sequence[str]],
   metric: str,
 ) -> str:
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
@@ -112,8 +149,9 @@ def _markdown(
       between = ' to '.join(ends)
     shown = summaries.shown(metric, found.mean)
     lines.append([*key, shown, between, f'{found.n}'])
-  for key, why in failed.items():
-    lines.append([*key, re.sub(r'\|', '/', why), '', ''])
+  for place, reasons in failed.items():
+    for why in reasons:
+      lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])
   return summaries.markdown(lines)
 
 
@@ -123,7 +161,9 @@ def _plot(
   """A line a group: its cells as dots, their mean as a bar."""
   labels = [' · '.join(filter(None, key)) for key in groups]
   figure, axis = pyplot.subplots(
-    figsize=(7, 1 + 0.32 * len(labels)), layout='constrained'
+    # A drawing may have no more than 2^16 dots.
+    figsize=(7, min(1 + 0.32 * len(labels), 400)),
+    layout='constrained',
   )
   for i, values in enumerate(groups.values()):
     axis.barh(i, statistics.mean(values).mean, color='#c5d6e8')
@@ -132,7 +172,7 @@ def _plot(
   axis.set_xlabel(metric, fontsize=8)
   axis.invert_yaxis()  # the first group on top
   axis.spines[['top', 'right']].set_visible(False)
-  temporary = path.with_name(f'.{path.name}')
+  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
   figure.savefig(temporary, dpi=150)
   temporary.replace(path)
   pyplot.close(figure)

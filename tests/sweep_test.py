@@ -16,7 +16,7 @@ from scipy import stats
 from hypertuning import sweep, sweep_table
 from hypertuning.errors import UserError
 from hypertuning.reporting import cells as reporting
-from hypertuning.sweeping import cells, scheduler
+from hypertuning.sweeping import cells, launcher, scheduler
 from hypertuning.sweeping.cells import Cell
 
 FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
@@ -77,6 +77,13 @@ def test_table_has_means_and_intervals_over_an_axis(tmp_path, capsys):
     '| eval | b |  |  | failed: no such / file |  |  |',
   ]
   with (tmp_path / 'table.csv').open() as file:
+    mean, *_, failure = csv.DictReader(file)
+  assert failure['failure'] == 'failed: no such | file'
+  assert mean['metric'] == 'accuracy'
+  assert [float(mean[x]) for x in ('mean', 'low', 'high', 'cells')] == (
+    pytest.approx([62.0, low, high, 3])
+  )
+  with (tmp_path / 'cells.csv').open() as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 5 * 2 + 1
   assert lines[-1]['failure'] == 'failed: no such | file'
@@ -165,6 +172,11 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
     ({'a': {**EVAL, 'axes': ('sed',)}}, {'seed': SEEDS}, "no axis 'sed'"),
     ({'a b': EVAL}, {}, "'a b' cannot name a folder"),
     ({'a': {**EVAL, 'gin_files': 'x.gin'}}, {}, 'must be a tuple of files'),
+    (
+      {'a': EVAL},
+      {'seed': {'0': {'gin_files': 'x.gin'}}},
+      "point '0' of 'seed': gin_files must be a tuple",
+    ),
     ({'a': EVAL}, {'seed': {0: {}}}, "point 0 of 'seed' must be a name"),
     ({'a': EVAL}, {'s': {'0': {'stages': ('b',)}}}, r"the stages \('b',\)"),
     ({'a': EVAL}, {'s': {'x y': {}, 'x_y': {}}}, 'two points have the folder'),
@@ -207,6 +219,113 @@ def test_two_sweeps_in_one_folder(tmp_path):
   (tmp_path / 'sweep.json').write_text('{')
   with pytest.raises(UserError, match='sweep.json: is damaged'):
     claim(one)
+
+
+def test_results_of_other_gin_files_are_refused(tmp_path):
+  file, part = tmp_path / 'mine.gin', tmp_path / 'part.gin'
+  file.write_text(f"include '{part}'\nBATCH_SIZE = 4\n")
+  stages = {'run': {**TRAIN, 'gin_files': (str(file),)}}
+
+  def claim(text):
+    part.write_text(text)
+    work = cells.expand(str(tmp_path / 'out'), stages, {})
+    cells.claim(str(tmp_path / 'out'), work)
+    return work[0]
+
+  claim('TRAIN_STEPS = 3\n')
+  cell = claim('TRAIN_STEPS = 4\n')  # there is nothing yet that it would change
+  cell.succeed(1.0)
+  claim('# A comment.\nTRAIN_STEPS = 4\n')
+  with pytest.raises(UserError, match=r'mine.gin, or what they include, have'):
+    claim('TRAIN_STEPS = 5\n')
+  cell.reopen()
+  claim('TRAIN_STEPS = 5\n')
+  (cell.folder / 'checkpoint_3').mkdir()  # from where it would go on
+  with pytest.raises(UserError, match='have changed since'):
+    claim('TRAIN_STEPS = 6\n')
+
+
+def test_results_from_a_run_that_is_gone_are_refused(tmp_path):
+  stages = {'run': TRAIN, 'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'run'}}}
+  work = cells.expand(str(tmp_path), stages, {})
+  cells.claim(str(tmp_path), work)
+  for cell in work:
+    (cell.folder / cells.LOG).touch()
+    cell.succeed(1.0)
+  cells.claim(str(tmp_path), work)
+  work[0].reopen()
+  with pytest.raises(UserError, match='eval/all: has been run from run/all'):
+    cells.claim(str(tmp_path), work)
+
+
+def test_broken_results_are_made_again(tmp_path, monkeypatch):
+  cell = write_cell(tmp_path, {'seed': '0'}, [row(1.0)])
+  monkeypatch.setattr(scheduler, 'run', lambda work, unused: None)
+  stages = {'eval': {**EVAL, 'gin_files': FILES}}
+
+  def run(**more):
+    axes = {'seed': {'0': {}}}
+    sweep.sweep(output_dir=str(tmp_path), stages=stages, axes=axes, **more)
+
+  run()
+  assert cell.is_done
+  for break_it in (
+    lambda path: path.write_text('{"task": "t", "phi'),
+    lambda path: path.unlink(),
+  ):
+    cell.succeed(1.0)
+    break_it(cell.folder / 'results.jsonl')
+    with pytest.raises(UserError, match='1 of 1 cells failed'):
+      run()
+    assert not cell.is_done
+  with pytest.raises(UserError, match="AVERAGE_OVER = 'sed': no such axis"):
+    run(average_over='sed')
+
+
+def test_a_killed_cell_says_so(tmp_path):
+  command = [sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']
+  work = cells.expand(str(tmp_path), {'run': TRAIN}, {})
+  cells.claim(str(tmp_path), work)
+
+  class Killed:
+    def __init__(self, commands):
+      pass
+
+    def __call__(self, unused_command, unused_flags, log, unused_lock):
+      log.write_text('90/100 loss=1.2')
+      return subprocess.Popen(command)
+
+    def close(self):
+      pass
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(scheduler.launcher, 'Launcher', Killed)
+    scheduler.run(work, 1)
+  assert work[0].failure == 'killed by SIGKILL'
+
+
+def test_a_forked_command_holds_the_lock(tmp_path):
+  """A sweep that is killed leaves none free that is still written to."""
+  path = tmp_path / '.lock'
+
+  def lock():
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+  launch = launcher.Launcher({'hypertuning.eval'})
+  if not launch._forked:
+    pytest.skip('commands are not forked where there are GPUs')
+  file = lock()
+  try:
+    process = launch('hypertuning.eval', ['--help'], tmp_path / cells.LOG, file)
+    os.close(file)
+    with pytest.raises(BlockingIOError):
+      lock()
+    process.wait()
+    os.close(lock())
+  finally:
+    launch.close()
 
 
 def _small(**more):

@@ -20,7 +20,6 @@ __all__ = [
   'average',
   'merge',
   'repeat',
-  'roll',
 ]
 
 Adapters = Prefix | LoRA
@@ -40,8 +39,3 @@ def average(adapters: _T, draws: int) -> _T:
   return jax.tree.map(
     lambda x: x.reshape(-1, draws, *x.shape[1:]).mean(axis=1), adapters
   )
-
-
-def roll(adapters: _T, shift: int = 1) -> _T:
-  """Gives every episode the phi of another one in the batch."""
-  return jax.tree.map(lambda x: jnp.roll(x, shift, axis=0), adapters)

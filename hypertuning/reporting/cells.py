@@ -21,6 +21,7 @@ Aggregate = Callable[[Sequence[Row]], Sequence[Row]]
 SEED = 'seed'
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
 _TABLES = ('results', 'metrics', 'curves')
+_WITHOUT_RESULTS = ('train', 'infer')  # endings of commands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _stage(
   cells = []
   for names in itertools.product(*(axes[axis] for axis in plan['axes'])):
     point = dict(zip(plan['axes'], names, strict=True))
-    cells.append(_cell(folder, name, point, plan['gin_files'], aggregate))
+    cells.append(_cell(folder, name, point, plan, aggregate))
   return Stage(name, plan['command'], plan['axes'], cells)
 
 
@@ -163,7 +164,7 @@ def _cell(
   folder: pathlib.Path,
   stage: str,
   point: Mapping[str, str],
-  gin_files: Sequence[str],
+  plan: Mapping[str, Any],
   aggregate: Aggregate | None,
 ) -> Cell:
   name = f'cells/{stage}/{folder_name(list(point.values()))}'
@@ -175,6 +176,9 @@ def _cell(
     command = _json(path / COMMAND_FILE) or {}
     if done := _json(path / DONE_FILE, 'seconds'):
       tables = dict(_tables(path, aggregate))
+      ending = plan['command'].rpartition('.')[2]
+      if 'results' not in tables and ending not in _WITHOUT_RESULTS:
+        raise _BrokenFile('no results.jsonl')
       state, seconds = DONE, _seconds(done)
     elif failed := _json(path / FAILED_FILE, 'reason'):
       state, reason = FAILED, str(failed['reason'])
@@ -186,7 +190,7 @@ def _cell(
     state,
     reason,
     seconds,
-    command.get('gin_files', gin_files),
+    command.get('gin_files', plan['gin_files']),
     command.get('bindings', {}),
     tables if state == DONE else {},
   )

@@ -94,7 +94,7 @@ def _table(
     [group, *tasks, *heads, 'source'],
     shown,
     [{**row, **_record(row, ours)} for row in rows],
-    'What was not run here is empty.',
+    'What no stage stands for is empty.',
     list(stages.values()),
   )
 

@@ -88,7 +88,8 @@ class Section:
 
 INTERVALS = (
   '± and brackets: 95% intervals over seeds (Student’s t); of a stage that is '
-  'one run, over its episodes.'
+  'one run, over its episodes as if they were independent, which says nothing '
+  'of other tasks and other runs.'
 )
 
 

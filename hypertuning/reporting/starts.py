@@ -115,8 +115,9 @@ def starts(
         rows,
         records,
         f'{sections.INTERVALS} Steps and seconds are means over tasks; a task '
-        'that never reaches the target counts with all its steps. Ratios are '
-        'paired by seed, with Fieller’s interval.',
+        'that never reaches the target counts with all its steps. Seconds '
+        'are of all tasks, which are tuned side by side. Ratios are paired by '
+        'seed, with Fieller’s interval.',
         runs,
       )
     ],

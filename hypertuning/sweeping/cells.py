@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import hashlib
 import itertools
 import json
 import pathlib
@@ -9,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import summaries
+from hypertuning import gin_utils, summaries
 from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
@@ -29,6 +30,7 @@ OUTPUTS = {
   't5x.eval': 'EVAL_OUTPUT_DIR',
   't5x.infer': 'INFER_OUTPUT_DIR',
 }
+_DIGEST = 'gin_digest'
 _FIELDS = ('command', 'gin_files', 'bindings', 'axes', 'after')
 
 
@@ -74,6 +76,15 @@ class Cell:
     except (OSError, ValueError, KeyError):
       return None
 
+  @property
+  def has_started(self) -> bool:
+    """Whether its command has run, to the end or not."""
+    return (self.folder / LOG).exists()
+
+  def reopen(self) -> None:
+    """It is run again, though it was done."""
+    (self.folder / DONE_FILE).unlink()
+
   def forget_failure(self) -> None:
     """It is tried again."""
     (self.folder / FAILED_FILE).unlink(missing_ok=True)
@@ -104,10 +115,16 @@ class Cell:
     return {
       'command': self.command,
       'gin_files': list(self.gin_files),
+      _DIGEST: self._digest(),
       'bindings': {k: repr(v) for k, v in sorted(self.bindings.items())},
       'after': {binding: cell.name for binding, cell in self.after.items()},
       'point': dict(self.point),
     }
+
+  def _digest(self) -> str:
+    """Of what its gin files bind."""
+    lines = (line for file in self.gin_files for line in gin_utils.lines(file))
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 
 
 def expand(
@@ -157,6 +174,7 @@ def expand(
       bound = dict(stage.get('bindings', {}))
       for axis, label in point.items():
         meant = dict(axes[axis][label])
+        _check_files(f'AXES: point {label!r} of {axis!r}', meant)
         if name in meant.pop('stages', stages):
           files += meant.pop('gin_files', ())
           bound |= meant
@@ -205,7 +223,8 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
   hyperpretraining.
 
   Raises:
-    UserError: a folder is of another sweep, or of another command.
+    UserError: a folder is of another sweep, or of another command, or what it
+      holds was made by other gin files or from a run that is not there.
   """
   sweep: dict[str, Any] = {'axes': {}, 'stages': {}}
   for cell in work:
@@ -233,7 +252,7 @@ def _claim(
     stage
     for stage in shared
     for field in ('command', 'axes')
-    if before['stages'][stage][field] != sweep['stages'][stage][field]
+    if before['stages'][stage].get(field) != sweep['stages'][stage][field]
   ]
   if other or (before['stages'] and not shared):
     stage = (other or list(before['stages']))[0]
@@ -247,17 +266,36 @@ def _claim(
     more = [x for x in sweep['axes'].get(axis, []) if x not in labels]
     sweep['axes'][axis] = [*labels, *more]
   for cell in work:
-    path = cell.folder / COMMAND_FILE
-    if path.exists() and _read(path) != cell.told():
-      raise UserError(
-        f'{path}: this cell was another command in an earlier sweep; use '
-        'another SWEEP_DIR, or delete the folder.'
-      )
+    _check_folder(cell)
   for cell in work:
-    if not (cell.folder / COMMAND_FILE).exists():
-      told = json.dumps(cell.told(), indent=1)
-      summaries.write_text(str(cell.folder), COMMAND_FILE, told)
+    told = json.dumps(cell.told(), indent=1)
+    summaries.write_text(str(cell.folder), COMMAND_FILE, told)
   summaries.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
+
+
+def _check_folder(cell: Cell) -> None:
+  """Refuses what would stand in a table as the result of something else."""
+  path = cell.folder / COMMAND_FILE
+  told = cell.told()
+  before = _read(path) if path.exists() else told
+  if {**before, _DIGEST: told[_DIGEST]} != told:
+    raise UserError(
+      f'{path}: this cell was another command in an earlier sweep; use '
+      'another SWEEP_DIR, or delete the folder.'
+    )
+  holds = cell.is_done or any(cell.folder.glob('checkpoint_*'))
+  if holds and before != told:
+    raise UserError(
+      f'{path}: {", ".join(cell.gin_files)}, or what they include, have '
+      'changed since this cell was run; use another SWEEP_DIR, or delete the '
+      'folder.'
+    )
+  for needed in cell.after.values():
+    if cell.has_started and not needed.is_done:
+      raise UserError(
+        f'{cell.folder}: has been run from {needed.name}, which is not there '
+        'any more; delete this folder as well.'
+      )
 
 
 def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
@@ -289,8 +327,7 @@ def _check(
   for field in ('command', 'gin_files'):
     if not stage.get(field):
       raise UserError(f'{where} has no {field!r}.')
-  if isinstance(stage['gin_files'], str):
-    raise UserError(f'{where}: gin_files must be a tuple of files.')
+  _check_files(where, stage)
   if stage['command'] not in OUTPUTS:
     raise UserError(
       f'{where}: command {stage["command"]!r}; give one of '
@@ -314,6 +351,11 @@ def _check(
         'well: add it.'
       )
   return concerned
+
+
+def _check_files(where: str, bound: Mapping[str, Any]) -> None:
+  if isinstance(bound.get('gin_files', ()), str):
+    raise UserError(f'{where}: gin_files must be a tuple of files.')
 
 
 def _concerned(

@@ -16,8 +16,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Collection, Sequence
-from multiprocessing import connection, forkserver
-from typing import Protocol
+from multiprocessing import connection, forkserver, reduction
+from typing import Any, Protocol
 
 from hypertuning import gin_utils, paths
 
@@ -81,7 +81,8 @@ class Launcher:
           pass_fds=(lock,),
         )
     process = self._context.Process(
-      target=_main, args=(command, flags, os.fspath(log), os.getcwd())
+      target=_main,
+      args=(command, flags, os.fspath(log), os.getcwd(), _Inherited(lock)),
     )
     with self._lock:
       process.start()
@@ -91,6 +92,16 @@ class Launcher:
     """Ends the process that is forked."""
     if self._forked:
       forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+class _Inherited:
+  """A file that the started process has open as well."""
+
+  def __init__(self, file: int) -> None:
+    self._file = file
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return _Inherited, (reduction.DupFd(self._file),)
 
 
 class _Forked:
@@ -110,7 +121,9 @@ class _Forked:
     return self._process.exitcode or 0
 
 
-def _main(command: str, flags: Sequence[str], log: str, folder: str) -> None:
+def _main(
+  command: str, flags: Sequence[str], log: str, folder: str, unused_lock: Any
+) -> None:
   """A command in a process of its own."""
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
   os.dup2(file, 1)

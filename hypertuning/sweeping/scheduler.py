@@ -143,6 +143,8 @@ class _Queue:
     if code == 0:
       cell.succeed(time.monotonic() - start)
       return None
+    if code < 0:
+      return f'killed by {signal.Signals(-code).name}'
     lines = log.read_text('utf-8', 'replace').strip().splitlines()
     return lines[-1] if lines else f'exit code {code}'
 
