@@ -121,8 +121,6 @@ def claims(root):
     for seed in SEEDS:
       folder.cell(stage, seed, metrics=_losses(random, worth))
     starts = {'random': 400, 'shared': 250, 'phi': 60, 'averaged': 200}
-    if kind == 'lora':
-      del starts['averaged']
     for start, steps in starts.items():
       stage = f'{kind}_adapt_{start}'
       folder.stage(stage, 'hypertuning.adapt')
