@@ -4,6 +4,7 @@
 line under `python -m t5x.train`, `t5x.eval` and `t5x.infer`.
 """
 
+import atexit
 import functools
 import os
 import sys
@@ -317,8 +318,16 @@ def _one_line(
     cause = cause.__cause__  # t5x wraps what a metric raises
   if isinstance(cause, UserError):
     print(f'error: {gin_utils.one_line(cause)}', file=sys.stderr)
+    atexit.register(_leave)
   else:
     traceback.print_exception(kind, error, trace)
+
+
+def _leave() -> None:
+  """Ends without Python's own end: tf.data that runs Python can hang there."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(1)
 
 
 sys.excepthook = _one_line
