@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real data to a table, with a tiny T5: books, function vectors' toy tasks,
-# Super-NaturalInstructions and P3. Less than an hour on two CPU cores.
+# Super-NaturalInstructions and P3. 40 minutes on two busy CPU cores.
 #
 #   launch/real.sh DATA              # results in runs/real
 #   SEED=1 launch/real.sh DATA       # another seed, beside the first
