@@ -92,7 +92,7 @@ def _metrics(row: Row) -> Iterator[tuple[str, float]]:
 def _numbers(sweep: Sweep) -> str:
   """A line a number of a cell; a line a failure."""
   axes = list(sweep.axes)
-  lines = [
+  lines: list[Sequence[Any]] = [
     ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
   ]
   for stage, cell, row in _results(sweep):
@@ -112,7 +112,7 @@ def _csv(
   failed: Mapping[Key, Sequence[str]],
 ) -> str:
   """A line a mean; a line a failure."""
-  lines = [
+  lines: list[Sequence[Any]] = [
     [
       *('stage', *axes, 'phi', 'task', 'metric'),
       *('mean', 'low', 'high', 'cells', 'failure'),
