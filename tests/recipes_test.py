@@ -231,8 +231,8 @@ for name, (files, bindings) in stages.items():
 )
 def test_every_stage_parses_under_t5x(benchmark, script, function):
   # Where it is missing, Python takes the folder tests/t5x for it.
-  found = importlib.util.find_spec('t5x')
-  if found is None or found.origin is None:
+  t5x = importlib.util.find_spec('t5x')
+  if t5x is None or t5x.origin is None:
     pytest.skip('needs t5x, airio and jestimator, see setup.py')
   found = {
     f'{size}/{name}': (stage['gin_files'], bindings(stage))

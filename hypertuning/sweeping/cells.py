@@ -265,18 +265,18 @@ def _claim(
     # Points of an earlier start stay in the table.
     more = [x for x in sweep['axes'].get(axis, []) if x not in labels]
     sweep['axes'][axis] = [*labels, *more]
-  for cell in work:
-    _check_folder(cell)
-  for cell in work:
-    told = json.dumps(cell.told(), indent=1)
-    summaries.write_text(str(cell.folder), COMMAND_FILE, told)
+  told = [cell.told() for cell in work]  # each reads its gin files
+  for cell, ours in zip(work, told, strict=True):
+    _check_folder(cell, ours)
+  for cell, ours in zip(work, told, strict=True):
+    text = json.dumps(ours, indent=1)
+    summaries.write_text(str(cell.folder), COMMAND_FILE, text)
   summaries.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
 
 
-def _check_folder(cell: Cell) -> None:
+def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
   """Refuses what would stand in a table as the result of something else."""
   path = cell.folder / COMMAND_FILE
-  told = cell.told()
   before = _read(path) if path.exists() else told
   if {**before, _DIGEST: told[_DIGEST]} != told:
     raise UserError(
