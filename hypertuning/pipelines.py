@@ -125,7 +125,12 @@ def to_batches(
       `is_real` `[batch_size]`, 0 on the rows that fill up the last batch; those
       repeat the first episodes.
   """
+  # The thread that tunes tf.data's parallelism does not hear that its iterator
+  # has gone: a run would wait for it at its end, for up to a minute.
+  options = tf.data.Options()
+  options.autotune.enabled = False
   converted = model.FEATURE_CONVERTER_CLS(pack=False)(drawn, lengths)
+  converted = converted.with_options(options)
   if repeat:
     batched = converted.batch(batch_size, drop_remainder=True)
     return batched.prefetch(tf.data.AUTOTUNE)

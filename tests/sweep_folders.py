@@ -13,6 +13,7 @@ _HYPER = (
   'lora_scratch',
   'prefix_joint',
   'prefix_distilled',
+  'prefix_distilled_mtf',
 )
 
 
