@@ -69,7 +69,8 @@ def evaluate(
     split: a split whose tasks were not trained on.
     num_batches: of every task; None for the whole split.
     phi_modes: some of 'generated', 'other', 'none', 'averaged', 'random'; the
-      first three, as far as the model has them, if None.
+      first three, as far as the model has them, if None. A task whose episodes
+      follow one another with the same examples has no row of 'other'.
     draws: so many episodes in a row ask the same, with other shots; 'averaged'
       takes the mean of their phi.
     aggregate: rows of tasks to further rows, as a benchmark has them; the mean
@@ -138,6 +139,9 @@ def evaluate(
     _check_draws(task.name, targets, draws)
     summary = evaluation.summarize(outputs, draws)
     for mode in modes:
+      if mode == evaluation.OTHER and not outputs['is_others'].all():
+        print(f"{task.name}: no row of 'other', tasks do not come in turn.")
+        continue
       row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}
       row |= _of_mode(summary, mode)
       scores = scoring.by_episode(outputs[f'score/{mode}'], asked)
@@ -177,7 +181,7 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
   """`loss`, `gap` and what belongs to them, of one mode."""
   values = {}
   for kind in ('loss', 'gap'):
-    for end in ('', *scoring.ERRORS):
+    for end in ('', *summaries.ERRORS):
       if f'{kind}/{mode}{end}' in summary:
         values[f'{kind}{end}'] = summary[f'{kind}/{mode}{end}']
   return values

@@ -48,7 +48,8 @@ def with_phi(
   Args:
     phi: of `[episodes]`.
     mode: `other` gives each real episode the phi of the next one that asks
-      something else (of another task where tasks come in turn), `averaged` the
+      something else (of another task where tasks come in turn, which
+      `is_others` tells), `averaged` the
       mean over the draws of what it asks, `random` normal noise of phi's root
       mean square, leaf by leaf.
     is_real: `[episodes]`; rows that fill up a batch come last.
@@ -69,10 +70,24 @@ def with_phi(
     assert rng is not None
     rngs = jax.random.split(rng, len(leaves))
     return jax.tree.unflatten(structure, map(_noise, rngs, leaves))
+  others = _others(is_real, draws)
+  return jax.tree.map(lambda x: x[others], phi)
+
+
+def is_others(batch: Batch, draws: int = 1) -> jax.Array:
+  """Whether `other` gives phi of other examples, bool `[episodes]`.
+
+  It does not where the next episode asks more of the same task.
+  """
+  tokens = batch['hyper_input_tokens']
+  others = tokens[_others(batch['is_real'], draws)]
+  return jnp.any(tokens != others, axis=-1)
+
+
+def _others(is_real: jax.Array, draws: int) -> jax.Array:
   # Never one's own: a single real row takes that of the first filling row.
   count = jnp.maximum(jnp.sum(is_real), 2 * draws)
-  others = (jnp.arange(is_real.shape[0]) + draws) % count
-  return jax.tree.map(lambda x: x[others], phi)
+  return (jnp.arange(is_real.shape[0]) + draws) % count
 
 
 def _noise(rng: jax.Array, x: jax.Array) -> jax.Array:
@@ -98,16 +113,19 @@ def make_step(
 
   Returns:
     A function whose result has `tokens` `[episodes, queries]` (how many target
-    tokens), for each mode `score/<mode>` `[episodes, queries]` (summed target
-    log-probabilities) and with `decode` `text/<mode>`
-    `[episodes, queries, length]` (decoded tokens).
+    tokens), `is_others` `[episodes]`, for each mode `score/<mode>`
+    `[episodes, queries]` (summed target log-probabilities) and with `decode`
+    `text/<mode>` `[episodes, queries, length]` (decoded tokens).
   """
 
   def step(
     params: Any, frozen: Any, batch: Batch, rng: jax.Array
   ) -> dict[str, jax.Array]:
     phi = model.generate_adapters(params, batch, {'frozen': frozen})
-    outputs = {'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1)}
+    outputs = {
+      'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1),
+      'is_others': is_others(batch, draws),
+    }
     for mode in modes:
       adapters = with_phi(phi, mode, batch['is_real'], draws, rng)
       answered = answer(model, params, frozen, batch, adapters, rng, decode)

@@ -11,80 +11,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from clu import metrics as clu_metrics
 from flax.core import freeze
 
+from hypertuning import adapted_model, decoding, objectives, trees
 from hypertuning import adapters as adapters_lib
-from hypertuning import decoding, trees
+from hypertuning.adapted_model import AdaptedModel, Batch
 from hypertuning.adapters import Adapters
 from hypertuning.data import features
 from hypertuning.errors import UserError
 
-Batch = Mapping[str, jax.Array]
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
 TOKENS = 'NUM_REAL_TARGET_TOKENS'  # as t5x calls it
 _EOS_ID = 1
-
-
-class AdaptedModel(nn.Module):
-  """A downstream model and, if there is one, the hypermodel that adapts it.
-
-  Attributes:
-    downstream: a network with `encode`, `decode` and an `adapters` argument.
-    hypermodel: few-shot tokens to adapters, or None.
-    teacher: a network like `downstream` that is distilled, or None.
-  """
-
-  downstream: nn.Module
-  hypermodel: nn.Module | None = None
-  teacher: nn.Module | None = None
-
-  def generate(
-    self, hyper_input_tokens: jax.Array, enable_dropout: bool = False
-  ) -> Adapters | None:
-    """Phi of every episode, or None where there is no hypermodel."""
-    if self.hypermodel is None:
-      return None
-    return self.hypermodel(hyper_input_tokens, enable_dropout=enable_dropout)
-
-  def logits(
-    self, batch: Batch, adapters: Adapters | None, enable_dropout: bool = False
-  ) -> jax.Array:
-    """`[episodes, queries, length, vocab]` logits with phi of `[episodes]`."""
-    episodes, queries = batch['encoder_input_tokens'].shape[:2]
-    if adapters is not None:
-      adapters = adapters_lib.repeat(adapters, queries)
-    logits = self.downstream(
-      _fold(batch['encoder_input_tokens']),
-      _fold(batch['decoder_input_tokens']),
-      _fold(batch['decoder_target_tokens']),
-      adapters,
-      enable_dropout,
-    )
-    return logits.reshape(episodes, queries, *logits.shape[1:])
-
-  def teacher_logits(self, batch: Batch) -> jax.Array:
-    """Logits of the teacher, which reads the examples in its own input.
-
-    Without a network of its own the teacher is the downstream model, without
-    phi. No gradient goes through it.
-    """
-    network = self.downstream if self.teacher is None else self.teacher
-    logits = network(
-      _fold(batch['teacher_input_tokens']),
-      _fold(batch['decoder_input_tokens']),
-      _fold(batch['decoder_target_tokens']),
-    )
-    shape = batch['decoder_target_tokens'].shape
-    return jax.lax.stop_gradient(logits.reshape(*shape, -1))
-
-  def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
-    """Logits with generated phi."""
-    if self.teacher is not None and self.is_initializing():
-      self.teacher_logits(batch)  # makes its parameters
-    phi = self.generate(batch['hyper_input_tokens'], enable_dropout)
-    return self.logits(batch, phi, enable_dropout)
 
 
 class HyperTuningModel:
@@ -274,7 +213,20 @@ class HyperTuningModel:
     teacher: Any = None
     if self._distillation_weight:
       teacher = self.module.apply(variables, batch, method='teacher_logits')
-    loss, metrics = self._loss_and_metrics(logits, batch, teacher)
+    loss, metrics = objectives.loss_and_metrics(
+      logits,
+      batch['decoder_target_tokens'],
+      batch['decoder_loss_weights'],
+      teacher,
+      self._distillation_weight,
+      self._label_smoothing,
+      self._z_loss,
+    )
+    factor = self._loss_normalizing_factor
+    if isinstance(factor, str):
+      loss /= jnp.maximum(metrics['loss'].count, 1)
+    elif factor:
+      loss /= factor
     if flax_mutables is None:
       return loss, metrics
     return loss, (metrics, flax_mutables)
@@ -393,36 +345,6 @@ class HyperTuningModel:
       return self.generate_adapters(params, batch, flax_mutables)
     return adapters
 
-  def _loss_and_metrics(
-    self, logits: jax.Array, batch: Batch, teacher: jax.Array | None = None
-  ) -> tuple[jax.Array, dict]:
-    targets = batch['decoder_target_tokens']
-    weights = batch['decoder_loss_weights'].astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    if self._label_smoothing:
-      uniform = jax.nn.logsumexp(logits, -1) - jnp.mean(logits, -1)
-      losses += self._label_smoothing * (uniform - losses)
-    if self._z_loss:
-      losses += self._z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))
-    total, count = jnp.sum(losses * weights), jnp.sum(weights)
-    correct = jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
-    metrics = {
-      'loss': clu_metrics.Average(total=total, count=count),
-      'accuracy': clu_metrics.Average(total=correct, count=count),
-    }
-    if teacher is not None:
-      divergence = optax.losses.kl_divergence_with_log_targets(
-        jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher)
-      )
-      distilled = jnp.sum(divergence * weights)
-      metrics['divergence'] = clu_metrics.Average(total=distilled, count=count)
-      share = self._distillation_weight
-      total = (1 - share) * total + share * distilled
-    factor = self._loss_normalizing_factor
-    if isinstance(factor, str):
-      return total / jnp.maximum(count, 1), metrics
-    return total / (factor or 1.0), metrics
-
   def _decode(
     self,
     variables: Tree,
@@ -436,7 +358,7 @@ class HyperTuningModel:
     queries, length = batch['decoder_input_tokens'].shape[1:]
     downstream = self.module.downstream
     variables = {'params': variables['params']['downstream']}
-    inputs = _fold(batch['encoder_input_tokens'])
+    inputs = adapted_model.fold(batch['encoder_input_tokens'])
     if phi is not None:
       phi = adapters_lib.repeat(phi, queries)
     encoded: Any = downstream.apply(variables, inputs, phi, method='encode')
@@ -486,11 +408,6 @@ class HyperTuningModel:
       batch_axis=int(downstream.config.scan_layers),
       **decoder_params,
     )
-
-
-def _fold(x: jax.Array) -> jax.Array:
-  """`[episodes, queries, length]` to `[episodes * queries, length]`."""
-  return x.reshape(-1, x.shape[-1])
 
 
 def _variables(params: Tree, flax_mutables: Tree | None) -> dict:

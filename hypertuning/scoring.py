@@ -11,8 +11,6 @@ from hypertuning import summaries
 from hypertuning.data import fewshot
 
 Row = Mapping[str, Any]
-# Beside a number: what is known of its spread.
-ERRORS = ('_stderr', '_low', '_high', '_std')
 
 
 def by_episode(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
@@ -102,7 +100,7 @@ def table(results: Sequence[Row], columns: Sequence[str] | None = None) -> str:
       name
       for row in results
       for name, value in row.items()
-      if isinstance(value, float) and not name.endswith(ERRORS)
+      if isinstance(value, float) and not name.endswith(summaries.ERRORS)
     )
     columns = ['task', 'phi', 'episodes', *numbers]
   rows = [[_cell(row, name) for name in columns] for row in results]

@@ -12,6 +12,9 @@ from typing import Any
 import tqdm
 from clu import metric_writers
 
+# Endings of numbers that tell of another number's spread.
+ERRORS = ('_stderr', '_low', '_high', '_std')
+
 
 class Writer:
   """Scalars to TensorBoard events and to `metrics.jsonl`."""

@@ -72,7 +72,8 @@ def sweep(
   cells.claim(output_dir, work)
   broken = _unusable(reporting.read(output_dir))
   for cell in work:
-    if cell.is_done and cell.folder in broken:
+    # What has checkpoints would only find that it is finished.
+    if cell.is_done and cell.folder in broken and not cell.has_checkpoints:
       cell.reopen()
   done = sum(cell.is_done for cell in work)
   print(
@@ -86,10 +87,16 @@ def sweep(
   failed = [cell for cell in work if cell.folder in reasons]
   if failed:
     first = failed[0]
+    told = f'{len(failed)} of {len(work)} cells failed, the first: '
+    if first.is_done:
+      raise UserError(
+        f'{told}{first.folder} has run, but {reasons[first.folder]}; mend the '
+        'file or delete the folder.'
+      )
     raise UserError(
-      f'{len(failed)} of {len(work)} cells failed, the first: '
-      f'{reasons[first.folder]} (see {pathlib.Path(first.folder, cells.LOG)}). '
-      'Run the same command again to try them once more.'
+      f'{told}{reasons[first.folder]} (see '
+      f'{pathlib.Path(first.folder, cells.LOG)}). Run the same command again '
+      'to try them once more.'
     )
   return work
 

@@ -12,8 +12,8 @@ import matplotlib
 
 from hypertuning import summaries
 from hypertuning.errors import UserError
-from hypertuning.reporting import statistics
-from hypertuning.reporting.cells import DONE, Cell, Row, Sweep
+from hypertuning.reporting import measures, statistics
+from hypertuning.reporting.cells import DONE, FAILED, Cell, Row, Sweep
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402 the backend comes first
@@ -39,11 +39,15 @@ def write(
   summaries.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
+  failed: dict[Key, list[str]] = {}
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
-      key = (*_place(stage, cell, axes), row['phi'], row['task'], name)
-      groups.setdefault(key, []).append(value)
-  failed: dict[Key, list[str]] = {}
+      place, told = _place(stage, cell, axes), (row['phi'], row['task'], name)
+      if measures.is_number(value):
+        groups.setdefault((*place, *told), []).append(value)
+      else:
+        why = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
+        failed.setdefault(place, []).append(why)
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
       failed.setdefault(_place(stage, cell, axes), []).append(cell.told)
@@ -85,7 +89,7 @@ def _place(stage: str, cell: Cell, axes: Sequence[str]) -> Key:
 
 def _metrics(row: Row) -> Iterator[tuple[str, float]]:
   for name, value in row.items():
-    if isinstance(value, float) and not name.endswith('_stderr'):
+    if isinstance(value, float) and not name.endswith(summaries.ERRORS):
       yield name, value
 
 

@@ -54,6 +54,17 @@ def test_others_phi_is_of_another_question():
   assert episodes_of(phi)[:3] == [3, 4, 5]
 
 
+def test_others_phi_is_known_to_be_ones_own():
+  def found(first, is_real, draws):
+    tokens = jnp.array(first)[:, None] * jnp.array([1, 1, 0])
+    batch = {'hyper_input_tokens': tokens, 'is_real': jnp.array(is_real)}
+    return evaluation.is_others(batch, draws).tolist()
+
+  assert found([3, 4, 5, 6], [1, 1, 1, 1], 1) == [True] * 4
+  assert found([3, 3, 5, 5], [1, 1, 1, 1], 1) == [False, True, False, True]
+  assert found([3, 4, 3, 4], [1, 1, 1, 1], 2) == [False] * 4
+
+
 def test_noise_has_the_size_of_phi():
   phi = tiny.lora(CONFIG, 400)
   noise = evaluation.with_phi(

@@ -94,6 +94,8 @@ def test_other_files_parse(model, command):
     ('ablations/report',),
     ('recipes/report_p3_large',),
     ('recipes/report_p3_xl',),
+    ('recipes/report_natural_instructions_large',),
+    ('recipes/report_natural_instructions_xl',),
   ],
   ids='+'.join,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from hypertuning import decoding, trees
+from hypertuning import decoding, objectives, trees
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.models import TOKENS
@@ -129,10 +129,7 @@ def test_loss_by_hand(kind, batch):
   np.testing.assert_allclose(scores, per_query, rtol=1e-5)
 
 
-def test_smoothing_z_loss_and_normalizer_by_hand(batch):
-  model = make(
-    None, label_smoothing=0.1, z_loss=0.01, loss_normalizing_factor=7.0
-  )
+def test_smoothing_and_z_loss_by_hand(batch):
   rng = np.random.default_rng(0)
   logits = rng.normal(0, 2, (2, 3, 5, tiny.VOCAB))
   targets = batch['decoder_target_tokens']
@@ -140,17 +137,28 @@ def test_smoothing_z_loss_and_normalizer_by_hand(batch):
   log_probs = logits - z[..., None]
   picked = np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
   each = -0.9 * picked - 0.1 * log_probs.mean(-1) + 0.01 * z**2
-  want = each[targets > 0].sum() / 7.0
-  loss, _ = model._loss_and_metrics(jnp.asarray(logits, jnp.float32), batch)
-  np.testing.assert_allclose(loss, want, rtol=1e-5)
-  model = make(
-    None,
+  loss, _ = objectives.loss_and_metrics(
+    jnp.asarray(logits, jnp.float32),
+    targets,
+    batch['decoder_loss_weights'],
     label_smoothing=0.1,
     z_loss=0.01,
-    loss_normalizing_factor=TOKENS,
   )
-  loss, _ = model._loss_and_metrics(jnp.asarray(logits, jnp.float32), batch)
-  np.testing.assert_allclose(loss, want * 7.0 / (targets > 0).sum(), rtol=1e-5)
+  np.testing.assert_allclose(loss, each[targets > 0].sum(), rtol=1e-5)
+
+
+def test_the_loss_is_divided_by_a_number_or_by_the_tokens(batch):
+  params, mutables = variables(None)
+
+  def loss(**normalizing):
+    return make(None, **normalizing).eval_fn(params, batch, mutables)[0]
+
+  whole = loss()
+  seventh = loss(loss_normalizing_factor=7.0)
+  np.testing.assert_allclose(seventh, whole / 7, rtol=1e-5)
+  count = (batch['decoder_target_tokens'] > 0).sum()
+  mean = loss(loss_normalizing_factor=TOKENS)
+  np.testing.assert_allclose(mean, whole / count, rtol=1e-5)
   with pytest.raises(UserError, match="loss_normalizing_factor = 'tokens'"):
     make(None, loss_normalizing_factor='tokens')
 

@@ -284,12 +284,16 @@ def test_curves_say_how_many_runs_they_are_of(folder):
       own = float('nan') if name == 'odd' else 2.0
       rows = [{**row, 'eval/loss/generated': own}]
       folder.cell(name, seed, metrics=rows)
-  stages = {'A': 'some', 'B': 'none', 'C': 'odd'}
+  folder.stage('half', 'hypertuning.train')
+  folder.cell('half', '0')  # its log is gone
+  folder.cell('half', '1', metrics=[{**row, 'eval/loss/generated': 2.0}])
+  stages = {'A': 'some', 'B': 'none', 'C': 'odd', 'D': 'half'}
   section = losses.losses(sweep(folder), stages=stages)
   table = only(section)
   assert table.rows[0][2].small == 'n = 2 of 3'
   assert texts(table)[1][1] == 'missing'
   assert texts(table)[2][1].startswith('failed: cells/odd/0 has steps without')
+  assert table.rows[3][2].small == 'n = 1 of 3'
   for title in ('A (n = 2 of 3)', 'B (missing)', 'C (failed)'):
     assert title in section.figures[0].svg
 
@@ -375,6 +379,15 @@ def test_phi_that_saves_nothing_never_pays(folder):
   folder.cell('cost', results=rows)
   section = cost.cost(sweep(folder), methods={}, models={'Prefix': 'cost'})
   assert texts(section.tables[1])[0][-2:] == ['never', 'never']
+
+
+def test_flops_without_seconds(folder):
+  rows = [{**row, 'seconds': None} for row in sweep_folders.costs()]
+  folder.stage('cost', 'hypertuning.benchmarks.query_cost', ())
+  folder.cell('cost', results=rows)
+  section = cost.cost(sweep(folder), methods={}, models={'Prefix': 'cost'})
+  assert texts(section.tables[1])[0][-2:] == ['3.0', 'not measured']
+  assert section.tables[1].name == 'cost_break_even'
 
 
 def test_costs_that_were_not_measured(folder):

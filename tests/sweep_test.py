@@ -105,6 +105,9 @@ def test_results_of_t5x_are_read(tmp_path):
   path.write_text('\n'.join(lines))
   found = table(tmp_path, [cell], 'accuracy', None, 'draw')
   assert '| eval | a | generated | t | 20.0 |  | 1 |' in found
+  (cell.folder / 'config.gin').write_text('# Macros:\nHYPERMODEL = None\n')
+  found = table(tmp_path, [cell], 'accuracy', None, 'draw')
+  assert '| eval | a | none | t | 20.0 |  | 1 |' in found
 
 
 def test_half_written_and_broken_results_are_in_no_table(tmp_path):
@@ -118,6 +121,20 @@ def test_half_written_and_broken_results_are_in_no_table(tmp_path):
   assert '| eval | generated | t | 1.0 |  | 1 |' in found
   assert '99' not in found and '98' not in found
   assert 'results.jsonl:1: not JSON' in (tmp_path / 'table.csv').read_text()
+
+
+def test_what_is_no_number_is_in_no_mean(tmp_path):
+  work = [
+    write_cell(tmp_path, {'seed': str(n)}, [{**row(value), 'loss_low': 1.0}])
+    for n, value in enumerate((50.0, float('nan'), 70.0))
+  ]
+  table(tmp_path, work, 'accuracy', None, 'seed')
+  with (tmp_path / 'table.csv').open() as file:
+    mean, failure = csv.DictReader(file)
+  assert (mean['mean'], mean['cells']) == ('60.0', '2')
+  why = 'failed: cells/eval/1: accuracy of t is nan'
+  assert failure['failure'] == why
+  assert why in (tmp_path / 'table.md').read_text()
 
 
 def test_stages_start_from_one_another_at_the_same_point(tmp_path):
@@ -165,6 +182,10 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
   'stages, axes, message',
   [
     ({}, {}, 'STAGES: there is none'),
+    ({'a': EVAL}, {'seed': ('0', '1')}, "AXES: 'seed' must be a dict"),
+    ({'a': (EVAL,)}, {}, "STAGES: 'a' must be a dict"),
+    ({'a': {**EVAL, 'after': 'b'}}, {}, "'a': 'after' must be a dict"),
+    ({'a': {**EVAL, 'bindings': ('X',)}}, {}, "'bindings' must be a dict"),
     ({'a': EVAL}, {'seed': {}}, "AXES: 'seed' has no points"),
     ({'a': {**EVAL, 'command': 'rm'}}, {}, "'a': command 'rm'"),
     ({'a': {**EVAL, 'files': ()}}, {}, "'a' has a field 'files'"),
@@ -245,6 +266,26 @@ def test_results_of_other_gin_files_are_refused(tmp_path):
     claim('TRAIN_STEPS = 6\n')
 
 
+def test_a_seed_is_not_added_to_those_of_other_settings(tmp_path):
+  file = tmp_path / 'mine.gin'
+
+  def claim(seed, text, **bindings):
+    file.write_text(text)
+    stages = {'run': {**TRAIN, 'gin_files': (str(file),), 'bindings': bindings}}
+    axes = {'seed': {seed: {'RANDOM_SEED': int(seed)}}}
+    work = cells.expand(str(tmp_path / 'out'), stages, axes)
+    cells.claim(str(tmp_path / 'out'), work)
+    return work[0]
+
+  claim('0', 'TRAIN_STEPS = 3\n', BATCH_SIZE=4)
+  claim('1', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4)  # the first is not done
+  claim('0', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4).succeed(1.0)
+  claim('1', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4)
+  for text, size in (('TRAIN_STEPS = 5\n', 4), ('TRAIN_STEPS = 4\n', 2)):
+    with pytest.raises(UserError, match='run/0/command.json.*have changed'):
+      claim('2', text, BATCH_SIZE=size)
+
+
 def test_results_from_a_run_that_is_gone_are_refused(tmp_path):
   stages = {'run': TRAIN, 'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'run'}}}
   work = cells.expand(str(tmp_path), stages, {})
@@ -280,6 +321,27 @@ def test_broken_results_are_made_again(tmp_path, monkeypatch):
     assert not cell.is_done
   with pytest.raises(UserError, match="AVERAGE_OVER = 'sed': no such axis"):
     run(average_over='sed')
+
+
+def test_a_run_whose_log_is_broken_keeps_its_checkpoints(tmp_path, monkeypatch):
+  monkeypatch.setattr(scheduler, 'run', lambda work, unused: None)
+
+  def run():
+    sweep.sweep(output_dir=str(tmp_path), stages={'run': TRAIN})
+
+  with pytest.raises(UserError, match='1 of 1 cells failed'):
+    run()
+  cell = cells.expand(str(tmp_path), {'run': TRAIN}, {})[0]
+  (cell.folder / 'checkpoint_3').mkdir()
+  (cell.folder / 'metrics.jsonl').write_text('{"step": 1}\n{"step')
+  cell.succeed(1.0)
+  with pytest.raises(
+    UserError, match='run/all has run, but metrics.jsonl:2: not JSON; mend'
+  ):
+    run()
+  assert cell.is_done
+  (cell.folder / 'metrics.jsonl').write_text('{"step": 1}\n')
+  run()
 
 
 def test_a_killed_cell_says_so(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -231,12 +232,21 @@ def _tables(
         ],
       )
   if evaluated := sorted(folder.glob('inference_eval/*-metrics.jsonl')):
-    rows = [_of_t5x(path) for path in evaluated]
+    phi = _phi_of_t5x(folder)
+    rows = [_of_t5x(path, phi) for path in evaluated]
     yield 'results', [*rows, *(aggregate(rows) if aggregate else ())]
 
 
-def _of_t5x(path: pathlib.Path) -> Row:
-  """The newest metrics of a task; t5x has one mode of phi."""
+def _phi_of_t5x(folder: pathlib.Path) -> str:
+  """The one mode that t5x has, by the configuration that it wrote."""
+  path = folder / 'config.gin'
+  config = _text(path) if path.is_file() else ''
+  alone = re.search(r'^HYPERMODEL = None$', config, re.MULTILINE)
+  return 'none' if alone else 'generated'
+
+
+def _of_t5x(path: pathlib.Path, phi: str) -> Row:
+  """The newest metrics of a task."""
   lines = _text(path).splitlines()
   row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
   task = path.name.removesuffix('-metrics.jsonl')
@@ -245,7 +255,7 @@ def _of_t5x(path: pathlib.Path) -> Row:
     for name, value in row.items()
     if isinstance(value, (int, float)) and name != 'step'
   }
-  return {'task': task, 'phi': 'generated', **numbers}
+  return {'task': task, 'phi': phi, **numbers}
 
 
 def _text(path: pathlib.Path) -> str:

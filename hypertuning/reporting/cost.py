@@ -85,7 +85,7 @@ def cost(
         f'{sections.INTERVALS} Time: the median of rounds.',
         runs,
       ),
-      _break_even(sweep, models),
+      _break_even(sweep, models, f'{name}_break_even'),
     ],
   )
 
@@ -135,7 +135,9 @@ def phi_size(
 
 
 def _number(sweep: Sweep, stage: str, way: str, field: str) -> Measure:
-  return measures.of_stage(sweep.stage(stage), {'way': (way,)}, field).known()
+  found = measures.of_stage(sweep.stage(stage), {'way': (way,)}, field)
+  # FLOPs may be counted without measuring seconds.
+  return found if field == 'seconds' else found.known()
 
 
 def _scaled(measure: Measure, field: str) -> Text:
@@ -151,7 +153,7 @@ def _bytes(measure: Measure) -> Text:
   return Text(f'{measure.estimate.mean:,.0f}', 'number')
 
 
-def _break_even(sweep: Sweep, models: Mapping[str, str]) -> Table:
+def _break_even(sweep: Sweep, models: Mapping[str, str], name: str) -> Table:
   ways = (_MAKING, _WITH_PHI, _IN_CONTEXT)
   rows, records, stages = [], [], []
   for model, stage in models.items():
@@ -171,7 +173,7 @@ def _break_even(sweep: Sweep, models: Mapping[str, str]) -> Table:
     records.append({'hypermodel': model, **told})
     stages.append(sweep.stage(stage))
   return Table(
-    'break_even',
+    name,
     [
       'hypermodel',
       *(f'{way}, {head}' for _, head in _COSTS.values() for way in ways),

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from hypertuning import summaries
 from hypertuning.errors import UserError
 from hypertuning.reporting import statistics
 from hypertuning.reporting.cells import (
@@ -194,6 +195,6 @@ def _seen_numbers(cells: Sequence[Cell]) -> str:
     for cell in cells
     for row in cell.tables.get('results', ())
     for name, value in row.items()
-    if is_number(value) and not name.endswith(('_stderr', '_low', '_high'))
+    if is_number(value) and not name.endswith(summaries.ERRORS)
   }
   return ', '.join(found) or 'nothing'

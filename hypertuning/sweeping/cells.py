@@ -46,6 +46,7 @@ class Cell:
     gin_files: of the command.
     bindings: of the command, without its folders.
     after: a binding to the cell whose folder it gets.
+    stage_bindings: those of `bindings` that all points of the stage have.
   """
 
   stage: str
@@ -55,6 +56,7 @@ class Cell:
   gin_files: Sequence[str] = ()
   bindings: Bindings = dataclasses.field(default_factory=dict)
   after: Mapping[str, 'Cell'] = dataclasses.field(default_factory=dict)
+  stage_bindings: Bindings = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:
@@ -75,6 +77,11 @@ class Cell:
       ]
     except (OSError, ValueError, KeyError):
       return None
+
+  @property
+  def has_checkpoints(self) -> bool:
+    """Whether a run of it has saved its state."""
+    return any(self.folder.glob('checkpoint_*'))
 
   @property
   def has_started(self) -> bool:
@@ -115,16 +122,11 @@ class Cell:
     return {
       'command': self.command,
       'gin_files': list(self.gin_files),
-      _DIGEST: self._digest(),
-      'bindings': {k: repr(v) for k, v in sorted(self.bindings.items())},
+      _DIGEST: _digest(self.gin_files),
+      'bindings': _told(self.bindings),
       'after': {binding: cell.name for binding, cell in self.after.items()},
       'point': dict(self.point),
     }
-
-  def _digest(self) -> str:
-    """Of what its gin files bind."""
-    lines = (line for file in self.gin_files for line in gin_utils.lines(file))
-    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 
 
 def expand(
@@ -148,6 +150,7 @@ def expand(
       'write into buckets, a sweep keeps its locks there.'
     )
   for axis, points in axes.items():
+    _check_dict(f'AXES: {axis!r}', points)
     if not points:
       raise UserError(f'AXES: {axis!r} has no points.')
     for label, meant in points.items():
@@ -195,6 +198,7 @@ def expand(
         (*files, *stage['gin_files']),
         bound,
         after,
+        stage.get('bindings', {}),
       )
   folders = [cell.folder for cell in found.values()]
   for cell in found.values():
@@ -235,6 +239,7 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
       'command': cell.command,
       'gin_files': list(cell.gin_files),
       'axes': list(cell.point),
+      'bindings': _told(cell.stage_bindings),
     }
   pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
   with pathlib.Path(output_dir, '.lock').open('w') as file:
@@ -268,6 +273,7 @@ def _claim(
   told = [cell.told() for cell in work]  # each reads its gin files
   for cell, ours in zip(work, told, strict=True):
     _check_folder(cell, ours)
+  _check_others(output_dir, work, before['stages'])
   for cell, ours in zip(work, told, strict=True):
     text = json.dumps(ours, indent=1)
     summaries.write_text(str(cell.folder), COMMAND_FILE, text)
@@ -283,19 +289,53 @@ def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
       f'{path}: this cell was another command in an earlier sweep; use '
       'another SWEEP_DIR, or delete the folder.'
     )
-  holds = cell.is_done or any(cell.folder.glob('checkpoint_*'))
-  if holds and before != told:
-    raise UserError(
-      f'{path}: {", ".join(cell.gin_files)}, or what they include, have '
-      'changed since this cell was run; use another SWEEP_DIR, or delete the '
-      'folder.'
-    )
+  if (cell.is_done or cell.has_checkpoints) and before != told:
+    raise _changed(path, cell.gin_files)
   for needed in cell.after.values():
     if cell.has_started and not needed.is_done:
       raise UserError(
         f'{cell.folder}: has been run from {needed.name}, which is not there '
         'any more; delete this folder as well.'
       )
+
+
+def _check_others(
+  output_dir: str, work: Sequence[Cell], stages: Mapping[str, Any]
+) -> None:
+  """Refuses to add to points of earlier starts what was made otherwise.
+
+  They stand in one table, as seeds of the same.
+  """
+  folders = {cell.folder for cell in work}
+  for name, cell in {cell.stage: cell for cell in work}.items():
+    ours = _told(cell.stage_bindings)
+    bound = stages.get(name, {}).get('bindings', ours)
+    there = pathlib.Path(output_dir, 'cells', name)
+    for path in sorted(there.glob(f'*/{COMMAND_FILE}')):
+      if path.parent in folders or not (path.parent / DONE_FILE).exists():
+        continue
+      told = _read(path)
+      files = told.get('gin_files', ())
+      if bound != ours or told.get(_DIGEST) != _digest(files):
+        raise _changed(path, (*files, f'or the bindings of {name!r}'))
+
+
+def _changed(path: pathlib.Path, files: Sequence[str]) -> UserError:
+  return UserError(
+    f'{path}: {", ".join(files)}, or what they include, have changed since '
+    'this cell was run; use another SWEEP_DIR, or delete the folder.'
+  )
+
+
+def _digest(files: Sequence[str]) -> str:
+  """Of what gin files bind."""
+  lines = (line for file in files for line in gin_utils.lines(file))
+  return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def _told(bindings: Bindings) -> dict[str, str]:
+  """Bindings as files have them."""
+  return {name: repr(value) for name, value in sorted(bindings.items())}
 
 
 def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
@@ -317,6 +357,9 @@ def _check(
 ) -> tuple[str, ...]:
   """Refuses a stage that cannot run; gives the axes that concern it."""
   where = f'STAGES: {name!r}'
+  _check_dict(where, stage)
+  for field in ('bindings', 'after'):
+    _check_dict(f'{where}: {field!r}', stage.get(field, {}))
   if not re.fullmatch(r'[\w.=-]+', name):
     raise UserError(f'{where} cannot name a folder.')
   for field in stage:
@@ -351,6 +394,11 @@ def _check(
         'well: add it.'
       )
   return concerned
+
+
+def _check_dict(where: str, given: Any) -> None:
+  if not isinstance(given, Mapping):
+    raise UserError(f'{where} must be a dict, and is {given!r}.')
 
 
 def _check_files(where: str, bound: Mapping[str, Any]) -> None:

@@ -1,0 +1,54 @@
+"""What training minimises: the likelihood of targets, and distillation."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics as clu_metrics
+
+
+def loss_and_metrics(
+  logits: jax.Array,
+  targets: jax.Array,
+  weights: jax.Array,
+  teacher: jax.Array | None = None,
+  distillation_weight: float = 0.0,
+  label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
+) -> tuple[jax.Array, dict[str, clu_metrics.Average]]:
+  """Summed loss of target tokens.
+
+  Args:
+    logits: `[..., length, vocab]`.
+    targets: token ids `[..., length]`.
+    weights: `[..., length]`, 0 where a token does not count.
+    teacher: logits of the teacher, shaped like `logits`; None without one.
+    distillation_weight: share of the divergence KL(teacher || model); the rest
+      is the cross-entropy with the targets.
+    label_smoothing: probability spread over the vocabulary.
+    z_loss: weight of `log(Z)^2`.
+
+  Returns:
+    The loss, and `loss` (the cross-entropy), `accuracy` and, with a teacher,
+    `divergence` as averages over target tokens.
+  """
+  weights = weights.astype(jnp.float32)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  if label_smoothing:
+    uniform = jax.nn.logsumexp(logits, -1) - jnp.mean(logits, -1)
+    losses += label_smoothing * (uniform - losses)
+  if z_loss:
+    losses += z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))
+  total, count = jnp.sum(losses * weights), jnp.sum(weights)
+  correct = jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
+  metrics = {
+    'loss': clu_metrics.Average(total=total, count=count),
+    'accuracy': clu_metrics.Average(total=correct, count=count),
+  }
+  if teacher is not None:
+    divergence = optax.losses.kl_divergence_with_log_targets(
+      jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher)
+    )
+    distilled = jnp.sum(divergence * weights)
+    metrics['divergence'] = clu_metrics.Average(total=distilled, count=count)
+    total = (1 - distillation_weight) * total + distillation_weight * distilled
+  return total, metrics
