@@ -13,7 +13,6 @@ _HYPER = (
   'lora_scratch',
   'prefix_joint',
   'prefix_distilled',
-  'prefix_distilled_mtf',
 )
 
 

@@ -385,6 +385,8 @@ def _some_rows(
   return start + tf.cast(tf.math.top_k(keys, count).indices, tf.int64)
 
 
+# No Python depends on a tensor here: rewriting it would only take seconds.
+@tf.autograph.experimental.do_not_convert
 def _draw(
   table: _Table,
   plan: Callable[[tf.Tensor], _Plan],

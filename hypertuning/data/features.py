@@ -147,6 +147,7 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def _convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   targets = episode['targets']
   return {

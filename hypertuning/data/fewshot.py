@@ -75,6 +75,7 @@ def options_as_queries(
       f"({needed}, {room[1]}), and {needed} for 'targets' as well."
     )
 
+  @tf.autograph.experimental.do_not_convert
   def convert(episode: Episode) -> Episode:
     options = episode['query_options']
     count, most = tf.unstack(tf.shape(options))
@@ -143,6 +144,7 @@ def episode_features(
   def column(rows: tf.RaggedTensor, tokens: list[int]) -> tf.Tensor:
     return tf.tile(tf.constant([tokens], tf.int32), [rows.nrows(), 1])
 
+  @tf.autograph.experimental.do_not_convert
   def convert(episode: Episode) -> Episode:
     shots = tf.stack([episode['shot_inputs'], episode['shot_targets']], axis=1)
     count, queries = tf.shape(shots)[0], tf.size(episode['query_inputs'])
