@@ -173,6 +173,9 @@ def test_every_stage_parses_and_has_the_parameters_of_the_papers_sizes(
     assert lengths['hyper_inputs'] == hyper
     if stage['command'] == 'hypertuning.train':
       assert queries == 1 and resolved('TRAIN_STEPS') >= 10_000
+      # Behind the run file, which has its own.
+      assert resolved('PARAMETER_PARTITIONING_DIMS') == 2
+      assert resolved('FROZEN_PARTITIONING_DIMS') == 1
     if baseline:
       # Once: the same model in every stage of a size.
       if name.endswith('_mtf'):
