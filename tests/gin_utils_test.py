@@ -325,7 +325,10 @@ _PATHS = dict.fromkeys(
   ),
   'somewhere',
 )
-_ABLATIONS = ('hyperpretraining', 'shots', 'prefix_length', 'rank')
+_ABLATIONS = (
+  *('hyperpretraining', 'shots', 'prefix_length', 'rank'),
+  'distillation',
+)
 _TEXT = dict(list(_PATHS.items())[:3])
 _TASKS = {k: v for k, v in _PATHS.items() if 'TEXT' not in k}
 
