@@ -23,7 +23,7 @@ from typing import Any
 from hypertuning import sweep_table
 from hypertuning.errors import UserError
 from hypertuning.reporting import cells as reporting
-from hypertuning.sweeping import cells, scheduler
+from hypertuning.sweeping import cells, expansion, scheduler
 from hypertuning.sweeping.cells import Cell
 
 
@@ -68,7 +68,7 @@ def sweep(
       f'AVERAGE_OVER = {average_over!r}: no such axis; AXES has '
       f'{", ".join(axes or ("none",))}.'
     )
-  work = cells.expand(output_dir, stages, axes or {})
+  work = expansion.expand(output_dir, stages, axes or {})
   cells.claim(output_dir, work)
   broken = _unusable(reporting.read(output_dir))
   for cell in work:

@@ -10,7 +10,7 @@ import runner
 
 from hypertuning import gin_utils, paths, sweep
 from hypertuning.errors import UserError
-from hypertuning.sweeping import cells
+from hypertuning.sweeping import expansion
 
 _HEADER = 'from __gin__ import dynamic_registration\n'
 _OPTIM = f'{_HEADER}from hypertuning import optim\n'
@@ -356,7 +356,7 @@ def test_every_cell_of_a_sweep_parses(file, bindings, tmp_path):
     [f'gin/{file}.gin'], [f'{k} = {v!r}' for k, v in bindings.items()]
   )
   arguments = gin_utils.arguments(sweep.sweep)
-  work = cells.expand(str(tmp_path), arguments['stages'], arguments['axes'])
+  work = expansion.expand(str(tmp_path), arguments['stages'], arguments['axes'])
   for stage in {cell.stage: cell for cell in work}.values():
     flags = stage.flags()
     gin_utils.parse(

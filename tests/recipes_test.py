@@ -16,7 +16,7 @@ import seqio
 import shared
 
 from hypertuning import gin_utils
-from hypertuning.sweeping import cells
+from hypertuning.sweeping import expansion
 
 BENCHMARKS = ('p3', 'natural_instructions', 'metaicl')
 SIZES = ('large', 'xl')
@@ -113,7 +113,7 @@ def test_stages_follow_from_c4_to_the_table(benchmark, size):
           'INITIAL_CHECKPOINT_PATH',
           f'{name.rpartition("_")[2]}_hyperpretrain',
         )
-  work = {cell.stage: cell for cell in cells.expand('out', found, axes)}
+  work = {cell.stage: cell for cell in expansion.expand('out', found, axes)}
   assert [*work] == [*found]
   cell = work[next(n for n in found if n.endswith('_prefix_eval'))]
   run = cell.after['CHECKPOINT_PATH'].folder.absolute()

@@ -16,7 +16,7 @@ from scipy import stats
 from hypertuning import sweep, sweep_table
 from hypertuning.errors import UserError
 from hypertuning.reporting import cells as reporting
-from hypertuning.sweeping import cells, launcher, scheduler
+from hypertuning.sweeping import cells, expansion, launcher, scheduler
 from hypertuning.sweeping.cells import Cell
 
 FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
@@ -138,7 +138,7 @@ def test_what_is_no_number_is_in_no_mean(tmp_path):
 
 
 def test_stages_start_from_one_another_at_the_same_point(tmp_path):
-  work = cells.expand(
+  work = expansion.expand(
     str(tmp_path),
     {
       'base': {**TRAIN, 'axes': ()},
@@ -222,7 +222,7 @@ def test_slips(tmp_path, stages, axes, message):
 
 def test_two_sweeps_in_one_folder(tmp_path):
   def claim(stages, seeds=SEEDS):
-    work = cells.expand(str(tmp_path), stages, {'seed': seeds})
+    work = expansion.expand(str(tmp_path), stages, {'seed': seeds})
     cells.claim(str(tmp_path), work)
 
   one = {'run': {**TRAIN, 'bindings': {'TRAIN_STEPS': 3}}}
@@ -249,7 +249,7 @@ def test_results_of_other_gin_files_are_refused(tmp_path):
 
   def claim(text):
     part.write_text(text)
-    work = cells.expand(str(tmp_path / 'out'), stages, {})
+    work = expansion.expand(str(tmp_path / 'out'), stages, {})
     cells.claim(str(tmp_path / 'out'), work)
     return work[0]
 
@@ -273,7 +273,7 @@ def test_a_seed_is_not_added_to_those_of_other_settings(tmp_path):
     file.write_text(text)
     stages = {'run': {**TRAIN, 'gin_files': (str(file),), 'bindings': bindings}}
     axes = {'seed': {seed: {'RANDOM_SEED': int(seed)}}}
-    work = cells.expand(str(tmp_path / 'out'), stages, axes)
+    work = expansion.expand(str(tmp_path / 'out'), stages, axes)
     cells.claim(str(tmp_path / 'out'), work)
     return work[0]
 
@@ -288,7 +288,7 @@ def test_a_seed_is_not_added_to_those_of_other_settings(tmp_path):
 
 def test_results_from_a_run_that_is_gone_are_refused(tmp_path):
   stages = {'run': TRAIN, 'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'run'}}}
-  work = cells.expand(str(tmp_path), stages, {})
+  work = expansion.expand(str(tmp_path), stages, {})
   cells.claim(str(tmp_path), work)
   for cell in work:
     (cell.folder / cells.LOG).touch()
@@ -331,7 +331,7 @@ def test_a_run_whose_log_is_broken_keeps_its_checkpoints(tmp_path, monkeypatch):
 
   with pytest.raises(UserError, match='1 of 1 cells failed'):
     run()
-  cell = cells.expand(str(tmp_path), {'run': TRAIN}, {})[0]
+  cell = expansion.expand(str(tmp_path), {'run': TRAIN}, {})[0]
   (cell.folder / 'checkpoint_3').mkdir()
   (cell.folder / 'metrics.jsonl').write_text('{"step": 1}\n{"step')
   cell.succeed(1.0)
@@ -346,7 +346,7 @@ def test_a_run_whose_log_is_broken_keeps_its_checkpoints(tmp_path, monkeypatch):
 
 def test_a_killed_cell_says_so(tmp_path):
   command = [sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']
-  work = cells.expand(str(tmp_path), {'run': TRAIN}, {})
+  work = expansion.expand(str(tmp_path), {'run': TRAIN}, {})
   cells.claim(str(tmp_path), work)
 
   class Killed:
@@ -437,7 +437,7 @@ def test_a_failure_stops_only_what_needs_it_and_nothing_runs_twice(
 
 def test_what_cannot_be_started_is_a_failure(tmp_path, monkeypatch):
   stages = {'run': TRAIN, 'eval': {**EVAL, 'after': {'CHECKPOINT_PATH': 'run'}}}
-  work = cells.expand(str(tmp_path), stages, {})
+  work = expansion.expand(str(tmp_path), stages, {})
   cells.claim(str(tmp_path), work)
 
   class Full:
@@ -492,7 +492,7 @@ def test_a_stopped_sweep_goes_on(tmp_path):
 
 
 def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path, monkeypatch):
-  work = cells.expand(str(tmp_path), {'run': TRAIN}, {})
+  work = expansion.expand(str(tmp_path), {'run': TRAIN}, {})
   cells.claim(str(tmp_path), work)
   other = os.open(work[0].folder / '.lock', os.O_RDWR | os.O_CREAT)
   fcntl.flock(other, fcntl.LOCK_EX)
