@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from hypertuning.data import features, vocabularies
-from hypertuning.data.episodes import Episode
+from hypertuning.data.sampling import Episode
 from hypertuning.errors import UserError
 
 # Rank classification, see `options_as_queries`: suffix of its tasks' names, and

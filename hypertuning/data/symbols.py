@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import seqio
 import tensorflow as tf
 
-from hypertuning.data.episodes import Episode
+from hypertuning.data.sampling import Episode
 from hypertuning.errors import UserError
 
 # Features that hold labels.
