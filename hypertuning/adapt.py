@@ -130,6 +130,7 @@ def adapt(
       raise UserError(f'{name} = {value}: must be 1 or more.')
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
+  pipelines.check_text(mixture_or_task_name, model.input_vocabulary)
   tasks = []
   for task in pipelines.members(mixture_or_task_name):
     source = _source(task, split)

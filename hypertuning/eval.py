@@ -102,6 +102,7 @@ def evaluate(
     )
   pipelines.check_vocabulary(model)
   pipelines.import_tasks(mixture_or_task_module)
+  pipelines.check_text(mixture_or_task_name, model.input_vocabulary)
   tasks = pipelines.members(mixture_or_task_name)
   read = functools.partial(
     pipelines.episodes,

@@ -149,7 +149,8 @@ def batches(
   repeat: bool = False,
   use_cached: bool = False,
 ) -> tf.data.Dataset:
-  """Batches of a task: see `episodes` and `to_batches`."""
+  """Batches of a task: see `check_text`, `episodes` and `to_batches`."""
+  check_text(name, model.input_vocabulary)
   drawn = episodes(name, lengths, split, seed, repeat, use_cached)
   return to_batches(model, drawn, lengths, batch_size, repeat)
 
@@ -237,7 +238,7 @@ def put(batch: Mapping[str, tf.Tensor], sharding: NamedSharding) -> dict:
 
 
 def check_vocabulary(model: HyperTuningModel) -> None:
-  """Refuses a model with fewer embeddings than the vocabulary has ids.
+  """Refuses a model with fewer embeddings than its vocabulary has ids.
 
   Raises:
     UserError: names VOCAB_SIZE and the size that is needed.
@@ -256,6 +257,28 @@ def check_vocabulary(model: HyperTuningModel) -> None:
         f'VOCAB_SIZE: the {part} has {config.vocab_size} embeddings, '
         f'but the vocabulary uses {needed} ids: set VOCAB_SIZE to at least '
         f'{needed} (a multiple of 128 divides over devices).'
+      )
+
+
+def check_text(name: str, vocabulary: seqio.Vocabulary) -> None:
+  """Refuses a task whose ids mean something else to the model.
+
+  Args:
+    name: of the task or mixture.
+    vocabulary: of the model.
+
+  Raises:
+    UserError: names the task or mixture and both vocabularies.
+  """
+
+  def told(given: seqio.Vocabulary) -> str:
+    return f'a {type(given).__name__} of {given.vocab_size} ids'
+
+  for feature in get_task(name).output_features.values():
+    if feature.vocabulary != vocabulary:
+      raise UserError(
+        f'{name}: its text is in {told(feature.vocabulary)}, but VOCABULARY of '
+        f'the model is {told(vocabulary)}: bind `vocabulary` of the task too.'
       )
 
 

@@ -212,6 +212,8 @@ def get_dataset(
   num_epochs: int | None = None,
   continue_from_last_checkpoint: bool = False,
   save_dataset: bool = True,
+  *,
+  vocabulary: seqio.Vocabulary,
 ) -> tf.data.Dataset:
   """t5x's batches, if a run that is stopped can go on where it was in them.
 
@@ -224,13 +226,14 @@ def get_dataset(
     continue_from_last_checkpoint: of t5x.
     save_dataset: as bound to `utils.SaveCheckpointConfig`; if not, a line says
       that the data starts again after a stop.
+    vocabulary: of the model; t5x compares those of its own models alone.
 
   Raises:
-    UserError: there is no such task, or the position in its data cannot be
-      saved; says what to do.
+    UserError: there is no such task, or its text is in another vocabulary, or
+      the position in its data cannot be saved; says what to do.
   """
   pipelines.import_tasks(cfg.module)
-  pipelines.get_task(cfg.mixture_or_task_name)
+  pipelines.check_text(cfg.mixture_or_task_name, vocabulary)
   dataset = utils.get_dataset(
     cfg,
     shard_id,

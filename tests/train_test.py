@@ -10,9 +10,12 @@ import numpy as np
 import optax
 import pytest
 import runner
+import seqio
 import tiny
 
 from hypertuning import checkpoints, evaluation, pipelines, training, trees
+from hypertuning import eval as eval_lib
+from hypertuning.data import registry
 from hypertuning.errors import UserError
 
 
@@ -184,6 +187,30 @@ def test_another_optimizer_in_the_same_directory_is_refused(tmp_path):
   runner.train(tmp_path, total_steps=1)
   with pytest.raises(UserError, match='Use another MODEL_DIR'):
     runner.train(tmp_path, runner.model(optimizer_def=optax.sgd(0.1)))
+
+
+def test_text_of_another_vocabulary_is_refused(tmp_path):
+  rows = {'a': [(str(n), 'x') for n in range(9)]}
+  registry.add_episodes(
+    'more_sentinels',
+    {split: lambda: rows for split in ('train', 'validation')},
+    shots=2,
+    queries=2,
+    vocabulary=seqio.ByteVocabulary(extra_ids=110),
+  )
+  message = 'more_sentinels: its text is in a ByteVocabulary of 369 .* of 359'
+  with pytest.raises(UserError, match=message):
+    runner.train(tmp_path / 'run', mixture_or_task_name='more_sentinels')
+  with pytest.raises(UserError, match=message):
+    eval_lib.evaluate(
+      model=runner.model(),
+      mixture_or_task_name='more_sentinels',
+      task_feature_lengths=runner.LENGTHS,
+      batch_size=8,
+      checkpoint_path=str(tmp_path / 'run'),
+      output_dir=str(tmp_path / 'eval'),
+    )
+  assert not list(tmp_path.iterdir())
 
 
 def test_warm_start_fills_the_frozen_model(tmp_path):

@@ -353,6 +353,10 @@ def test_reads_what_t5x_writes_in_its_own_format(tmp_path):
     ),
     ({'NUM_PARTITIONS': 3}, 'NUM_PARTITIONS = 3 does not divide the 2 devices'),
     ({'MIXTURE_OR_TASK_NAME': 'from_python'}, 'its source runs Python. Cache'),
+    (
+      {'MIXTURE_OR_TASK_NAME': 'more_sentinels'},
+      'more_sentinels: its text is in a ByteVocabulary of 369 ids',
+    ),
   ],
 )
 def test_slips_are_one_line(tmp_path, start, binding, why):

@@ -28,6 +28,15 @@ registry.add_episodes(
 )
 
 
+registry.add_episodes(
+  'more_sentinels',
+  {split: lambda split=split: rows(split) for split in ('train', 'validation')},
+  shots=3,
+  queries=2,
+  vocabulary=seqio.ByteVocabulary(extra_ids=110),
+)
+
+
 def from_python(
   split: str, shuffle_files: bool, seed: int | None = None
 ) -> tf.data.Dataset:
