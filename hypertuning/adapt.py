@@ -312,7 +312,7 @@ def _data(
   asked = np.concatenate(
     [np.asarray(x['decoder_loss_weights']).any(-1).sum(-1) for x in test]
   )
-  targets, _ = scoring.targets_of(pipelines.get_task(name), tested, asked)
+  task = pipelines.get_task(name)
   first = held_out.take(tasks * draws)
   return _Data(
     on_devices(first, tasks * draws)[0],
@@ -320,7 +320,7 @@ def _data(
       batches(train, tasks, repeat=True), partitioner.batch
     ),
     test,
-    targets,
+    scoring.asked_of(task, tested, asked).targets,
   )
 
 

@@ -69,8 +69,8 @@ def evaluate(
     split: a split whose tasks were not trained on.
     num_batches: of every task; None for the whole split.
     phi_modes: some of 'generated', 'other', 'none', 'averaged', 'random'; the
-      first three, as far as the model has them, if None. A task whose episodes
-      follow one another with the same examples has no row of 'other'.
+      first three, as far as the model has them, if None. 'other' has no row
+      where an episode would get phi of its own task.
     draws: so many episodes in a row ask the same, with other shots; 'averaged'
       takes the mean of their phi.
     aggregate: rows of tasks to further rows, as a benchmark has them; the mean
@@ -134,13 +134,18 @@ def evaluate(
       _watched(batches, task.name),
     )
     asked = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
-    targets, numbers = scoring.targets_of(
+    targets, numbers, sources = scoring.asked_of(
       task, episodes.take(len(asked)), asked
     )
     _check_draws(task.name, targets, draws)
+    others = evaluation.others(len(asked), batch_size, draws)
+    in_turn = all(
+      source != sources[other]
+      for source, other in zip(sources, others, strict=True)
+    )
     summary = evaluation.summarize(outputs, draws)
     for mode in modes:
-      if mode == evaluation.OTHER and not outputs['is_others'].all():
+      if mode == evaluation.OTHER and not in_turn:
         print(f"{task.name}: no row of 'other', tasks do not come in turn.")
         continue
       row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}

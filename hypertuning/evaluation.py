@@ -47,11 +47,10 @@ def with_phi(
 
   Args:
     phi: of `[episodes]`.
-    mode: `other` gives each real episode the phi of the next one that asks
-      something else (of another task where tasks come in turn, which
-      `is_others` tells), `averaged` the
-      mean over the draws of what it asks, `random` normal noise of phi's root
-      mean square, leaf by leaf.
+    mode: `other` gives each real episode the phi of the next one in the batch
+      that asks something else, or of the one before it: of another task, where
+      tasks come in turn. `averaged` gives the mean over the draws of what it
+      asks, `random` normal noise of phi's root mean square, leaf by leaf.
     is_real: `[episodes]`; rows that fill up a batch come last.
     draws: so many episodes in a row ask the same, with other shots.
     rng: of the noise.
@@ -70,24 +69,36 @@ def with_phi(
     assert rng is not None
     rngs = jax.random.split(rng, len(leaves))
     return jax.tree.unflatten(structure, map(_noise, rngs, leaves))
-  others = _others(is_real, draws)
+  rows = jnp.arange(is_real.shape[0])
+  others = _others(rows, jnp.sum(is_real), draws)
   return jax.tree.map(lambda x: x[others], phi)
 
 
-def is_others(batch: Batch, draws: int = 1) -> jax.Array:
-  """Whether `other` gives phi of other examples, bool `[episodes]`.
+def others(episodes: int, batch_size: int, draws: int = 1) -> np.ndarray:
+  """Whose phi the mode `other` gives each episode.
 
-  It does not where the next episode asks more of the same task.
+  Args:
+    episodes: in all; rows that fill up the last batch repeat the first ones.
+    batch_size: episodes a batch.
+    draws: see `with_phi`.
+
+  Returns:
+    Numbers of episodes, int `[episodes]`.
   """
-  tokens = batch['hyper_input_tokens']
-  others = tokens[_others(batch['is_real'], draws)]
-  return jnp.any(tokens != others, axis=-1)
+  numbers = np.arange(episodes)
+  rows = numbers % batch_size
+  first = numbers - rows  # of the batch
+  real = np.minimum(batch_size, episodes - first)
+  taken = np.asarray(_others(jnp.asarray(rows), jnp.asarray(real), draws))
+  return np.where(taken < real, first + taken, (taken - real) % episodes)
 
 
-def _others(is_real: jax.Array, draws: int) -> jax.Array:
-  # Never one's own: a single real row takes that of the first filling row.
-  count = jnp.maximum(jnp.sum(is_real), 2 * draws)
-  return (jnp.arange(is_real.shape[0]) + draws) % count
+def _others(rows: jax.Array, real: jax.Array, draws: int) -> jax.Array:
+  """Rows of a batch to those of `other`."""
+  # Never one's own: if only one question is real, the first one that fills up.
+  after = rows + draws
+  inside = after < jnp.maximum(real, 2 * draws)
+  return jnp.where(inside, after, rows - draws)
 
 
 def _noise(rng: jax.Array, x: jax.Array) -> jax.Array:
@@ -113,19 +124,16 @@ def make_step(
 
   Returns:
     A function whose result has `tokens` `[episodes, queries]` (how many target
-    tokens), `is_others` `[episodes]`, for each mode `score/<mode>`
-    `[episodes, queries]` (summed target log-probabilities) and with `decode`
-    `text/<mode>` `[episodes, queries, length]` (decoded tokens).
+    tokens), for each mode `score/<mode>` `[episodes, queries]` (summed target
+    log-probabilities) and with `decode` `text/<mode>`
+    `[episodes, queries, length]` (decoded tokens).
   """
 
   def step(
     params: Any, frozen: Any, batch: Batch, rng: jax.Array
   ) -> dict[str, jax.Array]:
     phi = model.generate_adapters(params, batch, {'frozen': frozen})
-    outputs = {
-      'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1),
-      'is_others': is_others(batch, draws),
-    }
+    outputs = {'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1)}
     for mode in modes:
       adapters = with_phi(phi, mode, batch['is_real'], draws, rng)
       answered = answer(model, params, frozen, batch, adapters, rng, decode)

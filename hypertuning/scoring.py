@@ -1,7 +1,7 @@
 """What an evaluation compares: targets and texts, metrics, and their table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
@@ -18,11 +18,26 @@ def by_episode(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
   return [row[:count] for row, count in zip(values, asked, strict=True)]
 
 
-def targets_of(
+class Asked(NamedTuple):
+  """What is asked, by episode.
+
+  Attributes:
+    targets: postprocessed.
+    draws: numbers of the draws of shots.
+    sources: what phi is of: the name of the task, or what the hypermodel reads
+      where there are no names.
+  """
+
+  targets: list[Any]
+  draws: list[int]
+  sources: list[bytes]
+
+
+def asked_of(
   task: seqio.Task, episodes: tf.data.Dataset, asked: np.ndarray
-) -> tuple[list[Any], list[int]]:
-  """Postprocessed targets of every episode, and the draw of its shots."""
-  targets, draws = [], []
+) -> Asked:
+  """What so many queries of each episode ask."""
+  found = Asked([], [], [])
   for whole, count in zip(episodes.as_numpy_iterator(), asked, strict=True):
     # What an episode asks beyond TASK_FEATURE_LENGTHS was cut.
     episode = {
@@ -32,9 +47,12 @@ def targets_of(
     said = episode.get('targets_pretokenized')
     if said is None:
       said = _decode(task, episode['targets'])
-    targets.append(task.postprocess_fn(said, example=episode, is_target=True))
-    draws.append(int(episode.get('draw', 0)))
-  return targets, draws
+    target = task.postprocess_fn(said, example=episode, is_target=True)
+    found.targets.append(target)
+    found.draws.append(int(episode.get('draw', 0)))
+    read = episode['hyper_inputs'].tobytes()
+    found.sources.append(episode.get('task', read))
+  return found
 
 
 def texts_of(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:

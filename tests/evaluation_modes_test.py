@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import runner
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hypertuning import eval as eval_lib
 from hypertuning import evaluation
@@ -54,15 +56,34 @@ def test_others_phi_is_of_another_question():
   assert episodes_of(phi)[:3] == [3, 4, 5]
 
 
-def test_others_phi_is_known_to_be_ones_own():
-  def found(first, is_real, draws):
-    tokens = jnp.array(first)[:, None] * jnp.array([1, 1, 0])
-    batch = {'hyper_input_tokens': tokens, 'is_real': jnp.array(is_real)}
-    return evaluation.is_others(batch, draws).tolist()
+@given(
+  tasks=st.integers(1, 4),
+  visits=st.integers(1, 3),
+  draws=st.integers(1, 3),
+  batch=st.integers(2, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_others_phi_is_of_another_task_in_turn(tasks, visits, draws, batch):
+  episodes, size = tasks * visits * draws, batch * draws
+  others = evaluation.others(episodes, size, draws)
+  # The batches of `pipelines.to_batches`, and the phi that each row gets.
+  found = []
+  for first in range(0, episodes, size):
+    rows = np.arange(first, first + size)
+    is_real = rows < episodes
+    ids = np.where(is_real, rows, rows - episodes) % episodes
+    phi = evaluation.with_phi(
+      {'x': jnp.array(ids)}, 'other', jnp.array(is_real), draws
+    )
+    found += phi['x'][: is_real.sum()].tolist()
+  assert others.tolist() == found
 
-  assert found([3, 4, 5, 6], [1, 1, 1, 1], 1) == [True] * 4
-  assert found([3, 3, 5, 5], [1, 1, 1, 1], 1) == [False, True, False, True]
-  assert found([3, 4, 3, 4], [1, 1, 1, 1], 2) == [False] * 4
+  def task(episode):
+    return episode // draws % tasks
+
+  own = task(np.arange(episodes))
+  assert (tasks > 1) == (own != task(others)).all()
+  np.testing.assert_array_equal(others % draws, np.arange(episodes) % draws)
 
 
 def test_noise_has_the_size_of_phi():
@@ -129,6 +150,20 @@ def test_all_modes_of_a_run(run, tmp_path):
   again = {row['phi']: row for row in _evaluate(run, tmp_path, batch_size=16)}
   for mode in ('generated', 'averaged', 'none'):
     assert again[mode]['loss'] == pytest.approx(rows[mode]['loss'], rel=1e-5)
+
+
+def test_no_task_is_called_another_than_itself(run, tmp_path, capsys):
+  registry.add_episodes(
+    'alone',
+    {'validation': lambda: {'a': [(str(i), 'a') for i in range(10)]}},
+    shots=3,
+    queries=2,
+    visits=4,
+  )
+  rows = _evaluate(run, tmp_path, 'alone', draws=1)
+  # Every visit has shots of its own: phi differs, and is of the same task.
+  assert 'other' not in {row['phi'] for row in rows}
+  assert "alone: no row of 'other'" in capsys.readouterr().out
 
 
 def test_slips(run, tmp_path):

@@ -13,15 +13,16 @@ _NO_MEAN = ('_low', '_high', '_std')
 
 
 def averages(results: Sequence[Row]) -> list[Row]:
-  """The mean over tasks (each counts the same) for every phi mode.
+  """The mean over tasks (each counts the same) for every phi mode of theirs.
 
   Args:
     results: rows of `eval.evaluate`.
 
   Returns:
-    Rows of the task 'average'; none where there is one task only.
+    Rows of the task 'average'; none where there is one task only, nor of a mode
+    that some task has not.
   """
-  return _by_mode(results, AVERAGE) if len(_tasks(results)) > 1 else []
+  return _means(results, AVERAGE) if len(_tasks(results)) > 1 else []
 
 
 def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
@@ -32,7 +33,8 @@ def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
     *levels: a name (of a task, then of a group) to its group.
 
   Returns:
-    Rows of the groups of every level that have several members, and 'average'.
+    Rows of the groups of every level that have several members, and 'average',
+    of the modes that all members have.
   """
   found: list[Row] = []
   rows = list(results)
@@ -41,7 +43,7 @@ def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
     rows = [
       mean
       for name in names
-      for mean in _by_mode(
+      for mean in _means(
         [row for row in rows if group_of(row['task']) == name], name
       )
     ]
@@ -55,10 +57,10 @@ def worst(
 ) -> list[Row]:
   """The mean over groups of the least value in each, as task 'worst'."""
   found = []
-  for mode in dict.fromkeys(row['phi'] for row in results):
+  for mode, rows in _by_mode(results).items():
     least: dict[str, float] = {}
-    for row in results:
-      if row['phi'] == mode and metric in row:
+    for row in rows:
+      if metric in row:
         group = group_of(row['task'])
         least[group] = min(row[metric], least.get(group, np.inf))
     if least:
@@ -71,12 +73,17 @@ def _tasks(results: Sequence[Row]) -> set[str]:
   return {row['task'] for row in results}
 
 
-def _by_mode(results: Sequence[Row], task: str) -> list[Row]:
-  modes = dict.fromkeys(row['phi'] for row in results)
-  return [
-    _mean([row for row in results if row['phi'] == mode], task)
-    for mode in modes
-  ]
+def _by_mode(results: Sequence[Row]) -> dict[str, list[Row]]:
+  """Rows of the modes that all tasks have: others cannot stand beside them."""
+  modes: dict[str, list[Row]] = {}
+  for row in results:
+    modes.setdefault(row['phi'], []).append(row)
+  tasks = _tasks(results)
+  return {mode: rows for mode, rows in modes.items() if _tasks(rows) == tasks}
+
+
+def _means(results: Sequence[Row], task: str) -> list[Row]:
+  return [_mean(rows, task) for rows in _by_mode(results).values()]
 
 
 def _mean(rows: Sequence[Row], task: str) -> Row:
