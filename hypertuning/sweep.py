@@ -61,19 +61,22 @@ def sweep(
   Raises:
     UserError: bad input, or cells that failed, when all others are done.
   """
-  if num_workers < 1:
-    raise UserError(f'NUM_WORKERS = {num_workers}: must be 1 or more.')
-  if average_over != reporting.SEED and average_over not in (axes or {}):
+  if not isinstance(num_workers, int) or num_workers < 1:
+    raise UserError(f'NUM_WORKERS = {num_workers!r}: give 1 or more.')
+  axes = {} if axes is None else axes
+  work = expansion.expand(output_dir, stages, axes)
+  if average_over != reporting.SEED and average_over not in axes:
     raise UserError(
       f'AVERAGE_OVER = {average_over!r}: no such axis; AXES has '
       f'{", ".join(axes or ("none",))}.'
     )
-  work = expansion.expand(output_dir, stages, axes or {})
   cells.claim(output_dir, work)
+  # Another process may end cells while these are read.
+  ended = [cell for cell in work if cell.is_done]
   broken = _unusable(reporting.read(output_dir))
-  for cell in work:
+  for cell in ended:
     # What has checkpoints would only find that it is finished.
-    if cell.is_done and cell.folder in broken and not cell.has_checkpoints:
+    if cell.folder in broken and not cell.has_checkpoints:
       cell.reopen()
   done = sum(cell.is_done for cell in work)
   print(

@@ -182,6 +182,8 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
   'stages, axes, message',
   [
     ({}, {}, 'STAGES: there is none'),
+    ((EVAL,), {}, 'STAGES must be a dict'),
+    ({'a': EVAL}, (SEEDS,), 'AXES must be a dict'),
     ({'a': EVAL}, {'seed': ('0', '1')}, "AXES: 'seed' must be a dict"),
     ({'a': (EVAL,)}, {}, "STAGES: 'a' must be a dict"),
     ({'a': {**EVAL, 'after': 'b'}}, {}, "'a': 'after' must be a dict"),
@@ -218,6 +220,23 @@ def test_slips(tmp_path, stages, axes, message):
   with pytest.raises(UserError, match=message):
     sweep.sweep(output_dir=str(tmp_path), stages=stages, axes=axes)
   assert not list(tmp_path.iterdir())
+
+
+def test_slips_of_a_sweep(tmp_path):
+  (tmp_path / 'file').touch()
+  for slip, message in (
+    ({'num_workers': '2'}, "NUM_WORKERS = '2': give 1 or more"),
+    ({'average_over': 'sed'}, "AVERAGE_OVER = 'sed': no such axis"),
+    (
+      {'output_dir': str(tmp_path / 'file')},
+      "SWEEP_DIR = '.*/file': File exists",
+    ),
+    ({'output_dir': str(tmp_path / 'file/a')}, "SWEEP_DIR = '.*/a': Not a dir"),
+  ):
+    given = {'output_dir': str(tmp_path / 'out'), 'stages': {'run': TRAIN}}
+    with pytest.raises(UserError, match=message):
+      sweep.sweep(**{**given, **slip})
+  assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 def test_two_sweeps_in_one_folder(tmp_path):
@@ -257,12 +276,12 @@ def test_results_of_other_gin_files_are_refused(tmp_path):
   cell = claim('TRAIN_STEPS = 4\n')  # there is nothing yet that it would change
   cell.succeed(1.0)
   claim('# A comment.\nTRAIN_STEPS = 4\n')
-  with pytest.raises(UserError, match=r'mine.gin, or what they include, have'):
+  with pytest.raises(UserError, match=r'mine.gin, or what they include, chan'):
     claim('TRAIN_STEPS = 5\n')
   cell.reopen()
   claim('TRAIN_STEPS = 5\n')
   (cell.folder / 'checkpoint_3').mkdir()  # from where it would go on
-  with pytest.raises(UserError, match='have changed since'):
+  with pytest.raises(UserError, match='changed since'):
     claim('TRAIN_STEPS = 6\n')
 
 
@@ -282,8 +301,41 @@ def test_a_seed_is_not_added_to_those_of_other_settings(tmp_path):
   claim('0', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4).succeed(1.0)
   claim('1', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4)
   for text, size in (('TRAIN_STEPS = 5\n', 4), ('TRAIN_STEPS = 4\n', 2)):
-    with pytest.raises(UserError, match='run/0/command.json.*have changed'):
+    with pytest.raises(UserError, match='run/0/command.json.*changed'):
       claim('2', text, BATCH_SIZE=size)
+
+
+def test_a_seed_is_not_added_to_those_of_another_sweep(tmp_path):
+  files = [tmp_path / f'{name}.gin' for name in 'ab']
+  for file in files:
+    file.write_text('BATCH_SIZE = 4\n')
+
+  def claim(seed, file=files[0], after='run', steps=30, stages=('run',)):
+    run = {**TRAIN, 'gin_files': (str(file),)}
+    eval_ = {**EVAL, 'after': {'CHECKPOINT_PATH': after}}
+    axes = {
+      'steps': {'s': {'stages': stages, 'TRAIN_STEPS': steps}},
+      'seed': {seed: {'RANDOM_SEED': int(seed)}},
+    }
+    given = {'run': run, 'other': run, 'eval': eval_}
+    work = expansion.expand(str(tmp_path / 'out'), given, axes)
+    cells.claim(str(tmp_path / 'out'), work)
+    return work
+
+  for cell in claim('0'):
+    cell.succeed(1.0)
+  claim('1')
+  for more, said in (
+    (
+      {'file': files[1]},
+      "run/s__0/command.json: stage 'run' of STAGES changed",
+    ),
+    ({'after': 'other'}, "eval/s__0/.*: stage 'eval' of STAGES changed"),
+    ({'steps': 60}, "run/s__0/.*: point 's' of 'steps' in AXES changed"),
+    ({'stages': ('other',)}, "run/s__0/.*: point 's' of 'steps' in AXES chan"),
+  ):
+    with pytest.raises(UserError, match=said):
+      claim('2', **more)
 
 
 def test_results_from_a_run_that_is_gone_are_refused(tmp_path):
@@ -304,9 +356,9 @@ def test_broken_results_are_made_again(tmp_path, monkeypatch):
   monkeypatch.setattr(scheduler, 'run', lambda work, unused: None)
   stages = {'eval': {**EVAL, 'gin_files': FILES}}
 
-  def run(**more):
+  def run():
     axes = {'seed': {'0': {}}}
-    sweep.sweep(output_dir=str(tmp_path), stages=stages, axes=axes, **more)
+    sweep.sweep(output_dir=str(tmp_path), stages=stages, axes=axes)
 
   run()
   assert cell.is_done
@@ -319,8 +371,6 @@ def test_broken_results_are_made_again(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='1 of 1 cells failed'):
       run()
     assert not cell.is_done
-  with pytest.raises(UserError, match="AVERAGE_OVER = 'sed': no such axis"):
-    run(average_over='sed')
 
 
 def test_a_run_whose_log_is_broken_keeps_its_checkpoints(tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
       name: _stage(path.parent, name, stage, axes, aggregate)
       for name, stage in plan['stages'].items()
     }
-  except FileNotFoundError as error:
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f'{path}: no such file; SWEEP_DIR is the folder of a sweep of '
       'hypertuning.sweep.'

@@ -29,7 +29,7 @@ OUTPUTS = {
   't5x.eval': 'EVAL_OUTPUT_DIR',
   't5x.infer': 'INFER_OUTPUT_DIR',
 }
-_DIGEST = 'gin_digest'
+_DIGEST, _PARTS = 'gin_digest', 'parts'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Cell:
     gin_files: of the command.
     bindings: of the command, without its folders.
     after: a binding to the cell whose folder it gets.
-    stage_bindings: those of `bindings` that all points of the stage have.
+    parts: what it is put together from, the stage and its points, as the sweep
+      describes them.
   """
 
   stage: str
@@ -54,7 +55,7 @@ class Cell:
   gin_files: Sequence[str] = ()
   bindings: Bindings = dataclasses.field(default_factory=dict)
   after: Mapping[str, 'Cell'] = dataclasses.field(default_factory=dict)
-  stage_bindings: Bindings = dataclasses.field(default_factory=dict)
+  parts: Mapping[str, Bindings] = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:
@@ -88,7 +89,7 @@ class Cell:
 
   def reopen(self) -> None:
     """It is run again, though it was done."""
-    (self.folder / DONE_FILE).unlink()
+    (self.folder / DONE_FILE).unlink(missing_ok=True)
 
   def forget_failure(self) -> None:
     """It is tried again."""
@@ -124,6 +125,7 @@ class Cell:
       'bindings': _told(self.bindings),
       'after': {binding: cell.name for binding, cell in self.after.items()},
       'point': dict(self.point),
+      _PARTS: {name: _told(part) for name, part in self.parts.items()},
     }
 
 
@@ -147,9 +149,11 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
       'command': cell.command,
       'gin_files': list(cell.gin_files),
       'axes': list(cell.point),
-      'bindings': _told(cell.stage_bindings),
     }
-  pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
+  try:
+    pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    raise UserError(f'SWEEP_DIR = {output_dir!r}: {error.strerror}.') from error
   with pathlib.Path(output_dir, '.lock').open('w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)  # another may start at the same time
     _claim(output_dir, work, sweep)
@@ -181,7 +185,7 @@ def _claim(
   told = [cell.told() for cell in work]  # each reads its gin files
   for cell, ours in zip(work, told, strict=True):
     _check_folder(cell, ours)
-  _check_others(output_dir, work, before['stages'])
+  _check_others(output_dir, work)
   for cell, ours in zip(work, told, strict=True):
     text = json.dumps(ours, indent=1)
     summaries.write_text(str(cell.folder), COMMAND_FILE, text)
@@ -192,13 +196,15 @@ def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
   """Refuses what would stand in a table as the result of something else."""
   path = cell.folder / COMMAND_FILE
   before = _read(path) if path.exists() else told
-  if {**before, _DIGEST: told[_DIGEST]} != told:
+  apart = {name: told[name] for name in (_DIGEST, _PARTS)}
+  if {**before, **apart} != told:
     raise UserError(
       f'{path}: this cell was another command in an earlier sweep; use '
       'another SWEEP_DIR, or delete the folder.'
     )
-  if (cell.is_done or cell.has_checkpoints) and before != told:
-    raise _changed(path, cell.gin_files)
+  changed = before.get(_DIGEST) != told[_DIGEST]
+  if changed and (cell.is_done or cell.has_checkpoints):
+    raise _changed(path, _with_included(cell.gin_files))
   for needed in cell.after.values():
     if cell.has_started and not needed.is_done:
       raise UserError(
@@ -207,31 +213,38 @@ def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
       )
 
 
-def _check_others(
-  output_dir: str, work: Sequence[Cell], stages: Mapping[str, Any]
-) -> None:
+def _check_others(output_dir: str, work: Sequence[Cell]) -> None:
   """Refuses to add to points of earlier starts what was made otherwise.
 
   They stand in one table, as seeds of the same.
   """
   folders = {cell.folder for cell in work}
-  for name, cell in {cell.stage: cell for cell in work}.items():
-    ours = _told(cell.stage_bindings)
-    bound = stages.get(name, {}).get('bindings', ours)
-    there = pathlib.Path(output_dir, 'cells', name)
+  ours: dict[str, dict[str, Any]] = {}
+  for cell in work:
+    parts = {name: _told(part) for name, part in cell.parts.items()}
+    ours.setdefault(cell.stage, {}).update(parts)
+  for stage, parts in ours.items():
+    there = pathlib.Path(output_dir, 'cells', stage)
     for path in sorted(there.glob(f'*/{COMMAND_FILE}')):
       if path.parent in folders or not (path.parent / DONE_FILE).exists():
         continue
-      told = _read(path)
+      told = _read(path, _PARTS)
+      for name, part in told[_PARTS].items():
+        if parts.get(name, part) != part:
+          raise _changed(path, name)
       files = told.get('gin_files', ())
-      if bound != ours or told.get(_DIGEST) != _digest(files):
-        raise _changed(path, (*files, f'or the bindings of {name!r}'))
+      if told.get(_DIGEST) != _digest(files):
+        raise _changed(path, _with_included(files))
 
 
-def _changed(path: pathlib.Path, files: Sequence[str]) -> UserError:
+def _with_included(files: Sequence[str]) -> str:
+  return f'{", ".join(files)}, or what they include,'
+
+
+def _changed(path: pathlib.Path, what: str) -> UserError:
   return UserError(
-    f'{path}: {", ".join(files)}, or what they include, have changed since '
-    'this cell was run; use another SWEEP_DIR, or delete the folder.'
+    f'{path}: {what} changed since this cell was run; use another SWEEP_DIR, '
+    'or delete the folder.'
   )
 
 

@@ -32,6 +32,8 @@ def expand(
       f'SWEEP_DIR = {output_dir!r}: give a folder of a file system; runs may '
       'write into buckets, a sweep keeps its locks there.'
     )
+  _check_dict('STAGES', stages)
+  _check_dict('AXES', axes)
   for axis, points in axes.items():
     _check_dict(f'AXES: {axis!r}', points)
     if not points:
@@ -58,12 +60,17 @@ def expand(
       point = dict(zip(concerned, chosen, strict=True))
       files: list[str] = []
       bound = dict(stage.get('bindings', {}))
+      own = {field: stage.get(field) for field in _FIELDS if field != 'axes'}
+      parts = {f'stage {name!r} of STAGES': own}
       for axis, label in point.items():
         meant = dict(axes[axis][label])
-        _check_files(f'AXES: point {label!r} of {axis!r}', meant)
-        if name in meant.pop('stages', stages):
-          files += meant.pop('gin_files', ())
-          bound |= meant
+        where = f'point {label!r} of {axis!r}'
+        _check_files(f'AXES: {where}', meant)
+        if name not in meant.pop('stages', stages):
+          meant = {}
+        parts[f'{where} in AXES'] = dict(meant)
+        files += meant.pop('gin_files', ())
+        bound |= meant
       after = {}
       for binding, needed in stage.get('after', {}).items():
         names = _concerned(stages[needed], axes)
@@ -81,7 +88,7 @@ def expand(
         (*files, *stage['gin_files']),
         bound,
         after,
-        stage.get('bindings', {}),
+        parts,
       )
   folders = [cell.folder for cell in found.values()]
   for cell in found.values():
