@@ -1,7 +1,7 @@
 """MetaICL: its settings, its files, its direct format, k = 16.
 
 A folder as its repository makes it: `config/<setting>.json`,
-`config/tasks/<task>.json` (or `tasks.json`, all of them in one), and
+`config/tasks/<task>.json` (or all of them in one `tasks.json`), and
 `data/<task>/<task>_<k>_<seed>_{train,test}.jsonl`, lines of `input`, `output`
 and `options`. The data itself is built by MetaICL's own scripts.
 """
@@ -122,7 +122,6 @@ def test(
   Raises:
     UserError: no such setting; a file that is not there when it is first read.
   """
-  kinds = _json(pathlib.Path(folder, 'tasks.json'))
 
   def tasks(name: str, seed: int) -> dict[str, RowTask]:
     pool = _read(folder, name, k, seed, 'train').rows
@@ -130,7 +129,7 @@ def test(
 
   members = []
   for name in setting_tasks(folder, setting, 'test'):
-    is_label = kinds.get(name, {}).get('task_type') == 'classification'
+    is_label = _kind(folder, name) == 'classification'
     for seed in seeds:
       task = f'metaicl_{name.replace("-", "_")}_{seed}'
       registry.add_episodes(
@@ -167,6 +166,19 @@ def _label_score(targets: Any, scores: Any) -> dict[str, float]:
 def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
   """MetaICL's number of other tasks: accuracy."""
   return {'score': metrics.mean_rank_accuracy(targets, scores)['accuracy']}
+
+
+def _kind(folder: str, task: str) -> str:
+  """`classification`, `multi-choice` or `free-form`."""
+  path = pathlib.Path(folder, 'tasks.json')
+  if path.is_file():
+    known = _json(path).get(task, {})
+  else:
+    path = pathlib.Path(folder, 'config', 'tasks', f'{task}.json')
+    known = _json(path)
+  if 'task_type' not in known:
+    raise UserError(f"{path}: no 'task_type' of the task {task!r}.")
+  return known['task_type']
 
 
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:

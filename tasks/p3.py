@@ -34,6 +34,8 @@ HELD_OUT = (
   'winogrande_winogrande_xl',
 )
 _ROUNDS = ('r1', 'r2', 'r3')
+# What T0 was trained on: its repository's table with promptsource's prompts.
+T0_MIXTURE = pathlib.Path(__file__).with_name('t0_mixture.jsonl')
 
 
 def t0_train(
@@ -56,8 +58,9 @@ def t0_train(
   Args:
     folder: of P3's files.
     name: of the task.
-    table: T0's table; the folder's `t0_mixture_table.jsonl` by default. Its
-      prompts without rows in the folder are left out.
+    table: data sets, their sizes and prompts; by default the folder's own
+      `t0_mixture_table.jsonl`, or without one T0's (`T0_MIXTURE`). Its prompts
+      without rows in the folder are left out.
     shots: examples an episode shows, of the same prompt.
     queries: examples an episode asks.
     longest_mean: prompts whose inputs have more tokens than this on average are
@@ -73,7 +76,8 @@ def t0_train(
     UserError: no rows of the mixture.
   """
   vocabulary = vocabulary or vocabularies.byte_vocabulary()
-  table = table or str(pathlib.Path(folder, 't0_mixture_table.jsonl'))
+  own = pathlib.Path(folder, 't0_mixture_table.jsonl')
+  table = table or str(own if own.is_file() else T0_MIXTURE)
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)

@@ -52,13 +52,18 @@ def test_t0_mixture_draws_prompts_by_rate(small):
     rows_of('p3_long', 'train')
 
 
-@shared.needed
-def test_t0_mixture_has_the_published_rates():
-  table = shared.DATA / 'p3_train' / 't0_mixture_table.jsonl'
-  rates = p3_files.read_table(str(table))
+def test_t0_mixture_has_the_published_rates(tmp_path):
+  rates = p3_files.read_table(str(p3.T0_MIXTURE))
   assert sum(rates.values()) == 17_277_798 and len(rates) == 313
   assert rates['glue_mrpc_want_to_know'] == 3668
   assert {v for k, v in rates.items() if k.startswith('gigaword')} == {55_555}
+  # A folder of P3's files has no table of its own.
+  rows = [family_files.p3_row('glue_mrpc_want_to_know', n) for n in range(9)]
+  family_files.write_lines(tmp_path / 'rows.jsonl', rows)
+  name = p3.t0_train(str(tmp_path), 'p3_plain', shots=3)
+  source = seqio.TaskRegistry.get(name).source
+  (drawn,) = source.get_dataset('train').take(1).as_numpy_iterator()
+  assert drawn['task'] == b'glue_mrpc_want_to_know'
 
 
 @shared.needed
@@ -284,3 +289,28 @@ def test_worst_seed():
     'worst': 35.0,
   }
   assert aggregation.averages(rows[:1]) == []
+
+
+def test_no_mean_of_fewer_tasks_stands_beside_one_of_all():
+  rows = [
+    {'task': task, 'phi': phi, 'episodes': 1, 'score': 1.0}
+    for task, phi in (
+      ('a_1', 'generated'),
+      ('a_1', 'other'),
+      ('a_2', 'generated'),
+      ('b_1', 'generated'),
+      ('b_1', 'other'),
+      ('b_2', 'generated'),
+      ('b_2', 'other'),
+    )
+  ]
+  found = aggregation.grouped(rows, lambda task: task[0])
+  assert [(row['task'], row['phi']) for row in found] == [
+    ('a', 'generated'),
+    ('b', 'generated'),
+    ('b', 'other'),
+    ('average', 'generated'),
+  ]
+  assert {row['phi'] for row in aggregation.averages(rows)} == {'generated'}
+  (worst,) = aggregation.worst(rows, lambda task: task[0], 'score')
+  assert worst['phi'] == 'generated'

@@ -68,10 +68,9 @@ def write_small(root):
     path.write_text(f'{task}\n')
   config = {'train': ['sums'], 'test': ['signs', 'free']}
   write_lines(root / 'metaicl' / 'config' / 'hr_to_lr.json', [config])
-  write_lines(
-    root / 'metaicl' / 'tasks.json',
-    [{'signs': {'task_type': 'classification'}}],
-  )
+  for task, kind in (('signs', 'classification'), ('free', 'free-form')):
+    path = root / 'metaicl' / 'config' / 'tasks' / f'{task}.json'
+    write_lines(path, [{'task_type': kind, 'options': ['+', '-']}])
   row = {'output': '+', 'options': ['+', '-']}
   for task in ('sums', 'signs', 'free'):
     for part in (

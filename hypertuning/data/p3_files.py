@@ -50,8 +50,10 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
   """Rates of the prompts of T0's training mixture.
 
   Args:
-    path: `t0_mixture_table.jsonl`, a data set a line.
-    kind: `BASE` for T0, `GPT` for what T0+ adds, `SGLUE` for what T0++ adds.
+    path: a data set a line, with `do_train`, `train_size` (rows), `num_prompts`
+      and `prompts`.
+    kind: `BASE` for T0, `GPT_EVAL` for what T0+ adds, `SGLUE` for what T0++
+      adds.
 
   Raises:
     UserError: no such file, or a line without a field.
