@@ -1,6 +1,7 @@
 """Full-size recipes: stages, files, parameters, data, and a slice they fit."""
 
 import copy
+import csv
 import importlib.util
 import json
 import math
@@ -16,7 +17,10 @@ import seqio
 import shared
 
 from hypertuning import gin_utils
-from hypertuning.sweeping import expansion
+from hypertuning import report as report_lib
+from hypertuning.data import aggregation
+from hypertuning.sweeping import cells, expansion
+from hypertuning.tasks import metaicl, p3
 
 BENCHMARKS = ('p3', 'natural_instructions', 'metaicl')
 SIZES = ('large', 'xl')
@@ -210,6 +214,100 @@ def parameters(lengths):
     for name in ('params', 'frozen')
     if variables.get(name)
   }
+
+
+# Tasks of the held-out mixtures, and what the benchmark measures.
+EVALUATED = {
+  'p3': (
+    [
+      *(f'anli_prompt_r{n}' for n in (1, 2, 3)),
+      *(f'{name}_prompt' for name in p3.HELD_OUT if name != 'anli'),
+    ],
+    '_score_eval',
+    'accuracy',
+  ),
+  'natural_instructions': (['natural_instructions'], '', 'rouge_l'),
+  'metaicl': (
+    [f'metaicl_{task}_{seed}' for task in 'ab' for seed in metaicl.SEEDS],
+    '_score_eval',
+    'score',
+  ),
+}
+AGGREGATES = {'p3': p3.aggregate, 'metaicl': metaicl.aggregate}
+LABELS = {
+  'prefix_eval': 'HyperT5-Prefix',
+  'lora_eval': 'HyperT5-LoRA',
+  'mtf_eval': 'MTF',
+  'mtf_in_context_eval': 'few-shot MTF',
+  'frozen_in_context_eval': 'frozen model, examples in context',
+}
+
+
+def write_results(benchmark, cell, value):
+  """What t5x, or the one stage of this machine, writes: a number a task."""
+  names, ending, metric = EVALUATED[benchmark]
+  ni = benchmark == 'natural_instructions'
+  if 'in_context' in cell.stage or (ni and 'mtf' in cell.stage):
+    ending = f'_in_context{ending}'
+  numbers = {f'{name}{ending}': value + n for n, name in enumerate(names)}
+  if cell.command == 'hypertuning.eval':
+    rows = [
+      {'task': task, 'phi': 'none', metric: number}
+      for task, number in numbers.items()
+    ]
+    rows += AGGREGATES.get(benchmark, aggregation.averages)(rows)
+    text = ''.join(f'{json.dumps(row)}\n' for row in rows)
+    (cell.folder / 'results.jsonl').write_text(text)
+  else:
+    (cell.folder / 'inference_eval').mkdir()
+    for task, number in numbers.items():
+      path = cell.folder / f'inference_eval/{task}-metrics.jsonl'
+      path.write_text(json.dumps({'step': 1, metric: number}))
+    if 'mtf' in cell.stage:
+      (cell.folder / 'config.gin').write_text('HYPERMODEL = None\n')
+  cell.succeed(1.0)
+  return numbers
+
+
+@pytest.mark.parametrize('benchmark, size', RECIPES)
+def test_report_has_every_method(benchmark, size, tmp_path):
+  found = stages(benchmark, size)
+  work = expansion.expand(str(tmp_path), found, resolved('AXES'))
+  cells.claim(str(tmp_path), work)
+  values = {}
+  for n, cell in enumerate(work):
+    if cell.stage.endswith('_eval'):
+      values[cell.stage] = write_results(benchmark, cell, 10.0 + 3 * n)
+  file = f'report_{benchmark}_{size}'
+  if benchmark == 'metaicl':
+    file = f'report_{benchmark}'  # nothing is published for a size
+
+  def report(file):
+    gin_utils.parse(
+      [f'gin/recipes/{file}.gin'], [f'SWEEP_DIR = {str(tmp_path)!r}']
+    )
+    gin_utils.call(report_lib.report)
+    with (tmp_path / 'methods.csv').open() as table:
+      return list(csv.DictReader(table))
+
+  rows = report(file)
+  short = 'ni' if benchmark == 'natural_instructions' else benchmark
+  assert {row['method'] for row in rows} == set(LABELS.values())
+  for stage, label in LABELS.items():
+    numbers = values[f'{short}_{stage}']
+    mean = sum(numbers.values()) / len(numbers)
+    if benchmark == 'p3':  # three rounds of ANLI are one set
+      anli = [number for task, number in numbers.items() if 'anli' in task]
+      sets = [number for task, number in numbers.items() if 'anli' not in task]
+      mean = (sum(anli) / len(anli) + sum(sets)) / (1 + len(sets))
+    first = next(row for row in rows if row['method'] == label)
+    assert float(first['mean']) == pytest.approx(mean)
+  if benchmark != 'metaicl':
+    other = next(other for other in SIZES if other != size)
+    with pytest.raises(
+      gin_utils.UserError, match=f'not run with .*{other}.gin'
+    ):
+      report(f'report_{benchmark}_{other}')
 
 
 PARSE = """

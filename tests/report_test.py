@@ -328,7 +328,7 @@ def test_starts_compare_steps_with_those_of_the_reference(folder):
 
 
 def test_accuracy_against_an_axis(tmp_path):
-  axes = {'seed': ['0', '1'], 'shots': ['2', '16']}
+  axes = {'seed': ['0', '1'], 'shots': ['16', '2']}  # 2 was added later
   folder = Folder(tmp_path / 'sweep', axes)
   folder.stage('a_eval', axes=('shots', 'seed'))
   for shots in ('2', '16'):
@@ -463,6 +463,12 @@ def test_published_numbers_stay_in_their_column(folder, tmp_path):
       "task 'x'; .*task is one of t",
     ),
     (
+      lambda s: methods.methods(
+        s, methods={'m': ('a_eval', 'generated')}, drawn=('x',)
+      ),
+      "methods.drawn: no column 'x'; there is t",
+    ),
+    (
       lambda s: gap.gap_closed(
         s,
         methods={},
@@ -536,6 +542,9 @@ def test_a_folder_that_is_no_sweep(tmp_path, text, words):
     (tmp_path / 'sweep.json').write_text(text)
   with pytest.raises(UserError, match=words):
     cells.read(str(tmp_path))
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='no such file; SWEEP_DIR'):
+    cells.read(str(tmp_path / 'file'))
 
 
 def test_names_of_sections_are_files_and_differ(folder):

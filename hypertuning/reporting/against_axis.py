@@ -52,6 +52,9 @@ def against_axis(
         f'{sweep.plan}: the cells of {stage.name!r} do not '
         f'differ along {axis!r}.'
       )
+  places = _places(points)
+  # Points that a later start has added come last in the sweep.
+  points = sorted(points, key=lambda point: places[point])
   found: dict[str, dict[str, Measure]] = {}
   for stage, (method, (_, phi)) in zip(stages, methods.items(), strict=True):
     where = {'phi': (phi,), 'task': (task,)}

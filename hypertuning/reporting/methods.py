@@ -22,6 +22,7 @@ def methods(
   title: str = 'Accuracy by method',
   text: str = 'Accuracy on held-out tasks, percent.',
   highlighted: Sequence[str] = (),
+  drawn: Sequence[str] | None = None,
 ) -> Section:
   """Compares evaluations.
 
@@ -36,6 +37,7 @@ def methods(
     title: above it.
     text: a sentence on it.
     highlighted: methods drawn in the accent colour.
+    drawn: columns in the figure; None for all.
 
   Raises:
     UserError: a stage, phi mode, task or the metric is in no finished run.
@@ -57,6 +59,12 @@ def methods(
     for method, (stage, phi) in methods.items()
   }
   _check(table, columns)
+  drawn = columns if drawn is None else drawn
+  if missing := set(drawn) - set(columns):
+    raise UserError(
+      f'methods.drawn: no column {min(missing)!r}; there is '
+      f'{", ".join(columns)}.'
+    )
   stages = list(
     {stage: sweep.stage(stage) for stage, _ in methods.values()}.values()
   )
@@ -64,7 +72,7 @@ def methods(
     name,
     title,
     text,
-    [Figure(_bars(table, columns, metric, name, highlighted), '', stages)],
+    [Figure(_bars(table, drawn, metric, name, highlighted), '', stages)],
     [
       Table(
         name,

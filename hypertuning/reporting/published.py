@@ -22,6 +22,7 @@ def published(
   *,
   measured: Mapping[Key, tuple[str, str, str, str]] | None = None,
   benchmarks: Sequence[str] | None = None,
+  gin_file: str | None = None,
   file: str = str(FILE),
   name: str = 'published',
   title: str = 'Published numbers',
@@ -33,12 +34,15 @@ def published(
     measured: (benchmark, size, method, task) of the file to (stage, phi mode,
       task, metric) of the evaluation that measures the same.
     benchmarks: those shown; None for all.
+    gin_file: that the evaluations must have been run with, as the one of their
+      size; None for any.
     file: CSV with the columns `COLUMNS`.
     name: of the section, and with benchmark, size and metric of its files.
     title: above it.
 
   Raises:
-    UserError: the file is no such table, or something named is not there.
+    UserError: the file is no such table, or something named is not there, or
+      an evaluation is of another size.
   """
   rows = _read(pathlib.Path(file))
   measured = measured or {}
@@ -47,6 +51,8 @@ def published(
     key: (metric, measures.result(sweep, (stage, phi, task), metric))
     for key, (stage, phi, task, metric) in measured.items()
   }
+  for _, measure in ours.values():
+    _check_size(measure, gin_file)
   groups: dict[str, list[Row]] = {}
   for row in rows:
     if benchmarks is None or row['benchmark'] in benchmarks:
@@ -149,4 +155,13 @@ def _check(
       raise UserError(
         f'published.benchmarks: {file} has no {benchmark!r}; there is '
         f'{", ".join(sorted(there))}.'
+      )
+
+
+def _check_size(measure: Measure, gin_file: str | None) -> None:
+  for cell in measure.stage.cells:
+    if gin_file is not None and gin_file not in cell.gin_files:
+      raise UserError(
+        f'published.gin_file: {cell.name} was not run with {gin_file}, but '
+        f'with {", ".join(cell.gin_files)}.'
       )

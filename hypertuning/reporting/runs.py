@@ -49,7 +49,10 @@ def runs(sweep: Sweep, *, name: str = 'runs', title: str = 'Runs') -> Section:
   }
   seconds = sum(cell.seconds or 0.0 for _, cell in cells)
   told = ', '.join(f'{count} {state}' for state, count in counts.items())
-  text = f'{len(cells)} runs: {told}; {seconds:,.0f} seconds in all.'
+  text = (
+    f'{len(cells)} runs: {told}; {seconds:,.0f} seconds in all, where one that '
+    'was stopped counts from its last start.'
+  )
   return Section(name, title, text, [], [table])
 
 
