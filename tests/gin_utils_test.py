@@ -92,10 +92,7 @@ def test_other_files_parse(model, command):
     ('claims/report',),
     ('real/report',),
     ('ablations/report',),
-    ('recipes/report_p3_large',),
-    ('recipes/report_p3_xl',),
-    ('recipes/report_natural_instructions_large',),
-    ('recipes/report_natural_instructions_xl',),
+    ('ablations/report_distillation',),
   ],
   ids='+'.join,
 )
