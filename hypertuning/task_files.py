@@ -1,6 +1,6 @@
 """Tasks that a user wrote down: a JSONL file, a task of few examples a line.
 
-{"examples": [{"inputs": "7q", "targets": "B"}, ...], "queries": ["3q"]}
+{"examples": [{"inputs": "7c", "targets": "cB"}, ...], "queries": ["3c"]}
 """
 
 import dataclasses

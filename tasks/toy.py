@@ -54,7 +54,7 @@ def symbol_tables(
     seed: of the tables.
 
   Returns:
-    Task name to rows such as `('7q', 'qB')`.
+    Task name to rows such as `('7c', 'cB')`.
   """
   rng = np.random.default_rng([seed, 1])
   train = _tables(rng, tables, 1, most_symbols, avoid=set())
@@ -78,7 +78,7 @@ def string_functions(
     seed: of the division and of the rows.
 
   Returns:
-    Task name to rows such as `('ab', 'TabR')`.
+    Task name to rows such as `('ab', 'DabH')`.
   """
   rng = np.random.default_rng(seed)
   affixes = ('', *LABELS)
