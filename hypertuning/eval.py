@@ -5,7 +5,7 @@
       --gin.CHECKPOINT_PATH="'run'" --gin.EVAL_OUTPUT_DIR="'run/eval'"
 
 For every task of a mixture: loss and metrics with generated phi, with that of
-the next episode (another task's, where tasks come in turn), and with none; on
+another episode (of another task, where tasks come in turn), and with none; on
 request also with phi averaged over draws of shots and with noise. Writes
 `results.jsonl` and `predictions.jsonl`.
 """

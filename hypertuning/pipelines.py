@@ -12,6 +12,7 @@ import seqio
 import tensorflow as tf
 from jax.sharding import NamedSharding
 
+from hypertuning.data import vocabularies
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
@@ -271,15 +272,14 @@ def check_text(name: str, vocabulary: seqio.Vocabulary) -> None:
     UserError: names the task or mixture and both vocabularies.
   """
 
-  def told(given: seqio.Vocabulary) -> str:
-    return f'a {type(given).__name__} of {given.vocab_size} ids'
-
-  for feature in get_task(name).output_features.values():
-    if feature.vocabulary != vocabulary:
-      raise UserError(
-        f'{name}: its text is in {told(feature.vocabulary)}, but VOCABULARY of '
-        f'the model is {told(vocabulary)}: bind `vocabulary` of the task too.'
-      )
+  for task in members(name):
+    for feature in task.output_features.values():
+      if not vocabularies.are_same(feature.vocabulary, vocabulary):
+        its, models = map(vocabularies.told, (feature.vocabulary, vocabulary))
+        raise UserError(
+          f'{task.name}: its text is in {its}, but VOCABULARY of the model is '
+          f'{models}: bind `vocabulary` of the task too.'
+        )
 
 
 def input_shapes(

@@ -170,12 +170,10 @@ def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
 
 def _kind(folder: str, task: str) -> str:
   """`classification`, `multi-choice` or `free-form`."""
-  path = pathlib.Path(folder, 'tasks.json')
-  if path.is_file():
-    known = _json(path).get(task, {})
-  else:
-    path = pathlib.Path(folder, 'config', 'tasks', f'{task}.json')
-    known = _json(path)
+  merged = pathlib.Path(folder, 'tasks.json')
+  known = _json(merged).get(task) if merged.is_file() else None
+  path = pathlib.Path(folder, 'config', 'tasks', f'{task}.json')
+  known = known or _json(path)
   if 'task_type' not in known:
     raise UserError(f"{path}: no 'task_type' of the task {task!r}.")
   return known['task_type']

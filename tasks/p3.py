@@ -76,7 +76,7 @@ def t0_train(
     UserError: no rows of the mixture.
   """
   vocabulary = vocabulary or vocabularies.byte_vocabulary()
-  own = pathlib.Path(folder, 't0_mixture_table.jsonl')
+  own = pathlib.Path(folder, 't0_mixture_table.jsonl').expanduser()
   table = table or str(own if own.is_file() else T0_MIXTURE)
 
   def train() -> Mapping[str, RowTask]:

@@ -1,6 +1,7 @@
 """The episode sampler and few-shot text (papers.md G, pitfalls 13 and 18)."""
 
 import collections
+import shutil
 
 import numpy as np
 import pytest
@@ -274,6 +275,10 @@ def test_sentencepiece_gives_the_ids_of_single_texts(tmp_path):
   assert rows.to_list() == [
     vocabulary.encode(text) for text in ('a model', '', 'few')
   ]
+  shutil.copy(tmp_path / 'm.model', tmp_path / 'n.model')
+  copy = vocabularies.sentencepiece(str(tmp_path / 'n.model'))
+  assert vocabularies.are_same(vocabulary, copy)
+  assert not vocabularies.are_same(vocabulary, VOCABULARY)
   sep_input, sep_target = vocabularies.separators(vocabulary)
   assert sep_target - sep_input == 1
   assert one_episode(vocabulary=vocabulary)['inputs'][0][0] == sep_input

@@ -310,11 +310,11 @@ def test_a_seed_is_not_added_to_those_of_another_sweep(tmp_path):
   for file in files:
     file.write_text('BATCH_SIZE = 4\n')
 
-  def claim(seed, file=files[0], after='run', steps=30, stages=('run',)):
-    run = {**TRAIN, 'gin_files': (str(file),)}
+  def claim(seed, file=files[0], after='run', kind=tuple, **point):
+    run = {**TRAIN, 'gin_files': kind([str(file)])}
     eval_ = {**EVAL, 'after': {'CHECKPOINT_PATH': after}}
     axes = {
-      'steps': {'s': {'stages': stages, 'TRAIN_STEPS': steps}},
+      'steps': {'s': {'stages': ('run',), 'TRAIN_STEPS': 30, **point}},
       'seed': {seed: {'RANDOM_SEED': int(seed)}},
     }
     given = {'run': run, 'other': run, 'eval': eval_}
@@ -324,14 +324,14 @@ def test_a_seed_is_not_added_to_those_of_another_sweep(tmp_path):
 
   for cell in claim('0'):
     cell.succeed(1.0)
-  claim('1')
+  claim('1', kind=list)  # another way to write the same
   for more, said in (
     (
       {'file': files[1]},
       "run/s__0/command.json: stage 'run' of STAGES changed",
     ),
     ({'after': 'other'}, "eval/s__0/.*: stage 'eval' of STAGES changed"),
-    ({'steps': 60}, "run/s__0/.*: point 's' of 'steps' in AXES changed"),
+    ({'TRAIN_STEPS': 60}, "run/s__0/.*: point 's' of 'steps' in AXES changed"),
     ({'stages': ('other',)}, "run/s__0/.*: point 's' of 'steps' in AXES chan"),
   ):
     with pytest.raises(UserError, match=said):

@@ -191,20 +191,23 @@ def test_another_optimizer_in_the_same_directory_is_refused(tmp_path):
 
 def test_text_of_another_vocabulary_is_refused(tmp_path):
   rows = {'a': [(str(n), 'x') for n in range(9)]}
-  registry.add_episodes(
-    'more_sentinels',
-    {split: lambda: rows for split in ('train', 'validation')},
-    shots=2,
-    queries=2,
-    vocabulary=seqio.ByteVocabulary(extra_ids=110),
-  )
+  for name, sentinels in (('a_bytes', 100), ('more_sentinels', 110)):
+    registry.add_episodes(
+      name,
+      {split: lambda: rows for split in ('train', 'validation')},
+      shots=2,
+      queries=2,
+      vocabulary=seqio.ByteVocabulary(extra_ids=sentinels),
+    )
+  # The first task of a mixture does not speak for the others.
+  registry.add_mixture('mixed', {'a_bytes': 1.0, 'more_sentinels': 1.0})
   message = 'more_sentinels: its text is in a ByteVocabulary of 369 .* of 359'
   with pytest.raises(UserError, match=message):
-    runner.train(tmp_path / 'run', mixture_or_task_name='more_sentinels')
+    runner.train(tmp_path / 'run', mixture_or_task_name='mixed')
   with pytest.raises(UserError, match=message):
     eval_lib.evaluate(
       model=runner.model(),
-      mixture_or_task_name='more_sentinels',
+      mixture_or_task_name='mixed',
       task_feature_lengths=runner.LENGTHS,
       batch_size=8,
       checkpoint_path=str(tmp_path / 'run'),

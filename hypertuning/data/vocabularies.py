@@ -32,6 +32,21 @@ def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
   return seqio.SentencePieceVocabulary(path, extra_ids=100)
 
 
+def are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:
+  """Whether ids mean the same in both, wherever their files are."""
+  pieces = seqio.SentencePieceVocabulary
+  if isinstance(one, pieces) and isinstance(other, pieces):
+    return one.sp_model == other.sp_model  # it has the sentinels too
+  return one == other
+
+
+def told(vocabulary: seqio.Vocabulary) -> str:
+  """A vocabulary as a message names it."""
+  kind = type(vocabulary).__name__
+  file = getattr(vocabulary, 'sentencepiece_model_file', '')
+  return f'a {kind} of {vocabulary.vocab_size} ids{file and f" ({file})"}'
+
+
 def sentinel(vocabulary: seqio.Vocabulary, n: int) -> int:
   """The id of `<extra_id_n>`: sentinels count down from the end.
 

@@ -125,7 +125,7 @@ class Cell:
       'bindings': _told(self.bindings),
       'after': {binding: cell.name for binding, cell in self.after.items()},
       'point': dict(self.point),
-      _PARTS: {name: _told(part) for name, part in self.parts.items()},
+      _PARTS: _plain(self.parts),
     }
 
 
@@ -221,15 +221,14 @@ def _check_others(output_dir: str, work: Sequence[Cell]) -> None:
   folders = {cell.folder for cell in work}
   ours: dict[str, dict[str, Any]] = {}
   for cell in work:
-    parts = {name: _told(part) for name, part in cell.parts.items()}
-    ours.setdefault(cell.stage, {}).update(parts)
+    ours.setdefault(cell.stage, {}).update(_plain(cell.parts))
   for stage, parts in ours.items():
     there = pathlib.Path(output_dir, 'cells', stage)
     for path in sorted(there.glob(f'*/{COMMAND_FILE}')):
       if path.parent in folders or not (path.parent / DONE_FILE).exists():
         continue
-      told = _read(path, _PARTS)
-      for name, part in told[_PARTS].items():
+      told = _read(path)
+      for name, part in told.get(_PARTS, {}).items():
         if parts.get(name, part) != part:
           raise _changed(path, name)
       files = told.get('gin_files', ())
@@ -257,6 +256,15 @@ def _digest(files: Sequence[str]) -> str:
 def _told(bindings: Bindings) -> dict[str, str]:
   """Bindings as files have them."""
   return {name: repr(value) for name, value in sorted(bindings.items())}
+
+
+def _plain(value: Any) -> Any:
+  """The same for values that differ in order or in kind of sequence alone."""
+  if isinstance(value, Mapping):
+    return {str(name): _plain(value[name]) for name in sorted(value)}
+  if isinstance(value, (list, tuple)):
+    return [_plain(part) for part in value]
+  return repr(value)
 
 
 def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:

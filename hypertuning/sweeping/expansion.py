@@ -60,7 +60,7 @@ def expand(
       point = dict(zip(concerned, chosen, strict=True))
       files: list[str] = []
       bound = dict(stage.get('bindings', {}))
-      own = {field: stage.get(field) for field in _FIELDS if field != 'axes'}
+      own = {x: stage[x] for x in _FIELDS if x != 'axes' and stage.get(x)}
       parts = {f'stage {name!r} of STAGES': own}
       for axis, label in point.items():
         meant = dict(axes[axis][label])
