@@ -188,6 +188,7 @@ def test_tasks_side_by_side_are_as_alone():
     )
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_curves(checkpoint, tmp_path):
   results = _adapt(checkpoint, tmp_path, target=1.0)
   assert results == _rows(tmp_path / 'results.jsonl')

@@ -142,6 +142,7 @@ def test_teacher_reads_what_the_in_context_form_reads():
       np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_a_run_distils_another_runs_model(tmp_path):
   """The teacher's weights come from the second checkpoint, and stay."""
   student, other = tmp_path / 'student', tmp_path / 'other'
