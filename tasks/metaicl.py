@@ -122,6 +122,8 @@ def test(
   Raises:
     UserError: no such setting; a file that is not there when it is first read.
   """
+  merged = pathlib.Path(folder, 'tasks.json')
+  kinds = _json(merged) if merged.is_file() else {}
 
   def tasks(name: str, seed: int) -> dict[str, RowTask]:
     pool = _read(folder, name, k, seed, 'train').rows
@@ -129,7 +131,8 @@ def test(
 
   members = []
   for name in setting_tasks(folder, setting, 'test'):
-    is_label = _kind(folder, name) == 'classification'
+    kind = kinds.get(name, {}).get('task_type') or _kind(folder, name)
+    is_label = kind == 'classification'
     for seed in seeds:
       task = f'metaicl_{name.replace("-", "_")}_{seed}'
       registry.add_episodes(
@@ -169,11 +172,9 @@ def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
 
 
 def _kind(folder: str, task: str) -> str:
-  """`classification`, `multi-choice` or `free-form`."""
-  merged = pathlib.Path(folder, 'tasks.json')
-  known = _json(merged).get(task) if merged.is_file() else None
+  """`classification`, `multi-choice` or `free-form`, by the task's own file."""
   path = pathlib.Path(folder, 'config', 'tasks', f'{task}.json')
-  known = known or _json(path)
+  known = _json(path)
   if 'task_type' not in known:
     raise UserError(f"{path}: no 'task_type' of the task {task!r}.")
   return known['task_type']

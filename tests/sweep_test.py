@@ -276,12 +276,16 @@ def test_results_of_other_gin_files_are_refused(tmp_path):
   cell = claim('TRAIN_STEPS = 4\n')  # there is nothing yet that it would change
   cell.succeed(1.0)
   claim('# A comment.\nTRAIN_STEPS = 4\n')
-  with pytest.raises(UserError, match=r'mine.gin, or what they include, chan'):
+  with pytest.raises(
+    UserError, match='mine.gin, or what they include, changed'
+  ):
     claim('TRAIN_STEPS = 5\n')
   cell.reopen()
   claim('TRAIN_STEPS = 5\n')
   (cell.folder / 'checkpoint_3').mkdir()  # from where it would go on
-  with pytest.raises(UserError, match='changed since'):
+  with pytest.raises(
+    UserError, match='mine.gin, or what they include, changed'
+  ):
     claim('TRAIN_STEPS = 6\n')
 
 
@@ -301,7 +305,7 @@ def test_a_seed_is_not_added_to_those_of_other_settings(tmp_path):
   claim('0', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4).succeed(1.0)
   claim('1', 'TRAIN_STEPS = 4\n', BATCH_SIZE=4)
   for text, size in (('TRAIN_STEPS = 5\n', 4), ('TRAIN_STEPS = 4\n', 2)):
-    with pytest.raises(UserError, match='run/0/command.json.*changed'):
+    with pytest.raises(UserError, match='run/0/command.json.*changed since'):
       claim('2', text, BATCH_SIZE=size)
 
 
@@ -332,7 +336,10 @@ def test_a_seed_is_not_added_to_those_of_another_sweep(tmp_path):
     ),
     ({'after': 'other'}, "eval/s__0/.*: stage 'eval' of STAGES changed"),
     ({'TRAIN_STEPS': 60}, "run/s__0/.*: point 's' of 'steps' in AXES changed"),
-    ({'stages': ('other',)}, "run/s__0/.*: point 's' of 'steps' in AXES chan"),
+    (
+      {'stages': ('other',)},
+      "run/s__0/.*: point 's' of 'steps' in AXES changed",
+    ),
   ):
     with pytest.raises(UserError, match=said):
       claim('2', **more)

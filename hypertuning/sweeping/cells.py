@@ -185,7 +185,7 @@ def _claim(
   told = [cell.told() for cell in work]  # each reads its gin files
   for cell, ours in zip(work, told, strict=True):
     _check_folder(cell, ours)
-  _check_others(output_dir, work)
+  _check_others(output_dir, work, told)
   for cell, ours in zip(work, told, strict=True):
     text = json.dumps(ours, indent=1)
     summaries.write_text(str(cell.folder), COMMAND_FILE, text)
@@ -213,26 +213,28 @@ def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
       )
 
 
-def _check_others(output_dir: str, work: Sequence[Cell]) -> None:
+def _check_others(
+  output_dir: str, work: Sequence[Cell], told: Sequence[Mapping[str, Any]]
+) -> None:
   """Refuses to add to points of earlier starts what was made otherwise.
 
   They stand in one table, as seeds of the same.
   """
   folders = {cell.folder for cell in work}
   ours: dict[str, dict[str, Any]] = {}
-  for cell in work:
-    ours.setdefault(cell.stage, {}).update(_plain(cell.parts))
+  for cell, said in zip(work, told, strict=True):
+    ours.setdefault(cell.stage, {}).update(said[_PARTS])
   for stage, parts in ours.items():
     there = pathlib.Path(output_dir, 'cells', stage)
     for path in sorted(there.glob(f'*/{COMMAND_FILE}')):
       if path.parent in folders or not (path.parent / DONE_FILE).exists():
         continue
-      told = _read(path)
-      for name, part in told.get(_PARTS, {}).items():
+      before = _read(path)
+      for name, part in before.get(_PARTS, {}).items():
         if parts.get(name, part) != part:
           raise _changed(path, name)
-      files = told.get('gin_files', ())
-      if told.get(_DIGEST) != _digest(files):
+      files = before.get('gin_files', ())
+      if before.get(_DIGEST) != _digest(files):
         raise _changed(path, _with_included(files))
 
 

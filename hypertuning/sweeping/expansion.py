@@ -33,24 +33,7 @@ def expand(
       'write into buckets, a sweep keeps its locks there.'
     )
   _check_dict('STAGES', stages)
-  _check_dict('AXES', axes)
-  for axis, points in axes.items():
-    _check_dict(f'AXES: {axis!r}', points)
-    if not points:
-      raise UserError(f'AXES: {axis!r} has no points.')
-    for label, meant in points.items():
-      if not isinstance(label, str) or not isinstance(meant, Mapping):
-        raise UserError(
-          f'AXES: point {label!r} of {axis!r} must be a name (a string) of '
-          'bindings (a dict).'
-        )
-      only = meant.get('stages', ())
-      unknown = [only] if isinstance(only, str) else set(only) - set(stages)
-      if unknown:
-        raise UserError(
-          f'AXES: point {label!r} of {axis!r} is for the stages {only!r}; give '
-          f'some of {tuple(stages)!r}.'
-        )
+  _check_axes(axes, stages)
   if not stages:
     raise UserError('STAGES: there is none.')
   found: dict[tuple[str, tuple[str, ...]], Cell] = {}
@@ -154,6 +137,30 @@ def _check(
         'well: add it.'
       )
   return concerned
+
+
+def _check_axes(
+  axes: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]
+) -> None:
+  """Refuses axes that are no points of bindings, or for unknown stages."""
+  _check_dict('AXES', axes)
+  for axis, points in axes.items():
+    _check_dict(f'AXES: {axis!r}', points)
+    if not points:
+      raise UserError(f'AXES: {axis!r} has no points.')
+    for label, meant in points.items():
+      if not isinstance(label, str) or not isinstance(meant, Mapping):
+        raise UserError(
+          f'AXES: point {label!r} of {axis!r} must be a name (a string) of '
+          'bindings (a dict).'
+        )
+      only = meant.get('stages', ())
+      unknown = [only] if isinstance(only, str) else set(only) - set(stages)
+      if unknown:
+        raise UserError(
+          f'AXES: point {label!r} of {axis!r} is for the stages {only!r}; give '
+          f'some of {tuple(stages)!r}.'
+        )
 
 
 def _check_dict(where: str, given: Any) -> None:

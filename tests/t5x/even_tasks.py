@@ -19,9 +19,13 @@ def rows(split):
   }
 
 
+SPLITS = {
+  split: lambda split=split: rows(split) for split in ('train', 'validation')
+}
+
 registry.add_episodes(
   'even',
-  {split: lambda split=split: rows(split) for split in ('train', 'validation')},
+  SPLITS,
   shots=3,
   queries=2,
   options=True,
@@ -30,7 +34,7 @@ registry.add_episodes(
 
 registry.add_episodes(
   'more_sentinels',
-  {split: lambda split=split: rows(split) for split in ('train', 'validation')},
+  SPLITS,
   shots=3,
   queries=2,
   vocabulary=seqio.ByteVocabulary(extra_ids=110),
