@@ -28,21 +28,15 @@ import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import (
-  evaluation,
-  gin_utils,
-  pipelines,
-  scoring,
-  summaries,
-  training,
-  tuning,
-)
+from hypertuning import gin_utils
 from hypertuning.adapters import Adapters, io
-from hypertuning.data import aggregation, registry
+from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
+from hypertuning.engine import batching, phi_tuning, summaries, train_state
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
+from hypertuning.evaluation import eval_step, scoring
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner
 
 Row = dict[str, Any]
 _START, _TUNED = 'start', 'tuned'
@@ -128,25 +122,25 @@ def adapt(
   ):
     if value is not None and value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
-  pipelines.check_vocabulary(model)
-  pipelines.import_tasks(mixture_or_task_module)
-  pipelines.check_text(mixture_or_task_name, model.input_vocabulary)
+  batching.check_vocabulary(model)
+  lookup.import_tasks(mixture_or_task_module)
+  lookup.check_text(mixture_or_task_name, model.input_vocabulary)
   tasks = []
-  for task in pipelines.members(mixture_or_task_name):
+  for task in lookup.members(mixture_or_task_name):
     source = _source(task, split)
     tasks.append((task, source, source.names(split)[:max_tasks]))
   partitioner = _partitioner(
     num_partitions, [len(names) for _, _, names in tasks], tasks_at_once
   )
-  params, frozen = training.restore_variables(
+  params, frozen = train_state.restore_variables(
     model,
-    pipelines.input_shapes(task_feature_lengths, model, tasks_at_once),
+    batching.input_shapes(task_feature_lengths, model, tasks_at_once),
     partitioner,
     checkpoint_path,
     fresh_regex,
     random_seed,
   )
-  tuner = tuning.Tuner(model, optimizer, params, frozen, partitioner)
+  tuner = phi_tuning.Tuner(model, optimizer, params, frozen, partitioner)
   curves: list[Row] = []
   results: list[Row] = []
   tuned: dict[str, tuple[Adapters, list[str]]] = {}
@@ -254,7 +248,7 @@ class _Data:
   """
 
   start: Mapping[str, jax.Array]
-  train: pipelines.TrainBatches
+  train: batching.TrainBatches
   test: Sequence[Mapping[str, jax.Array]]
   targets: Sequence[Any]
 
@@ -300,23 +294,23 @@ def _data(
   def batches(
     drawn: tf.data.Dataset, size: int, repeat: bool = False
   ) -> tf.data.Dataset:
-    return pipelines.to_batches(model, drawn, lengths, size, repeat)
+    return batching.to_batches(model, drawn, lengths, size, repeat)
 
   def on_devices(drawn: tf.data.Dataset, size: int) -> list[dict]:
-    return list(pipelines.on_devices(batches(drawn, size), partitioner.batch))
+    return list(batching.on_devices(batches(drawn, size), partitioner.batch))
 
-  train = pipelines.episodes(name, lengths, 'train', seed)
-  held_out = pipelines.episodes(name, lengths, 'validation')
+  train = lookup.episodes(name, lengths, 'train', seed)
+  held_out = lookup.episodes(name, lengths, 'validation')
   tested = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(tested, tasks)
   asked = np.concatenate(
     [np.asarray(x['decoder_loss_weights']).any(-1).sum(-1) for x in test]
   )
-  task = pipelines.get_task(name)
+  task = lookup.get_task(name)
   first = held_out.take(tasks * draws)
   return _Data(
     on_devices(first, tasks * draws)[0],
-    pipelines.TrainBatches(
+    batching.TrainBatches(
       batches(train, tasks, repeat=True), partitioner.batch
     ),
     test,
@@ -334,7 +328,7 @@ class _Test:
     self._tasks, self._metric = tasks, metric
 
   def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
-    outputs = evaluation.collect(
+    outputs = eval_step.collect(
       lambda batch: answer(phi, batch), self._data.test
     )
     asked = (outputs['tokens'] > 0).sum(axis=1)

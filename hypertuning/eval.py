@@ -22,18 +22,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import (
-  evaluation,
-  gin_utils,
-  pipelines,
-  scoring,
-  summaries,
-  training,
-)
-from hypertuning.data import aggregation
+from hypertuning import gin_utils
+from hypertuning.data import aggregation, lookup
+from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
+from hypertuning.evaluation import eval_step, scoring, statistics
+from hypertuning.evaluation.phi_modes import (
+  OTHER,
+  check_modes,
+  default_modes,
+  neighbors,
+)
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner
 
 Row = dict[str, Any]
 
@@ -89,9 +90,9 @@ def evaluate(
   """
   partitioner = Partitioner(num_partitions)
   partitioner.check_batch(batch_size)
-  modes = phi_modes or evaluation.phi_modes(model)
-  evaluation.check_modes(modes, model)
-  if evaluation.OTHER in modes and batch_size < 2 * draws:
+  modes = phi_modes or default_modes(model)
+  check_modes(modes, model)
+  if OTHER in modes and batch_size < 2 * draws:
     raise UserError(
       f"BATCH_SIZE = {batch_size} has no other episode for phi mode 'other'."
     )
@@ -100,36 +101,36 @@ def evaluate(
       f'DRAWS = {draws}: give 1 or more, and a BATCH_SIZE ({batch_size}) that '
       'is a multiple of it.'
     )
-  pipelines.check_vocabulary(model)
-  pipelines.import_tasks(mixture_or_task_module)
-  pipelines.check_text(mixture_or_task_name, model.input_vocabulary)
-  tasks = pipelines.members(mixture_or_task_name)
+  batching.check_vocabulary(model)
+  lookup.import_tasks(mixture_or_task_module)
+  lookup.check_text(mixture_or_task_name, model.input_vocabulary)
+  tasks = lookup.members(mixture_or_task_name)
   read = functools.partial(
-    pipelines.episodes,
+    lookup.episodes,
     lengths=task_feature_lengths,
     split=split,
     seed=random_seed,
     use_cached=use_cached,
   )
   datasets = [read(task.name) for task in tasks]
-  shapes = pipelines.input_shapes(task_feature_lengths, model, batch_size)
-  params, frozen = training.restore_variables(
+  shapes = batching.input_shapes(task_feature_lengths, model, batch_size)
+  params, frozen = train_state.restore_variables(
     model, shapes, partitioner, checkpoint_path
   )
   decode = any(task.predict_metric_fns for task in tasks)
   step_fn = partitioner.compile(
-    evaluation.make_step(model, modes, decode, draws)
+    eval_step.make_step(model, modes, decode, draws)
   )
   rng = jax.random.key(random_seed)
 
   results: list[Row] = []
   predictions: list[Row] = []
   for task, episodes in zip(tasks, datasets, strict=True):
-    dataset = pipelines.to_batches(
+    dataset = batching.to_batches(
       model, episodes, task_feature_lengths, batch_size
     )
-    batches = pipelines.on_devices(dataset, partitioner.batch, num_batches)
-    outputs = evaluation.collect(
+    batches = batching.on_devices(dataset, partitioner.batch, num_batches)
+    outputs = eval_step.collect(
       lambda batch: step_fn(params, frozen, batch, rng),
       _watched(batches, task.name),
     )
@@ -138,14 +139,14 @@ def evaluate(
       task, episodes.take(len(asked)), asked
     )
     _check_draws(task.name, targets, draws)
-    others = evaluation.others(len(asked), batch_size, draws)
+    others = neighbors(len(asked), batch_size, draws)
     in_turn = all(
       source != sources[other]
       for source, other in zip(sources, others, strict=True)
     )
-    summary = evaluation.summarize(outputs, draws)
+    summary = statistics.summarize(outputs, draws)
     for mode in modes:
-      if mode == evaluation.OTHER and not in_turn:
+      if mode == OTHER and not in_turn:
         print(f"{task.name}: no row of 'other', tasks do not come in turn.")
         continue
       row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}

@@ -24,18 +24,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import (
-  gin_utils,
-  pipelines,
-  summaries,
-  task_files,
-  training,
-)
+from hypertuning import gin_utils
 from hypertuning.adapters import io
+from hypertuning.data import lookup, request_files
 from hypertuning.data.features import check_lengths
+from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +95,7 @@ def infer(
   """
   partitioner = Partitioner(num_partitions)
   partitioner.check_batch(batch_size)
-  pipelines.check_vocabulary(model)
+  batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
     raise UserError('SAVE_ADAPTERS = True: this model generates no adapters.')
   if input_path:
@@ -107,8 +103,8 @@ def infer(
       model, input_path, task_feature_lengths, batch_size, partitioner
     )
   elif mixture_or_task_name:
-    pipelines.import_tasks(mixture_or_task_module)
-    dataset = pipelines.batches(
+    lookup.import_tasks(mixture_or_task_module)
+    dataset = batching.batches(
       model,
       mixture_or_task_name,
       task_feature_lengths,
@@ -118,13 +114,13 @@ def infer(
       use_cached=use_cached,
     )
     parts = _from_task(
-      model, pipelines.on_devices(dataset, partitioner.batch, num_batches)
+      model, batching.on_devices(dataset, partitioner.batch, num_batches)
     )
   else:
     raise UserError('Bind INFER_INPUT (a JSONL file) or MIXTURE_OR_TASK_NAME.')
-  params, frozen = training.restore_variables(
+  params, frozen = train_state.restore_variables(
     model,
-    pipelines.input_shapes(task_feature_lengths, model, batch_size),
+    batching.input_shapes(task_feature_lengths, model, batch_size),
     partitioner,
     checkpoint_path,
   )
@@ -190,10 +186,14 @@ def _from_file(
 ) -> list[_Part]:
   """The tasks of a file in batches; the last one repeats a row."""
   check_lengths(lengths)
-  rows = list(task_files.rows(task_files.read(path), lengths['inputs'][0]))
+  rows = list(
+    request_files.rows(request_files.read(path), lengths['inputs'][0])
+  )
   encoded, left_out = [], 0
   for row in rows:
-    features, missing = task_files.encode(row, lengths, model.input_vocabulary)
+    features, missing = request_files.encode(
+      row, lengths, model.input_vocabulary
+    )
     encoded.append(features)
     left_out += missing
   if left_out:

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 from flax.core import freeze
 
-from hypertuning import adapted_model, decoding, objectives, trees
 from hypertuning import adapters as adapters_lib
-from hypertuning.adapted_model import AdaptedModel, Batch
+from hypertuning import objectives, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data import features
 from hypertuning.errors import UserError
+from hypertuning.networks import adapted, decoding
+from hypertuning.networks.adapted import AdaptedModel, Batch
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
@@ -358,7 +359,7 @@ class HyperTuningModel:
     queries, length = batch['decoder_input_tokens'].shape[1:]
     downstream = self.module.downstream
     variables = {'params': variables['params']['downstream']}
-    inputs = adapted_model.fold(batch['encoder_input_tokens'])
+    inputs = adapted.fold(batch['encoder_input_tokens'])
     if phi is not None:
       phi = adapters_lib.repeat(phi, queries)
     encoded: Any = downstream.apply(variables, inputs, phi, method='encode')

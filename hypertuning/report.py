@@ -17,11 +17,11 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-from hypertuning import summaries
+from hypertuning.engine import summaries
 from hypertuning.errors import UserError
-from hypertuning.reporting import cells, page
-from hypertuning.reporting.cells import Aggregate, Sweep
+from hypertuning.reporting import page, sweep_results
 from hypertuning.reporting.sections import Section
+from hypertuning.reporting.sweep_results import Aggregate, Sweep
 
 
 def report(
@@ -47,7 +47,7 @@ def report(
   Raises:
     UserError: there is no sweep, or a section asks for what it does not have.
   """
-  sweep = cells.read(sweep_dir, aggregate)
+  sweep = sweep_results.read(sweep_dir, aggregate)
   made = [section(sweep) for section in sections]
   tables = [table for section in made for table in section.tables]
   for kind, names in {

@@ -20,9 +20,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import sweep_table
 from hypertuning.errors import UserError
-from hypertuning.reporting import cells as reporting
+from hypertuning.reporting import sweep_results as reporting
+from hypertuning.reporting import sweep_table
 from hypertuning.sweeping import cells, expansion, scheduler
 from hypertuning.sweeping.cells import Cell
 

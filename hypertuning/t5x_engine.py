@@ -22,8 +22,10 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from t5x import infer, optimizers, partitioning, utils
 
-from hypertuning import checkpoints, gin_utils, pipelines, trees
+from hypertuning import gin_utils, trees
 from hypertuning.adapters import io
+from hypertuning.data import lookup
+from hypertuning.engine import checkpoints
 from hypertuning.errors import UserError
 
 Rules = Sequence[tuple[str, str | None]]
@@ -232,8 +234,8 @@ def get_dataset(
     UserError: there is no such task, or its text is in another vocabulary, or
       the position in its data cannot be saved; says what to do.
   """
-  pipelines.import_tasks(cfg.module)
-  pipelines.check_text(cfg.mixture_or_task_name, vocabulary)
+  lookup.import_tasks(cfg.module)
+  lookup.check_text(cfg.mixture_or_task_name, vocabulary)
   dataset = utils.get_dataset(
     cfg,
     shard_id,

@@ -21,19 +21,21 @@ from typing import Any
 
 import jax
 
-from hypertuning import (
+from hypertuning import gin_utils
+from hypertuning.data import lookup
+from hypertuning.engine import (
+  batching,
   checkpoints,
-  evaluation,
-  gin_utils,
   partitioning,
-  pipelines,
   summaries,
-  training,
+  train_state,
+  train_step,
 )
+from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.train_state import TrainState
 from hypertuning.errors import UserError
+from hypertuning.evaluation import eval_step, phi_modes, statistics
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner
-from hypertuning.training import TrainState
 
 
 def train(
@@ -125,11 +127,11 @@ def train(
     teacher_checkpoint_path,
     initial_checkpoint_path,
   )
-  pipelines.check_vocabulary(model)
-  pipelines.import_tasks(mixture_or_task_module)
+  batching.check_vocabulary(model)
+  lookup.import_tasks(mixture_or_task_module)
 
   def dataset(name: str, split: str, repeat: bool) -> Any:
-    return pipelines.batches(
+    return batching.batches(
       model,
       name,
       task_feature_lengths,
@@ -140,7 +142,7 @@ def train(
       use_cached,
     )
 
-  batches = pipelines.TrainBatches(
+  batches = batching.TrainBatches(
     dataset(mixture_or_task_name, 'train', True), partitioner.batch
   )
   evaluate = None
@@ -149,14 +151,14 @@ def train(
     evaluate = _make_evaluate(
       model, dataset(name, eval_split, False), eval_steps, partitioner
     )
-  state, shardings = training.initial_state(
+  state, shardings = train_state.initial_state(
     model,
-    pipelines.input_shapes(task_feature_lengths, model, batch_size),
+    batching.input_shapes(task_feature_lengths, model, batch_size),
     partitioner,
     random_seed,
   )
   if initial_checkpoint_path and done is None:
-    state = training.warm_start(
+    state = train_state.warm_start(
       state,
       shardings,
       model.trainable_regex,
@@ -174,8 +176,8 @@ def train(
       state = _resume(checkpointer, done, state, shardings, batches)
     gin_utils.save_config(model_dir)
     step_fn = partitioner.compile(
-      training.make_train_step(model, num_microbatches),
-      **training.train_step_jit(partitioner, shardings),
+      train_step.make_train_step(model, num_microbatches),
+      **train_step.train_step_jit(partitioner, shardings),
     )
     rng = jax.random.key(random_seed)
     return _Loop(
@@ -216,7 +218,7 @@ class _Loop:
     self._pending: list[tuple[int, dict]] = []
 
   def run(
-    self, state: TrainState, batches: pipelines.TrainBatches
+    self, state: TrainState, batches: batching.TrainBatches
   ) -> TrainState:
     """Trains to the last step, or until a signal comes."""
     first, total = int(state.step), self._periods['total']
@@ -281,17 +283,17 @@ def _make_evaluate(
   partitioner: Partitioner,
 ) -> Callable[[TrainState], dict[str, float]]:
   """A function of the state: held-out loss by phi, see `evaluation`."""
-  modes = evaluation.phi_modes(model)
-  step_fn = partitioner.compile(evaluation.make_step(model, modes))
+  modes = phi_modes.default_modes(model)
+  step_fn = partitioner.compile(eval_step.make_step(model, modes))
 
   def evaluate(state: TrainState) -> dict[str, float]:
-    outputs = evaluation.collect(
+    outputs = eval_step.collect(
       lambda batch: step_fn(
         state.params, state.frozen, batch, jax.random.key(0)
       ),
-      pipelines.on_devices(dataset, partitioner.batch, count),
+      batching.on_devices(dataset, partitioner.batch, count),
     )
-    return evaluation.summarize(outputs)
+    return statistics.summarize(outputs)
 
   return evaluate
 
@@ -301,7 +303,7 @@ def _resume(
   step: int,
   state: TrainState,
   shardings: TrainState,
-  batches: pipelines.TrainBatches,
+  batches: batching.TrainBatches,
 ) -> TrainState:
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

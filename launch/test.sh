@@ -4,7 +4,7 @@
 #
 #   launch/test.sh                 # in .venv, which is made if it is missing
 #   launch/test.sh -m ''           # the slowest as well, as .ci/run does
-#   VENV=/tmp/venv launch/test.sh tests/train_test.py -k resume
+#   VENV=/tmp/venv launch/test.sh tests/commands/train_test.py -k resume
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

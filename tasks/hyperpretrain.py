@@ -4,8 +4,8 @@ Every function registers a task and returns its name, so that a gin file can say
 
     MIXTURE_OR_TASK_NAME = @hyperpretrain.text_folder()
     hyperpretrain.text_folder.folder = '/path/to/texts'
-    hyperpretrain.text_folder.lengths = @preprocessors.SegmentLengths()
-    preprocessors.SegmentLengths.window = 512
+    hyperpretrain.text_folder.lengths = @caclm.SegmentLengths()
+    caclm.SegmentLengths.window = 512
 
 Registered at import, with default lengths: `hyperpretrain_python`,
 `hyperpretrain_c4`, and to pretrain a downstream model without phi
@@ -19,14 +19,14 @@ import seqio
 import tensorflow as tf
 
 from hypertuning.data import (
+  caclm,
   corpus,
   features,
-  preprocessors,
   registry,
   row_files,
   vocabularies,
 )
-from hypertuning.data.preprocessors import SegmentLengths
+from hypertuning.data.caclm import SegmentLengths
 from hypertuning.errors import UserError
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
@@ -51,7 +51,7 @@ def python_docs(
     lengths: of the segments.
     vocabulary: bytes by default.
   """
-  segment = functools.partial(preprocessors.caclm, lengths=lengths)
+  segment = functools.partial(caclm.caclm, lengths=lengths)
   return _add(name, _documentation(), segment, vocabulary)
 
 
@@ -69,9 +69,7 @@ def python_docs_lm(
     queries: windows an example.
     vocabulary: bytes by default.
   """
-  segment = functools.partial(
-    preprocessors.prefix_lm, lengths=lengths, queries=queries
-  )
+  segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
   return _add(name, _documentation(), segment, vocabulary)
 
 
@@ -98,7 +96,7 @@ def text_folder(
     split: [str(path) for path in corpus.text_files(folder, split, pattern)]
     for split in corpus.SPLITS
   }
-  segment = functools.partial(preprocessors.caclm, lengths=lengths)
+  segment = functools.partial(caclm.caclm, lengths=lengths)
   source = _source(files.__getitem__, read=tf.io.read_file)
   return _add(name, source, segment, vocabulary)
 
@@ -125,7 +123,7 @@ def text_rows(
     UserError: at the first use of a file that cannot be read, or whose rows
       lack the field.
   """
-  segment = functools.partial(preprocessors.caclm, lengths=lengths)
+  segment = functools.partial(caclm.caclm, lengths=lengths)
   return _add(name, _rows(train, validation, field), segment, vocabulary)
 
 
@@ -149,9 +147,7 @@ def text_rows_lm(
     queries: windows an example.
     vocabulary: bytes by default.
   """
-  segment = functools.partial(
-    preprocessors.prefix_lm, lengths=lengths, queries=queries
-  )
+  segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
   return _add(name, _rows(train, validation, field), segment, vocabulary)
 
 
@@ -172,10 +168,10 @@ def c4(
     lengths: of the segments; windows of 512 tokens by default.
     vocabulary: `@vocabularies.sentencepiece()` with T5's model; bytes by
       default.
-    parts: of a window, see `preprocessors.caclm`.
+    parts: of a window, see `caclm.caclm`.
   """
   segment = functools.partial(
-    preprocessors.caclm, lengths=lengths or SegmentLengths(), parts=parts
+    caclm.caclm, lengths=lengths or SegmentLengths(), parts=parts
   )
   source = seqio.TfdsDataSource(tfds_name, splits=corpus.SPLITS)
   return _add(name, source, segment, vocabulary)
@@ -263,7 +259,7 @@ def _add(
     name,
     source=source,
     preprocessors=[
-      functools.partial(preprocessors.encode_text, vocabulary=vocabulary),
+      functools.partial(caclm.encode_text, vocabulary=vocabulary),
       segment,
     ],
     output_features=features.output_features(vocabulary),

@@ -7,7 +7,9 @@ import runner
 import tiny
 from scipy import special
 
-from hypertuning import checkpoints, pipelines, trees
+from hypertuning import trees
+from hypertuning.data import lookup
+from hypertuning.engine import batching, checkpoints
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.networks import t5
@@ -122,10 +124,10 @@ def test_a_model_is_its_own_perfect_teacher(variables, batch):
 
 
 def test_teacher_reads_what_the_in_context_form_reads():
-  pipelines.import_tasks('hypertuning.tasks.toy')
+  lookup.import_tasks('hypertuning.tasks.toy')
 
   def first(name, lengths):
-    episodes = pipelines.episodes(name, lengths, 'validation').take(4)
+    episodes = lookup.episodes(name, lengths, 'validation').take(4)
     return list(episodes.as_numpy_iterator())
 
   taught = first('toy_symbols_taught', LENGTHS)
@@ -186,4 +188,4 @@ def test_slips():
     ({k: LENGTHS[k] for k in LENGTHS if k[0] != 't'}, "'targets'.*is None"),
   ):
     with pytest.raises(UserError, match=what):
-      pipelines.input_shapes(lengths, model, 2)
+      batching.input_shapes(lengths, model, 2)

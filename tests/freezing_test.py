@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from hypertuning import checkpoints, optim, training, trees
+from hypertuning import trees
+from hypertuning.engine import checkpoints, optim, train_state, train_step
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.planning import flops
 
@@ -102,8 +103,8 @@ def test_regex_says_what_trains(regex):
 
 def train(model, variables, batch, steps=3):
   """A few steps as the runner takes them, buffers donated."""
-  step = jax.jit(training.make_train_step(model), donate_argnums=0)
-  state = training.create_state(model, jax.device_put(variables))
+  step = jax.jit(train_step.make_train_step(model), donate_argnums=0)
+  state = train_state.create_state(model, jax.device_put(variables))
   for _ in range(steps):
     state, scalars = step(state, batch, jax.random.key(0))
   assert jnp.isfinite(scalars['loss']) and scalars['grad_norm'] > 0
@@ -132,7 +133,7 @@ def test_frozen_bfloat16_weights_are_bit_identical(batch):
 def test_no_optimizer_slot_and_no_gradient_for_what_is_frozen(batch, optimizer):
   model = make('lora', optimizer=optimizer)
   shapes = abstract(model)
-  state = jax.eval_shape(lambda v: training.create_state(model, v), shapes)
+  state = jax.eval_shape(lambda v: train_state.create_state(model, v), shapes)
   slots = [
     '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
     for path, _ in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
@@ -235,8 +236,8 @@ def test_flops_of_a_step_are_those_of_a_frozen_tower(kind):
   batch = tiny.episodes(count=2, queries=4, **SIZES)
   tree = abstract(model)
 
-  state = jax.eval_shape(lambda v: training.create_state(model, v), tree)
-  step = jax.make_jaxpr(training.make_train_step(model))(
+  state = jax.eval_shape(lambda v: train_state.create_state(model, v), tree)
+  step = jax.make_jaxpr(train_step.make_train_step(model))(
     state, batch, jax.random.key(0)
   ).jaxpr
   both = jax.make_jaxpr(
@@ -271,9 +272,9 @@ def test_compiled_step_has_the_flops_by_hand():
   batch = tiny.episodes(count=2, queries=4, **SIZES)
   model = deep_model('prefix')
   state = jax.eval_shape(
-    lambda v: training.create_state(model, v), abstract(model)
+    lambda v: train_state.create_state(model, v), abstract(model)
   )
-  step = jax.jit(training.make_train_step(model))
+  step = jax.jit(train_step.make_train_step(model))
   compiled = step.lower(state, batch, jax.random.key(0)).compile()
   hand = hand_count('prefix', episodes=2, queries=4, **SIZES)
   # XLA counts softmax, norms and AdamW as well. Measured 1.01; with the

@@ -261,7 +261,7 @@ def test_saved_configuration_parses_again(tmp_path):
 
 def test_missing_argument_is_named(tmp_path):
   gin_utils.parse([_write(tmp_path, f'{_OPTIM}optim.adamw.b1 = 0.5\n')])
-  from hypertuning import optim
+  from hypertuning.engine import optim
 
   with pytest.raises(UserError, match="adamw has no value for 'learning_rate'"):
     gin_utils.call(optim.adamw)
@@ -276,7 +276,7 @@ def test_arguments_that_are_refused_name_what_refused_them(tmp_path):
     'optax.cosine_decay_schedule.decay_steps = -1\n',
   )
   gin_utils.parse([file])
-  from hypertuning import optim
+  from hypertuning.engine import optim
 
   with pytest.raises(UserError, match='cosine_decay_schedule: .*positive'):
     gin_utils.call(optim.adamw)

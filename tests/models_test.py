@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from hypertuning import decoding, objectives, trees
+from hypertuning import objectives, trees
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.models import TOKENS
-from hypertuning.networks import t5
+from hypertuning.networks import decoding, t5
 from hypertuning.planning import flops
 
 # One layer each: what layers do is the other tests' business.

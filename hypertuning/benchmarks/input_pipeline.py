@@ -24,10 +24,11 @@ from typing import Any
 
 import jax
 
-from hypertuning import pipelines, summaries, training
+from hypertuning.data import lookup
+from hypertuning.engine import batching, summaries, train_state, train_step
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner
 
 HEADER = (
   '| task | parameters | batch | pipeline, episodes/s | model, steps/s '
@@ -74,9 +75,9 @@ def measure(
       raise UserError(f'{name} = {value}: must be 1 or more.')
   partitioner = Partitioner()
   partitioner.check_batch(batch_size)
-  pipelines.check_vocabulary(model)
-  pipelines.import_tasks(mixture_or_task_module)
-  dataset = pipelines.batches(
+  batching.check_vocabulary(model)
+  lookup.import_tasks(mixture_or_task_module)
+  dataset = batching.batches(
     model,
     mixture_or_task_name,
     task_feature_lengths,
@@ -84,16 +85,16 @@ def measure(
     batch_size,
     repeat=True,
   )
-  batches = pipelines.TrainBatches(dataset, partitioner.batch)
+  batches = batching.TrainBatches(dataset, partitioner.batch)
   batch = next(batches)
-  state, shardings = training.initial_state(
+  state, shardings = train_state.initial_state(
     model,
-    pipelines.input_shapes(task_feature_lengths, model, batch_size),
+    batching.input_shapes(task_feature_lengths, model, batch_size),
     partitioner,
     seed=0,
   )
   step_fn = partitioner.compile(
-    training.make_train_step(model),
+    train_step.make_train_step(model),
     donate_argnums=0,
     out_shardings=(shardings, partitioner.replicated),
   )

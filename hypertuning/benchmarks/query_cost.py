@@ -30,11 +30,13 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_utils, pipelines, summaries, training
+from hypertuning import gin_utils
+from hypertuning.data import lookup
 from hypertuning.data.features import check_lengths
+from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
-from hypertuning.partitioning import Partitioner
 from hypertuning.planning import flops
 
 MAKING = 'making phi'
@@ -105,10 +107,10 @@ def measure(
   _check_lengths(task_feature_lengths, in_context_lengths)
   partitioner = Partitioner()
   partitioner.check_batch(batch_size)
-  pipelines.check_vocabulary(model)
-  pipelines.import_tasks(mixture_or_task_module)
-  pipelines.get_task(mixture_or_task_name)
-  pipelines.get_task(in_context_name, 'IN_CONTEXT_MIXTURE_OR_TASK_NAME')
+  batching.check_vocabulary(model)
+  lookup.import_tasks(mixture_or_task_module)
+  lookup.get_task(mixture_or_task_name)
+  lookup.get_task(in_context_name, 'IN_CONTEXT_MIXTURE_OR_TASK_NAME')
 
   counts = {
     MAKING: batch_size,
@@ -116,11 +118,11 @@ def measure(
     IN_CONTEXT: batch_size * task_feature_lengths['inputs'][0],
   }
   ways = _ways(model)
-  shapes = pipelines.input_shapes(task_feature_lengths, model, batch_size)
+  shapes = batching.input_shapes(task_feature_lengths, model, batch_size)
   abstract = _abstract(
     model,
     shapes,
-    pipelines.input_shapes(in_context_lengths, model, batch_size),
+    batching.input_shapes(in_context_lengths, model, batch_size),
     partitioner,
   )
   with partitioner.context():
@@ -296,7 +298,7 @@ def _variables(
 ) -> tuple[Any, Any]:
   """`(params, frozen)` on the devices."""
   if checkpoint_path is not None:
-    return training.restore_variables(
+    return train_state.restore_variables(
       model, shapes, partitioner, checkpoint_path
     )
   create = partitioner.compile(
@@ -314,8 +316,8 @@ def _batch(
   partitioner: Partitioner,
 ) -> dict[str, jax.Array]:
   """The first batch of a task."""
-  dataset = pipelines.batches(model, name, lengths, split, batch_size)
-  for batch in pipelines.on_devices(dataset, partitioner.batch, 1):
+  dataset = batching.batches(model, name, lengths, split, batch_size)
+  for batch in batching.on_devices(dataset, partitioner.batch, 1):
     batch.pop('is_real')
     return batch
   raise UserError(f'{name} has no episodes in its split {split!r}.')

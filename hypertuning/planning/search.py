@@ -18,8 +18,8 @@ Bindings = dict[str, Any]
 _PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _SOURCES = (  # what a step is made of and counted by
-  *('networks', 'hypermodels', 'adapters', 'models.py', 'optim.py'),
-  *('partitioning.py', 'training.py', 'data/features.py'),
+  *('networks', 'hypermodels', 'adapters', 'models.py'),
+  *('engine', 'data/features.py'),
   *('planning/step.py', 'planning/flops.py', 'planning/hlo.py'),
 )
 _SHARDED = {'PARAMETER_PARTITIONING_DIMS': 2, 'FROZEN_DTYPE': 'bfloat16'}

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from hypertuning import partitioning, pipelines, training
+from hypertuning.engine import batching, partitioning, train_state, train_step
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops, hlo
 from hypertuning.planning.topologies import Topology
@@ -76,10 +76,10 @@ def compile_step(
     devices,
   )
   partitioner.check_batch(batch_size, microbatches)
-  shapes = pipelines.input_shapes(
+  shapes = batching.input_shapes(
     settings['task_feature_lengths'], model, batch_size
   )
-  state, shardings = training.abstract_state(model, shapes, partitioner)
+  state, shardings = train_state.abstract_state(model, shapes, partitioner)
   arguments = (
     state,
     {
@@ -94,8 +94,8 @@ def compile_step(
   def trace(traced_model: HyperTuningModel) -> Any:
     with partitioner.context():
       return jax.jit(
-        training.make_train_step(traced_model, microbatches),
-        **training.train_step_jit(partitioner, shardings),
+        train_step.make_train_step(traced_model, microbatches),
+        **train_step.train_step_jit(partitioner, shardings),
       ).trace(*arguments)
 
   traced = trace(model)

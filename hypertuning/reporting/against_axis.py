@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, plots, sections
-from hypertuning.reporting.cells import SEED, Sweep
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.sections import Figure, Section, Table, Text
+from hypertuning.reporting.sweep_results import SEED, Sweep
 
 
 def against_axis(

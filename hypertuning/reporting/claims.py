@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypertuning.reporting import measures, sections, statistics
-from hypertuning.reporting.cells import Stage, Sweep
 from hypertuning.reporting.measures import Source
 from hypertuning.reporting.sections import Section, Table, Text
 from hypertuning.reporting.statistics import Estimate
+from hypertuning.reporting.sweep_results import Stage, Sweep
 
 Claim = tuple[str, Source, Source, str]  # text, better, worse, metric
 HOLDS, FAILS, OPEN = 'holds', 'does not hold', 'undecided'

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from hypertuning.reporting import measures, plots, sections
-from hypertuning.reporting.cells import Sweep
 from hypertuning.reporting.measures import Measure, Source
 from hypertuning.reporting.sections import Figure, Section, Table, Text
+from hypertuning.reporting.sweep_results import Sweep
 
 # Ways in the rows of `hypertuning.benchmarks.query_cost`.
 _MAKING, _WITH_PHI, _IN_CONTEXT = (

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, statistics
-from hypertuning.reporting.cells import DONE, FAILED, Cell, Stage
 from hypertuning.reporting.statistics import Estimate
+from hypertuning.reporting.sweep_results import DONE, FAILED, Cell, Stage
 
 Line = Mapping[float, Mapping[str, float]]  # step to the numbers there
 

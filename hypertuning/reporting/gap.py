@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hypertuning.reporting import measures, plots, sections, statistics
-from hypertuning.reporting.cells import Sweep
 from hypertuning.reporting.measures import Source
 from hypertuning.reporting.sections import Figure, Section, Table, Text
 from hypertuning.reporting.statistics import Estimate
+from hypertuning.reporting.sweep_results import Sweep
 
 
 def gap_closed(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from hypertuning.reporting import curves, plots, sections, statistics
-from hypertuning.reporting.cells import Cell, Stage, Sweep
 from hypertuning.reporting.sections import Figure, Section, Table, Text
+from hypertuning.reporting.sweep_results import Cell, Stage, Sweep
 
 _MODES = {
   'generated': "the text's own phi",

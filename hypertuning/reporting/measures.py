@@ -4,10 +4,11 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from hypertuning import summaries
+from hypertuning.engine import summaries
 from hypertuning.errors import UserError
 from hypertuning.reporting import statistics
-from hypertuning.reporting.cells import (
+from hypertuning.reporting.statistics import Estimate
+from hypertuning.reporting.sweep_results import (
   DONE,
   FAILED,
   SEED,
@@ -16,7 +17,6 @@ from hypertuning.reporting.cells import (
   Stage,
   Sweep,
 )
-from hypertuning.reporting.statistics import Estimate
 
 Source = tuple[str, str, str]  # stage, phi mode and task of `results.jsonl`
 _WITHOUT_SEED = ''

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, plots, sections
-from hypertuning.reporting.cells import Sweep
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.sections import Figure, Section, Table, Text
+from hypertuning.reporting.sweep_results import Sweep
 
 # Grey says that nothing was learnt from the examples, blue that phi was.
 _GREY, _BLUE = '#9aa5b1', plots.COLOURS[0]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 
-from hypertuning import summaries
-from hypertuning.reporting.cells import Stage
+from hypertuning.engine import summaries
 from hypertuning.reporting.sections import Section, Table
+from hypertuning.reporting.sweep_results import Stage
 
 _TEMPLATE = pathlib.Path(__file__).with_name('page.html.jinja')
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, sections
-from hypertuning.reporting.cells import Sweep
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.sections import Section, Table, Text
+from hypertuning.reporting.sweep_results import Sweep
 
 FILE = pathlib.Path(__file__).with_name('published.csv')
 COLUMNS = ('benchmark', 'size', 'method', 'task', 'value', 'metric', 'source')

@@ -2,8 +2,14 @@
 
 import json
 
-from hypertuning.reporting.cells import DONE, FAILED, MISSING, Cell, Sweep
 from hypertuning.reporting.sections import Section, Table, Text
+from hypertuning.reporting.sweep_results import (
+  DONE,
+  FAILED,
+  MISSING,
+  Cell,
+  Sweep,
+)
 
 _KINDS = {DONE: 'holds', FAILED: 'fails', MISSING: 'absent'}
 

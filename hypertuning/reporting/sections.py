@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import summaries
-from hypertuning.reporting.cells import Stage
+from hypertuning.engine import summaries
 from hypertuning.reporting.curves import Curves
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.statistics import Estimate
+from hypertuning.reporting.sweep_results import Stage
 
 # Columns of a CSV file that stand for an estimate.
 ESTIMATE = ('mean', 'low', 'high', 'n', 'planned', 'note')

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import curves, measures, plots, sections, statistics
-from hypertuning.reporting.cells import Cell, Sweep
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.sections import Figure, Section, Table, Text
+from hypertuning.reporting.sweep_results import Cell, Sweep
 
 _CURVES = ('accuracy', 'loss')
 _STEPS, _SECONDS = 'steps_to_target', 'seconds_to_target'

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import gin_utils, summaries
+from hypertuning import gin_utils
+from hypertuning.engine import summaries
 from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]

@@ -25,7 +25,7 @@ _PRELOADED = [
   'hypertuning.train',
   'hypertuning.eval',
   'hypertuning.adapt',
-  'hypertuning.sweep_table',
+  'hypertuning.reporting.sweep_table',
 ]
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hypertuning import summaries
+from hypertuning.engine import summaries
 from hypertuning.sweeping import launcher
 from hypertuning.sweeping.cells import LOG, Cell
 

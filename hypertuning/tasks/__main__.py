@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
   options = _parser().parse_args(arguments)
   try:
     # Not before the arguments are right: TensorFlow takes seconds.
-    from hypertuning import show
+    from hypertuning.tasks import show
 
     return {'list': _list, 'show': _show, 'validate': _validate}[
       options.command
@@ -84,13 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _import_all(modules: list[str]) -> None:
   """Every module of tasks/, and those that were asked for."""
-  from hypertuning import pipelines, tasks
+  from hypertuning import tasks
+  from hypertuning.data import lookup
 
   for found in pkgutil.iter_modules(tasks.__path__):
     if not found.name.startswith('_'):
       importlib.import_module(f'hypertuning.tasks.{found.name}')
   for module in modules:
-    pipelines.import_tasks(module)
+    lookup.import_tasks(module)
 
 
 def _list(options: argparse.Namespace, show: types.ModuleType) -> int:

@@ -16,7 +16,8 @@ import pytest
 import runner
 import tiny
 
-from hypertuning import checkpoints, trees
+from hypertuning import trees
+from hypertuning.engine import checkpoints
 from hypertuning.networks import t5
 
 # Not `t5x` itself: where it is missing, Python takes this folder for it.

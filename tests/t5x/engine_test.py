@@ -23,8 +23,9 @@ from flax.core import freeze
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
-from hypertuning import checkpoints, t5x_format, trees
+from hypertuning import trees
 from hypertuning.adapters import io
+from hypertuning.engine import checkpoints, t5x_format
 from hypertuning.errors import UserError
 from hypertuning.networks import t5
 

@@ -1,0 +1,1 @@
+"""Parts of the embedded runner: state, steps, batches, checkpoints."""

@@ -1,0 +1,96 @@
+"""The compiled training step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.train_state import TrainState
+from hypertuning.models import HyperTuningModel
+
+Batch = Mapping[str, jax.Array]
+
+
+def train_step_jit(
+  partitioner: Partitioner, shardings: TrainState
+) -> dict[str, Any]:
+  """How `make_train_step` is compiled: arguments of `jax.jit`."""
+  return {
+    'donate_argnums': 0,
+    'out_shardings': (shardings, partitioner.replicated),
+  }
+
+
+def make_train_step(
+  model: HyperTuningModel, num_microbatches: int = 1
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
+  """A step on one global batch.
+
+  The loss is the mean over the target tokens of the whole batch, however many
+  microbatches it is computed in: gradients are summed and divided once.
+
+  Args:
+    model: whose `loss_fn` gives sums.
+    num_microbatches: equal parts of the batch, computed one after the other.
+
+  Returns:
+    `(state, batch, rng) -> (state, scalars)`; scalars are `loss`, `accuracy`
+    and `grad_norm`.
+  """
+
+  def gradients(
+    state: TrainState, batch: Batch, rng: jax.Array
+  ) -> tuple[Any, dict]:
+    def loss_fn(params: Any) -> tuple[jax.Array, dict]:
+      loss, (metrics, _) = model.loss_fn(
+        params, batch, rng, {'frozen': state.frozen}
+      )
+      return loss, metrics
+
+    return jax.grad(loss_fn, has_aux=True)(state.params)
+
+  def accumulated(
+    state: TrainState, batch: Batch, rng: jax.Array
+  ) -> tuple[Any, dict]:
+    if num_microbatches == 1:
+      return gradients(state, batch, rng)
+    # Every microbatch takes episodes from every device: no data moves.
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1),
+      batch,
+    )
+
+    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+      return jax.tree.map(jnp.add, total, gradients(state, *part)), None
+
+    rngs = jax.random.split(rng, num_microbatches)
+    first = jax.tree.map(lambda x: x[0], (parts, rngs))
+    rest = jax.tree.map(lambda x: x[1:], (parts, rngs))
+    return jax.lax.scan(add, gradients(state, *first), rest)[0]
+
+  def train_step(
+    state: TrainState, batch: Batch, rng: jax.Array
+  ) -> tuple[TrainState, dict]:
+    rng = jax.random.fold_in(rng, state.step)
+    grads, metrics = accumulated(state, batch, rng)
+    # A batch whose targets are all padding has no loss and no gradient.
+    tokens = jnp.maximum(metrics['loss'].count, 1)
+    grads = jax.tree.map(lambda g: g / tokens, grads)
+    updates, opt_state = model.optimizer_def.update(
+      grads, state.opt_state, state.params
+    )
+    scalars = {name: m.total / tokens for name, m in metrics.items()}
+    scalars['grad_norm'] = optax.tree.norm(grads)
+    state = dataclasses.replace(
+      state,
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    return state, scalars
+
+  return train_step

@@ -1,0 +1,182 @@
+"""The cells of a sweep as a table: CSV, Markdown, PNG."""
+
+import csv
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+from hypertuning.engine import summaries
+from hypertuning.errors import UserError
+from hypertuning.reporting import measures, statistics
+from hypertuning.reporting.sweep_results import DONE, FAILED, Cell, Row, Sweep
+
+matplotlib.use('Agg')
+from matplotlib import pyplot  # noqa: E402 the backend comes first
+
+Key = tuple[str, ...]
+
+
+def write(
+  sweep: Sweep, metric: str, phi: str | None, average_over: str
+) -> None:
+  """Writes `cells.csv`, `table.csv`, `.md` and `.png`, and prints the third.
+
+  Args:
+    sweep: whose cells are gathered, those that failed as well.
+    metric: of Markdown and plot.
+    phi: mode of Markdown and plot; all if None.
+    average_over: axis whose points become a mean and a 95% interval.
+
+  Raises:
+    UserError: no cell has the metric with this phi.
+  """
+  folder = str(sweep.folder)
+  summaries.write_text(folder, 'cells.csv', _numbers(sweep))
+  axes = [axis for axis in sweep.axes if axis != average_over]
+  groups: dict[Key, list[float]] = {}
+  failed: dict[Key, list[str]] = {}
+  for stage, cell, row in _results(sweep):
+    for name, value in _metrics(row):
+      place, told = _place(stage, cell, axes), (row['phi'], row['task'], name)
+      if measures.is_number(value):
+        groups.setdefault((*place, *told), []).append(value)
+      else:
+        why = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
+        failed.setdefault(place, []).append(why)
+  for stage, cell in _cells(sweep):
+    if cell.state != DONE:
+      failed.setdefault(_place(stage, cell, axes), []).append(cell.told)
+  summaries.write_text(folder, 'table.csv', _csv(axes, groups, failed))
+  shown = {
+    key[:-1]: values
+    for key, values in groups.items()
+    if key[-1] == metric and phi in (None, key[-3])
+  }
+  if not shown and groups:
+    raise UserError(
+      f'METRIC = {metric!r}, PHI = {phi!r}: no cell has it; there is '
+      f'{", ".join(sorted({key[-1] for key in groups}))}, with '
+      f'{", ".join(sorted({key[-3] for key in groups}))}.'
+    )
+  table = _markdown(axes, shown, failed, metric)
+  summaries.write_text(folder, 'table.md', table)
+  if shown:
+    _plot(sweep.folder / 'table.png', shown, metric)
+  print(table)
+
+
+def _cells(sweep: Sweep) -> Iterator[tuple[str, Cell]]:
+  for stage in sweep.stages.values():
+    for cell in stage.cells:
+      yield stage.name, cell
+
+
+def _results(sweep: Sweep) -> Iterator[tuple[str, Cell, Row]]:
+  for stage, cell in _cells(sweep):
+    for row in cell.tables.get('results', ()):
+      if 'task' in row and 'phi' in row:
+        yield stage, cell, row
+
+
+def _place(stage: str, cell: Cell, axes: Sequence[str]) -> Key:
+  return (stage, *(cell.point.get(axis, '') for axis in axes))
+
+
+def _metrics(row: Row) -> Iterator[tuple[str, float]]:
+  for name, value in row.items():
+    if isinstance(value, float) and not name.endswith(summaries.ERRORS):
+      yield name, value
+
+
+def _numbers(sweep: Sweep) -> str:
+  """A line a number of a cell; a line a failure."""
+  axes = list(sweep.axes)
+  lines: list[Sequence[Any]] = [
+    ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
+  ]
+  for stage, cell, row in _results(sweep):
+    for name, value in _metrics(row):
+      error = row.get(f'{name}_stderr', '')
+      told = [row['phi'], row['task'], name, value, error, '']
+      lines.append([*_place(stage, cell, axes), *told])
+  for stage, cell in _cells(sweep):
+    if cell.state != DONE:
+      lines.append([*_place(stage, cell, axes), *[''] * 5, cell.told])
+  return _lines(lines)
+
+
+def _csv(
+  axes: Sequence[str],
+  groups: Mapping[Key, Sequence[float]],
+  failed: Mapping[Key, Sequence[str]],
+) -> str:
+  """A line a mean; a line a failure."""
+  lines: list[Sequence[Any]] = [
+    [
+      *('stage', *axes, 'phi', 'task', 'metric'),
+      *('mean', 'low', 'high', 'cells', 'failure'),
+    ]
+  ]
+  for key, values in groups.items():
+    found = statistics.mean(values)
+    ends = (found.low, found.high) if found.has_interval else ('', '')
+    lines.append([*key, found.mean, *ends, found.n, ''])
+  for place, reasons in failed.items():
+    lines += [[*place, *[''] * 7, why] for why in reasons]
+  return _lines(lines)
+
+
+def _lines(lines: Sequence[Sequence[Any]]) -> str:
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows(lines)
+  return text.getvalue()
+
+
+def _markdown(
+  axes: Sequence[str],
+  groups: Mapping[Key, Sequence[float]],
+  failed: Mapping[Key, Sequence[str]],
+  metric: str,
+) -> str:
+  head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
+  lines = [head]
+  for key, values in groups.items():
+    found = statistics.mean(values)
+    between = ''
+    if found.has_interval:
+      ends = (summaries.shown(metric, x) for x in (found.low, found.high))
+      between = ' to '.join(ends)
+    shown = summaries.shown(metric, found.mean)
+    lines.append([*key, shown, between, f'{found.n}'])
+  for place, reasons in failed.items():
+    for why in reasons:
+      lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])
+  return summaries.markdown(lines)
+
+
+def _plot(
+  path: pathlib.Path, groups: Mapping[Key, Sequence[float]], metric: str
+) -> None:
+  """A line a group: its cells as dots, their mean as a bar."""
+  labels = [' · '.join(filter(None, key)) for key in groups]
+  figure, axis = pyplot.subplots(
+    # A drawing may have no more than 2^16 dots.
+    figsize=(7, min(1 + 0.32 * len(labels), 400)),
+    layout='constrained',
+  )
+  for i, values in enumerate(groups.values()):
+    axis.barh(i, statistics.mean(values).mean, color='#c5d6e8')
+    axis.plot(values, [i] * len(values), 'o', color='#2f6fb3', markersize=4)
+  axis.set_yticks(range(len(labels)), labels, fontsize=8)
+  axis.set_xlabel(metric, fontsize=8)
+  axis.invert_yaxis()  # the first group on top
+  axis.spines[['top', 'right']].set_visible(False)
+  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+  figure.savefig(temporary, dpi=150)
+  temporary.replace(path)
+  pyplot.close(figure)

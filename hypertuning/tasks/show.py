@@ -1,0 +1,193 @@
+"""What a model will see of a task: texts, token counts, what is cut."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+
+from hypertuning.data import features, fewshot, lookup, vocabularies
+from hypertuning.data.row_files import FIELDS, check
+from hypertuning.data.rows import RowTask
+from hypertuning.errors import UserError
+
+Lengths = Mapping[str, Any]
+_BINS, _BAR = 8, 40
+
+
+def describe(
+  name: str,
+  split: str,
+  count: int,
+  lengths: Lengths | None = None,
+  sample: int = 200,
+) -> Iterator[str]:
+  """Lines that show a task's episodes and the lengths of its features.
+
+  Args:
+    name: a registered task or mixture.
+    split: of the task.
+    count: episodes to show in full.
+    lengths: TASK_FEATURE_LENGTHS; None cuts nothing.
+    sample: episodes for the statistics.
+
+  Raises:
+    UserError: no such task or split, or lengths that leave nothing.
+  """
+  if lengths is not None:
+    features.check_lengths(lengths)
+  task = lookup.get_task(name)
+  vocabulary = task.output_features['targets'].vocabulary
+  shown = lookup.episodes(name, lengths, split).take(count)
+  for number, episode in enumerate(shown.as_numpy_iterator()):
+    title = _string(episode.get('task', b''))
+    yield f'--- episode {number}' + (f' of {title}' if title else '')
+    yield from _episode(episode, vocabulary)
+  # Lengths before anything is cut.
+  whole = lookup.episodes(name, None, split).take(sample)
+  sizes = _sizes(whole.as_numpy_iterator())
+  yield ''
+  yield from _statistics(sizes, lengths)
+
+
+def describe_file(
+  path: str,
+  fields: Mapping[str, str],
+  shots: int,
+  queries: int,
+  vocabulary: seqio.Vocabulary,
+) -> tuple[list[str], bool]:
+  """Lines that say what is in a file of rows, and whether it can be used.
+
+  Raises:
+    UserError: the file cannot be read at all.
+  """
+  tasks, problems = check(path, fields)
+  lines = [str(problem) for problem in problems]
+  for name, task in tasks.items():
+    different = len({row.inputs for row in task.rows})
+    if different < shots + queries:
+      lines.append(
+        f'{path}: task {name!r} has {different} different inputs, but '
+        f'{shots} shots + {queries} queries need {shots + queries}: add rows '
+        'or give fewer shots.'
+      )
+  usable = not lines
+  for name, task in tasks.items():
+    lines += ['', f'task {name}: {len(task.rows)} rows']
+    lines += [f'  definition: {task.definition}'] if task.definition else []
+    lines += _labels(task)
+    sizes = {
+      field: _encoded([getattr(row, field) for row in task.rows], vocabulary)
+      for field in ('inputs', 'targets')
+    }
+    lines += [f'  {line}' for line in _statistics(sizes, None)]
+  return lines, usable
+
+
+def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
+  """`field=name` pairs as the names of fields in a file.
+
+  Raises:
+    UserError: a pair of another form.
+  """
+  found = {}
+  for pair in pairs:
+    field, equals, name = pair.partition('=')
+    if not equals or not name:
+      raise UserError(
+        f'--field {pair}: write FIELD=NAME; fields are {", ".join(FIELDS)}.'
+      )
+    found[field] = name
+  return found
+
+
+def _episode(
+  episode: Mapping[str, Any], vocabulary: seqio.Vocabulary
+) -> Iterator[str]:
+  hyper = episode['hyper_inputs']
+  yield f'hypermodel reads ({_size(hyper)} tokens):'
+  yield f'  {vocabularies.readable(vocabulary, hyper)}'
+  pairs = zip(episode['inputs'], episode['targets'], strict=True)
+  for i, (inputs, targets) in enumerate(pairs):
+    yield f'query {i}: downstream reads ({_size(inputs)} tokens):'
+    yield f'  {vocabularies.readable(vocabulary, inputs)}'
+    mark = ''
+    if 'is_correct' in episode:
+      mark = ', right' if episode['is_correct'][i] else ', wrong'
+    yield f'  and says ({_size(targets)} tokens{mark}):'
+    yield f'  {vocabularies.readable(vocabulary, targets)}'
+
+
+def _sizes(episodes: Iterator[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  sizes: dict[str, list[int]] = {
+    'hyper_inputs': [],
+    'inputs': [],
+    'targets': [],
+  }
+  for episode in episodes:
+    sizes['hyper_inputs'].append(_size(episode['hyper_inputs']))
+    for name in ('inputs', 'targets'):
+      sizes[name] += [_size(row) for row in episode[name]]
+  return {name: np.array(values) for name, values in sizes.items()}
+
+
+def _encoded(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> np.ndarray:
+  return np.array([len(vocabulary.encode(text)) for text in texts])
+
+
+def _statistics(
+  sizes: Mapping[str, np.ndarray], lengths: Lengths | None
+) -> Iterator[str]:
+  """Percentiles, share that is cut and a histogram of each feature."""
+  for name, values in sizes.items():
+    if not len(values):
+      continue
+    middle, most, last = np.percentile(values, (50, 90, 99)).astype(int)
+    line = (
+      f'{name}: {len(values)} of {values.mean():.1f} tokens on average, '
+      f'p50 {middle}, p90 {most}, p99 {last}, longest {values.max()}'
+    )
+    room = features.length_of(lengths, name)
+    if room is not None:
+      share = 100 * np.mean(values > room)
+      line += f'; {share:.1f}% are cut to {room}'
+    yield line
+    low, high = values.min(), values.max() + 1
+    edges = np.unique(np.linspace(low, high, _BINS + 1).astype(int))
+    counts, _ = np.histogram(values, bins=edges)
+    for count, start, end in zip(counts, edges, edges[1:], strict=False):
+      bar = '#' * int(np.ceil(_BAR * count / counts.max()))
+      yield f'  {start:6} to {end - 1:<6} {bar} {count}'
+
+
+def _labels(task: RowTask) -> list[str]:
+  """A histogram of the targets, where they are labels."""
+  targets = [row.targets for row in task.rows]
+  kinds = sorted(set(targets))
+  if len(kinds) > max(10, len(targets) // 10):
+    return []
+  counts = ', '.join(f'{kind!r} {targets.count(kind)}' for kind in kinds[:20])
+  return [f'  targets: {counts}']
+
+
+def _size(tokens: Any) -> int:
+  return int((np.asarray(tokens) > 0).sum())
+
+
+def _string(value: Any) -> str:
+  return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def registered() -> list[str]:
+  """A line for every registered task and mixture, with its splits."""
+  lines = []
+  for name in sorted(seqio.TaskRegistry.names()):
+    task = seqio.TaskRegistry.get(name)
+    kind = 'scores options' if name.endswith(fewshot.SCORE_EVAL) else 'task'
+    lines.append(f'{name:40} {kind:16} {", ".join(task.splits)}')
+  for name in sorted(seqio.MixtureRegistry.names()):
+    mixture = seqio.MixtureRegistry.get(name)
+    members = f'mixture of {len(mixture.tasks)}'
+    lines.append(f'{name:40} {members:16} {", ".join(mixture.splits)}')
+  return lines

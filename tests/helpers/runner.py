@@ -1,0 +1,150 @@
+"""A tiny run of the embedded runner, as the tests of its parts share it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import optax
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+LENGTHS = {'hyper_inputs': 48, 'inputs': (2, 6), 'targets': (2, 4)}
+TASK = 'toy_symbols'
+# Gin files and bindings of a run that compiles in seconds.
+MODEL_FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
+TRAIN_FILES = (
+  *MODEL_FILES,
+  'gin/optimizers/adamw.gin',
+  'gin/local/train.gin',
+)
+SMALL = {
+  'MIXTURE_OR_TASK_NAME': TASK,
+  'MIXTURE_OR_TASK_MODULE': 'hypertuning.tasks.toy',
+  'TASK_FEATURE_LENGTHS': LENGTHS,
+  'NUM_LAYERS': 1,
+  'EMB_DIM': 16,
+  'NUM_HEADS': 2,
+  'HEAD_DIM': 8,
+  'MLP_DIM': 16,
+  'HEAD_BOTTLENECK': 8,
+  'PREFIX_LENGTH': 2,
+  'BATCH_SIZE': 8,
+}
+TRAIN = {
+  **SMALL,
+  'TRAIN_STEPS': 6,
+  'WARMUP_STEPS': 1,
+  'EVAL_PERIOD': 3,
+  'EVAL_STEPS': 1,
+  'CHECKPOINT_PERIOD': 2,
+}
+
+
+def model(hyper: bool = True, width: int = 16, vocab: int = 384, **overrides):
+  """A `HyperTuningModel` with a prefix head over bytes."""
+  from hypertuning import models
+  from hypertuning.data import vocabularies
+  from hypertuning.engine import optim
+  from hypertuning.hypermodels import heads, hyper_t5
+  from hypertuning.networks import t5
+
+  config = t5.T5Config(
+    vocab_size=vocab,
+    emb_dim=width,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=16,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=overrides.pop('dropout_rate', 0.1),
+  )
+  head = heads.PrefixHead(config, prefix_length=2, bottleneck=8)
+  vocabulary = vocabularies.byte_vocabulary()
+  fields = {
+    'downstream': t5.T5(config),
+    'hypermodel': hyper_t5.HyperT5(config, head) if hyper else None,
+    'input_vocabulary': vocabulary,
+    'output_vocabulary': vocabulary,
+    'optimizer_def': optim.adamw(optax.linear_schedule(1e-2, 0.0, 10)),
+    'trainable_regex': 'hypermodel/.*' if hyper else 'downstream/.*',
+  }
+  return models.HyperTuningModel(**{**fields, **overrides})
+
+
+def train(model_dir, model_=None, **overrides):
+  """`train.train` on the toy task, in this process."""
+  from hypertuning import train as train_lib
+
+  arguments = {
+    'model': model_ or model(),
+    'mixture_or_task_name': TASK,
+    'mixture_or_task_module': 'hypertuning.tasks.toy',
+    'task_feature_lengths': LENGTHS,
+    'batch_size': 8,
+    'total_steps': 6,
+    'model_dir': str(model_dir),
+    'eval_period': 0,
+    'checkpoint_period': 2,
+    'log_period': 1,
+  }
+  return train_lib.train(**{**arguments, **overrides})
+
+
+def losses(model_dir) -> dict[int, float]:
+  """Training losses by step."""
+  text = pathlib.Path(model_dir, 'metrics.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  return {r['step']: r['train/loss'] for r in rows if 'train/loss' in r}
+
+
+def flags(files, bindings) -> list[str]:
+  """Command-line flags as a user gives them."""
+  return [
+    *(f'--gin_file={file}' for file in files),
+    *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
+  ]
+
+
+def command(name: str, files, bindings) -> list[str]:
+  """A command line of an entry point."""
+  return [sys.executable, '-m', f'hypertuning.{name}', *flags(files, bindings)]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+  """The environment of a command on `devices` CPU devices."""
+  count = f'--xla_force_host_platform_device_count={devices}'
+  path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+  return {**os.environ, 'XLA_FLAGS': count, 'PYTHONPATH': path}
+
+
+def plain_environment() -> dict[str, str]:
+  """That of a command without these tests' settings of jax."""
+  return {k: v for k, v in environment().items() if not k.startswith('JAX_')}
+
+
+def main(name: str, files, bindings, monkeypatch, capfd) -> tuple[int, str]:
+  """Runs an entry point in this process: exit code, standard error."""
+  from hypertuning import gin_utils
+
+  function = {'train': 'train', 'eval': 'evaluate', 'infer': 'infer'}[name]
+  monkeypatch.setattr(sys, 'argv', [name, *flags(files, bindings)])
+  capfd.readouterr()
+  code = 0
+  try:
+    gin_utils.run(f'hypertuning.{name}', function)
+  except SystemExit as stop:
+    code = stop.code or 0
+  return code, capfd.readouterr().err
+
+
+def run(name: str, files, bindings, **kwargs) -> subprocess.CompletedProcess:
+  """Runs an entry point in a process of its own, away from the checkout."""
+  return subprocess.run(
+    command(name, files, bindings),
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=300,
+    **kwargs,
+  )
