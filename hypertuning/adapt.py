@@ -304,7 +304,7 @@ def _data(
   tested = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(tested, tasks)
   asked = np.concatenate(
-    [np.asarray(x['decoder_loss_weights']).any(-1).sum(-1) for x in test]
+    [np.asarray(x['target_weights']).any(-1).sum(-1) for x in test]
   )
   task = lookup.get_task(name)
   first = held_out.take(tasks * draws)

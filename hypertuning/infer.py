@@ -226,8 +226,8 @@ def _from_task(
   done = 0
   for batch in batches:
     count = int(np.sum(batch['is_real']))
-    inputs = np.asarray(batch['encoder_input_tokens'])[:count]
-    asked = np.asarray(batch['decoder_loss_weights'])[:count].any(axis=-1)
+    inputs = np.asarray(batch['input_tokens'])[:count]
+    asked = np.asarray(batch['target_weights'])[:count].any(axis=-1)
     queries = [
       [_text(row, model.input_vocabulary) for row in x[: int(n)]]
       for x, n in zip(inputs, asked.sum(axis=-1), strict=True)

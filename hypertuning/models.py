@@ -10,16 +10,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax.core import freeze
 
 from hypertuning import adapters as adapters_lib
 from hypertuning import objectives, trees
 from hypertuning.adapters import Adapters
-from hypertuning.data import features
 from hypertuning.errors import UserError
-from hypertuning.networks import adapted, decoding
+from hypertuning.networks import decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
+from hypertuning.networks.memory import Memory
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
@@ -39,8 +38,6 @@ class HyperTuningModel:
     trainable_regex: full paths (`hypermodel/...`, `downstream/...`) that train;
       everything else lives in the collection `frozen`.
   """
-
-  FEATURE_CONVERTER_CLS = features.EpisodeFeatureConverter
 
   def __init__(
     self,
@@ -78,7 +75,7 @@ class HyperTuningModel:
       z_loss: weight of `log(Z)^2`, which keeps logits near normalised.
       distillation_weight: share of the loss, from 0 to 1, that is not the
         likelihood of the target but distilled: the divergence KL(teacher ||
-        model) on target tokens. Batches then have `teacher_input_tokens`.
+        model) on target tokens. Batches then have `teacher_tokens`.
       teacher: the network that is distilled, named `teacher` among the
         variables; None for the downstream model, which then reads the examples
         in full and has no phi.
@@ -102,8 +99,6 @@ class HyperTuningModel:
         f'DISTILLATION_WEIGHT = {distillation_weight!r}: give a share from 0 '
         'to 1, above 0 where there is a TEACHER.'
       )
-    if distillation_weight:
-      self.FEATURE_CONVERTER_CLS = features.DistillationFeatureConverter
     self.module = AdaptedModel(
       downstream=downstream, hypermodel=hypermodel, teacher=teacher
     )
@@ -115,11 +110,24 @@ class HyperTuningModel:
     self.trainable_regex = trainable_regex
     self._frozen_dtype = frozen_dtype
     self._decode_fn = decode_fn
+    self._end_ids = (_EOS_ID,)
     self._loss_normalizing_factor = loss_normalizing_factor
     self._label_smoothing = label_smoothing
     self._z_loss = z_loss
     self._distillation_weight = distillation_weight
     self._return_adapters = return_adapters
+
+  @property
+  def FEATURE_CONVERTER_CLS(self) -> type:
+    """The seqio converter to this model's batches, by t5x's name.
+
+    It is imported when it is asked for: only runs on seqio tasks need seqio.
+    """
+    from hypertuning.data import features
+
+    if self._distillation_weight:
+      return features.DistillationFeatureConverter
+    return features.EpisodeFeatureConverter
 
   @property
   def has_hypermodel(self) -> bool:
@@ -177,7 +185,7 @@ class HyperTuningModel:
     # Any, here and below: flax's type has what `mutable` would return as well.
     phi: Any = self.module.apply(
       _variables(params, flax_mutables),
-      batch['hyper_input_tokens'],
+      batch['hyper_tokens'],
       method='generate',
     )
     return phi
@@ -216,8 +224,8 @@ class HyperTuningModel:
       teacher = self.module.apply(variables, batch, method='teacher_logits')
     loss, metrics = objectives.loss_and_metrics(
       logits,
-      batch['decoder_target_tokens'],
-      batch['decoder_loss_weights'],
+      batch['target_tokens'],
+      batch['target_weights'],
       teacher,
       self._distillation_weight,
       self._label_smoothing,
@@ -262,16 +270,15 @@ class HyperTuningModel:
     """
     if return_intermediates:
       raise NotImplementedError('score_batch has no intermediates to return.')
-    logits = self.module.apply(
+    logits: Any = self.module.apply(
       _variables(params, flax_mutables),
       batch,
       self._adapters(adapters, params, batch, flax_mutables),
       method='logits',
     )
-    token_losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits, batch['decoder_target_tokens']
+    return objectives.log_likelihood(
+      logits, batch['target_tokens'], batch['target_weights']
     )
-    return -jnp.sum(token_losses * batch['decoder_loss_weights'], axis=-1)
 
   def predict_batch_with_aux(
     self,
@@ -284,7 +291,7 @@ class HyperTuningModel:
     flax_mutables: Tree | None = None,
     adapters: Adapters | str | None = GENERATE,
   ) -> tuple[jax.Array, dict[str, Any]]:
-    """Decodes every query; phi is generated once an episode.
+    """Decodes every query; phi is generated once per episode.
 
     Args:
       params: what trains.
@@ -292,7 +299,7 @@ class HyperTuningModel:
       rng: for sampling.
       decoder_params: further arguments of the decode function.
       return_all_decodes: all decodes (best last) instead of the best.
-      num_decodes: beams or samples a query.
+      num_decodes: beams or samples per query.
       flax_mutables: the collection `frozen`.
       adapters: as in `score_batch`.
 
@@ -303,9 +310,22 @@ class HyperTuningModel:
     """
     variables = _variables(params, flax_mutables)
     phi = self._adapters(adapters, params, batch, flax_mutables)
-    episodes, queries, length = batch['decoder_input_tokens'].shape
-    sequences, scores = self._decode(
-      variables, batch, phi, num_decodes, rng, decoder_params or {}
+    episodes, queries, length = batch['target_tokens'].shape
+    memory: Any = self.module.apply(
+      variables, batch['input_tokens'], phi, length, method='start'
+    )
+
+    def step(ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+      outputs: Any = self.module.apply(variables, ids, memory, method='step')
+      return outputs
+
+    sequences, scores = self._decode_fn(
+      step,
+      memory,
+      end_ids=self._end_ids,
+      num_decodes=num_decodes,
+      rng=rng,
+      **(decoder_params or {}),
     )
     sequences = sequences.reshape(episodes, queries, num_decodes, length)
     scores = scores.reshape(episodes, queries, num_decodes)
@@ -313,7 +333,7 @@ class HyperTuningModel:
       sequences, scores = sequences[:, :, -1], scores[:, :, -1]
     aux: dict[str, Any] = {'scores': scores}
     if self._return_adapters and phi is not None:
-      aux['adapters'] = phi
+      aux['adapters'] = adapters_lib.expand(phi, episodes)
     return sequences, aux
 
   def predict_batch(
@@ -335,6 +355,45 @@ class HyperTuningModel:
       adapters=adapters,
     )[0]
 
+  def answer(
+    self,
+    params: Tree,
+    frozen: Tree,
+    batch: Batch,
+    adapters: Adapters | None,
+    rng: jax.Array | None = None,
+    decode: bool = True,
+  ) -> dict[str, jax.Array]:
+    """Scores and text of a batch with these adapters.
+
+    Args:
+      params: what trains.
+      frozen: what does not train.
+      batch: one batch of model features.
+      adapters: phi of `[episodes]`, or None for none.
+      rng: key for sampled decoding.
+      decode: whether to decode text.
+
+    Returns:
+      `tokens` `[episodes, queries]` (number of target tokens), `score`
+      `[episodes, queries]` (summed target log-probabilities) and with `decode`
+      `text` `[episodes, queries, length]` (decoded tokens) and `text_score`
+      `[episodes, queries]` (their scores).
+    """
+    mutables = {'frozen': frozen}
+    outputs = {
+      'tokens': jnp.sum(batch['target_weights'], axis=-1),
+      'score': self.score_batch(
+        params, batch, flax_mutables=mutables, adapters=adapters
+      ),
+    }
+    if decode:
+      outputs['text'], aux = self.predict_batch_with_aux(
+        params, batch, rng, flax_mutables=mutables, adapters=adapters
+      )
+      outputs['text_score'] = aux['scores']
+    return outputs
+
   def _adapters(
     self,
     adapters: Adapters | str | None,
@@ -345,70 +404,6 @@ class HyperTuningModel:
     if isinstance(adapters, str):
       return self.generate_adapters(params, batch, flax_mutables)
     return adapters
-
-  def _decode(
-    self,
-    variables: Tree,
-    batch: Batch,
-    phi: Adapters | None,
-    num_decodes: int,
-    rng: jax.Array | None,
-    decoder_params: Mapping[str, Any],
-  ) -> tuple[jax.Array, jax.Array]:
-    """Folds queries and decodes into one axis and runs the decode function."""
-    queries, length = batch['decoder_input_tokens'].shape[1:]
-    downstream = self.module.downstream
-    variables = {'params': variables['params']['downstream']}
-    inputs = adapted.fold(batch['encoder_input_tokens'])
-    if phi is not None:
-      phi = adapters_lib.repeat(phi, queries)
-    encoded: Any = downstream.apply(variables, inputs, phi, method='encode')
-    # Rows of one query's decodes are neighbours, as decode functions expect.
-    rows = inputs.shape[0] * num_decodes
-    inputs, encoded = (
-      jnp.repeat(x, num_decodes, axis=0) for x in (inputs, encoded)
-    )
-    if phi is not None:
-      phi = adapters_lib.repeat(phi, num_decodes)
-
-    def step(ids: jax.Array, cache: Tree) -> tuple[jax.Array, Tree]:
-      logits, changed = downstream.apply(
-        {**variables, 'cache': cache},
-        encoded,
-        inputs,
-        ids[:, None],
-        ids[:, None],
-        phi,
-        cache_length=length,
-        method='decode',
-        mutable=['cache'],
-      )
-      return logits[:, 0], changed['cache']
-
-    shapes = jax.eval_shape(
-      lambda: downstream.init(
-        jax.random.key(0),
-        encoded,
-        inputs,
-        jnp.zeros((rows, 1), jnp.int32),
-        jnp.zeros((rows, 1), jnp.int32),
-        phi,
-        cache_length=length,
-        method='decode',
-      )['cache']
-    )
-    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return self._decode_fn(
-      step,
-      cache,
-      batch_size=inputs.shape[0] // num_decodes,
-      max_decode_length=length,
-      eos_id=_EOS_ID,
-      num_decodes=num_decodes,
-      rng=rng,
-      batch_axis=int(downstream.config.scan_layers),
-      **decoder_params,
-    )
 
 
 def _variables(params: Tree, flax_mutables: Tree | None) -> dict:

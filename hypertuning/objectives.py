@@ -52,3 +52,20 @@ def loss_and_metrics(
     metrics['divergence'] = clu_metrics.Average(total=distilled, count=count)
     total = (1 - distillation_weight) * total + distillation_weight * distilled
   return total, metrics
+
+
+def log_likelihood(
+  logits: jax.Array, targets: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Summed log-probability of every target.
+
+  Args:
+    logits: `[..., length, vocab]`.
+    targets: token ids `[..., length]`.
+    weights: `[..., length]`, 0 where a token does not count.
+
+  Returns:
+    Float32 `[...]`.
+  """
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  return -jnp.sum(losses * weights, axis=-1)

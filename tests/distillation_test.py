@@ -35,8 +35,8 @@ def make(weight, teacher=False):
 
 @pytest.fixture(scope='module')
 def batch():
-  teacher = tiny.episodes(inputs=11, seed=8)['encoder_input_tokens']
-  return {**tiny.episodes(), 'teacher_input_tokens': teacher}
+  teacher = tiny.episodes(inputs=11, seed=8)['input_tokens']
+  return {**tiny.episodes(), 'teacher_tokens': teacher}
 
 
 @pytest.fixture(scope='module')
@@ -66,19 +66,19 @@ def expected(variables, batch, network):
 
   teacher = t5.T5(CONFIG).apply(
     {'params': everything['params'][network]},
-    fold(batch['teacher_input_tokens']),
+    fold(batch['teacher_tokens']),
     fold(batch['decoder_input_tokens']),
-    fold(batch['decoder_target_tokens']),
+    fold(batch['target_tokens']),
   )
   student = make(1.0, True).module.apply(everything, batch)
   teacher = special.log_softmax(np.asarray(teacher, np.float64), -1)
   student = special.log_softmax(np.asarray(student, np.float64), -1)
   teacher = teacher.reshape(student.shape)
-  weights = batch['decoder_loss_weights']
+  weights = batch['target_weights']
   divergence = (np.exp(teacher) * (teacher - student)).sum(-1)
-  said = np.take_along_axis(
-    student, batch['decoder_target_tokens'][..., None], -1
-  )[..., 0]
+  said = np.take_along_axis(student, batch['target_tokens'][..., None], -1)[
+    ..., 0
+  ]
   return -(said * weights).sum(), (divergence * weights).sum()
 
 
@@ -104,7 +104,7 @@ def test_a_model_is_its_own_perfect_teacher(variables, batch):
     CONFIG, None, distillation_weight=1.0, trainable_regex='downstream/.*'
   )
   params = {'downstream': variables[1]['frozen']['downstream']}
-  same = {**batch, 'teacher_input_tokens': batch['encoder_input_tokens']}
+  same = {**batch, 'teacher_tokens': batch['input_tokens']}
 
   def loss(params):
     return model.loss_fn(params, same, None)[0]

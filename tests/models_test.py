@@ -23,9 +23,9 @@ HEADS = {
   'lora': heads.LoRAHead(CONFIG, rank=2, bottleneck=8),
 }
 TEXT = (
-  'encoder_input_tokens',
+  'input_tokens',
   'decoder_input_tokens',
-  'decoder_target_tokens',
+  'target_tokens',
 )
 KINDS = pytest.mark.parametrize('kind', [*HEADS, None])
 PHI_KINDS = pytest.mark.parametrize('kind', HEADS)
@@ -95,7 +95,7 @@ def log_probs_by_hand(kind, batch):
   params, mutables = variables(kind)
   tree = trees.join(params, (mutables or {}).get('frozen', {}))
   phi = call(kind, 'generate', batch)
-  shape = batch['decoder_target_tokens'].shape
+  shape = batch['target_tokens'].shape
   out = np.zeros((*shape, tiny.VOCAB))
   for e, q in np.ndindex(*shape[:2]):
     text = [batch[name][e : e + 1, q] for name in TEXT]
@@ -109,7 +109,7 @@ def log_probs_by_hand(kind, batch):
 def test_loss_by_hand(kind, batch):
   """Sum over real target tokens; padding adds nothing (pitfalls 15, 17)."""
   log_probs = log_probs_by_hand(kind, batch)
-  targets = batch['decoder_target_tokens']
+  targets = batch['target_tokens']
   right, count = 0, 0
   per_query = np.zeros(targets.shape[:2])
   for e, q, t in np.ndindex(*targets.shape):
@@ -132,7 +132,7 @@ def test_loss_by_hand(kind, batch):
 def test_smoothing_and_z_loss_by_hand(batch):
   rng = np.random.default_rng(0)
   logits = rng.normal(0, 2, (2, 3, 5, tiny.VOCAB))
-  targets = batch['decoder_target_tokens']
+  targets = batch['target_tokens']
   z = np.log(np.exp(logits).sum(-1))
   log_probs = logits - z[..., None]
   picked = np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
@@ -140,7 +140,7 @@ def test_smoothing_and_z_loss_by_hand(batch):
   loss, _ = objectives.loss_and_metrics(
     jnp.asarray(logits, jnp.float32),
     targets,
-    batch['decoder_loss_weights'],
+    batch['target_weights'],
     label_smoothing=0.1,
     z_loss=0.01,
   )
@@ -156,7 +156,7 @@ def test_the_loss_is_divided_by_a_number_or_by_the_tokens(batch):
   whole = loss()
   seventh = loss(loss_normalizing_factor=7.0)
   np.testing.assert_allclose(seventh, whole / 7, rtol=1e-5)
-  count = (batch['decoder_target_tokens'] > 0).sum()
+  count = (batch['target_tokens'] > 0).sum()
   mean = loss(loss_normalizing_factor=TOKENS)
   np.testing.assert_allclose(mean, whole / count, rtol=1e-5)
   with pytest.raises(UserError, match="loss_normalizing_factor = 'tokens'"):
@@ -184,14 +184,14 @@ def test_rows_without_targets_add_no_loss_and_no_nan(batch):
   scores = call(kind, 'score_batch', batch)
   empty = {k: v.copy() for k, v in batch.items()}
   for name in (
-    'decoder_target_tokens',
+    'target_tokens',
     'decoder_input_tokens',
-    'decoder_loss_weights',
+    'target_weights',
   ):
     empty[name][0, 1] = 0
     empty[name][1] = 0
-  empty['encoder_input_tokens'][0, 1] = 0
-  empty['hyper_input_tokens'][1] = 0
+  empty['input_tokens'][0, 1] = 0
+  empty['hyper_tokens'][1] = 0
   loss, grads = grad(params, mutables, empty)
   np.testing.assert_allclose(loss, -(scores[0, 0] + scores[0, 2]), rtol=1e-5)
   assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -208,10 +208,8 @@ def test_labels_are_shifted_once(batch):
   """
   kind = 'prefix'
   changed = {k: v.copy() for k, v in batch.items()}
-  changed['decoder_target_tokens'][0, 0, 2] += 1
-  changed['decoder_input_tokens'] = tiny.shift_right(
-    changed['decoder_target_tokens']
-  )
+  changed['target_tokens'][0, 0, 2] += 1
+  changed['decoder_input_tokens'] = tiny.shift_right(changed['target_tokens'])
   before, after = (log_probs_by_hand(kind, x)[0, 0] for x in (batch, changed))
   np.testing.assert_allclose(after[:3], before[:3], atol=1e-5)
   assert np.abs(after[3] - before[3]).max() > 1e-2
@@ -223,9 +221,9 @@ def test_labels_are_shifted_once(batch):
   assert (tokens[written] > 0).all()
   scored = {
     **batch,
-    'decoder_target_tokens': tokens,
+    'target_tokens': tokens,
     'decoder_input_tokens': tiny.shift_right(tokens),
-    'decoder_loss_weights': written.astype(np.int32),
+    'target_weights': written.astype(np.int32),
   }
   scores = call(kind, 'score_batch', scored)
   np.testing.assert_allclose(scores, aux['scores'], atol=1e-4)
@@ -239,7 +237,7 @@ def test_given_phi_equals_generated_phi(batch):
   given = call(kind, 'score_batch', batch, phi)
   np.testing.assert_allclose(given, scores, rtol=1e-5)
   # A given phi is used whatever the batch's examples say.
-  other = {**batch, 'hyper_input_tokens': batch['hyper_input_tokens'][::-1]}
+  other = {**batch, 'hyper_tokens': batch['hyper_tokens'][::-1]}
   np.testing.assert_array_equal(call(kind, 'score_batch', other, phi), given)
   assert np.abs(call(kind, 'score_batch', other) - scores).max() > 0.1
   # None is the frozen model alone.
@@ -272,8 +270,7 @@ def test_phi_is_reused_over_queries(kind, batch):
   together = call(kind, 'score_batch', batch, phi)
   for q in range(3):
     one = {
-      k: v if k == 'hyper_input_tokens' else v[:, q : q + 1]
-      for k, v in batch.items()
+      k: v if k == 'hyper_tokens' else v[:, q : q + 1] for k, v in batch.items()
     }
     scores = call(kind, 'score_batch', one, phi)
     np.testing.assert_allclose(scores[:, 0], together[:, q], rtol=1e-5)

@@ -199,10 +199,10 @@ def parameters(lengths):
     model = gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()
   queries, inputs = lengths['inputs']
   shapes = {
-    'hyper_input_tokens': (1, lengths['hyper_inputs']),
-    'encoder_input_tokens': (1, queries, inputs),
+    'hyper_tokens': (1, lengths['hyper_inputs']),
+    'input_tokens': (1, queries, inputs),
     'decoder_input_tokens': (1, *lengths['targets']),
-    'decoder_target_tokens': (1, *lengths['targets']),
+    'target_tokens': (1, *lengths['targets']),
   }
   variables = jax.eval_shape(
     lambda: model.get_initial_variables(jax.random.key(0), shapes)

@@ -23,10 +23,12 @@ from hypertuning import trees
 from hypertuning.adapters import Adapters
 from hypertuning.adapters.lora import LoRA
 from hypertuning.adapters.prefix import Prefix
-from hypertuning.adapters.sites import SITES, KeyValue, LowRank
+from hypertuning.adapters.sites import KeyValue, LowRank
 from hypertuning.errors import UserError
 
-_FORMAT = 'hypertuning.adapters.v1'
+_FORMAT = 'hypertuning.adapters.v2'
+# Its LoRA factors `b` were `[episodes, layers, rank, heads, head_dim]`.
+_V1 = 'hypertuning.adapters.v1'
 _KINDS = {'prefix': Prefix, 'lora': LoRA}
 _LEAVES: Mapping[str, type[KeyValue | LowRank]] = {
   'prefix': KeyValue,
@@ -63,9 +65,9 @@ def save(
   """Writes adapters; the file appears whole or not at all.
 
   Args:
-    adapters: a `Prefix` or `LoRA` of arrays, any leading `[episodes]` axis.
+    adapters: a `Prefix` or `LoRA` of arrays, any number of episodes.
     path: of the file; its folder is made if it is missing.
-    model: the name of the downstream model, for the reader of the file.
+    model: name of the downstream model, for the reader of the file.
     config: JSON values that describe how the adapters came about.
 
   Raises:
@@ -156,7 +158,10 @@ def _read(
     raise UserError(
       f'{path}: not a safetensors file, or cut short ({error}).'
     ) from error
-  if metadata.get('format') != _FORMAT:
+  if metadata.get('format') == _V1:
+    shapes = {n: _flat_factor(n, shape) for n, shape in shapes.items()}
+    values = {n: x.reshape(shapes[n]) for n, x in values.items()}
+  elif metadata.get('format') != _FORMAT:
     raise UserError(
       f'{path}: its header has no format {_FORMAT!r}: these are not adapters '
       'that this library saved.'
@@ -202,6 +207,13 @@ def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
       )
 
 
+def _flat_factor(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """A tensor's shape in version 2, where kernels and factors are flat."""
+  if name.endswith('/b') and len(shape) == 5:
+    return (*shape[:3], shape[3] * shape[4])
+  return shape
+
+
 def _kind(adapters: Adapters) -> str:
   return next(k for k, cls in _KINDS.items() if isinstance(adapters, cls))
 
@@ -221,6 +233,5 @@ def _well_named(header: Header) -> bool:
   depth = {'prefix': 1, 'lora': 2}[header.kind]
   leaves = set(_LEAVES[header.kind].__dataclass_fields__)
   return bool(groups) and all(
-    len(group) == depth and group[0] in SITES and found == leaves
-    for group, found in groups.items()
+    len(group) == depth and found == leaves for group, found in groups.items()
   )

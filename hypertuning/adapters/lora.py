@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates of attention projections (Hu et al., 2021)."""
+"""LoRA: low-rank updates of projections (Hu et al., 2021)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,27 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from hypertuning import trees
-from hypertuning.adapters.sites import (
-  DECODER_CROSS,
-  DECODER_SELF,
-  ENCODER_SELF,
-  LowRank,
-  SiteAdapter,
-)
-
-_MODULES = {
-  ENCODER_SELF: ('encoder', 'attention'),
-  DECODER_SELF: ('decoder', 'self_attention'),
-  DECODER_CROSS: ('decoder', 'encoder_decoder_attention'),
-}
+from hypertuning.adapters.sites import LowRank, Site, SiteAdapter
 
 
 @flax.struct.dataclass
 class LoRA:
-  """Generated or learned low-rank factors, one set an episode.
+  """Generated or learned low-rank factors, one set per episode.
 
   Attributes:
-    sites: site name to projection name (`query`, `key`, `value`) to `LowRank`.
+    sites: site name to projection name (such as `query`) to `LowRank`. An
+      episodes axis of 1 holds factors that all episodes share.
     scale: `alpha / rank`, applied to `b` when a network reads the factors.
   """
 
@@ -48,30 +37,34 @@ class LoRA:
     )
 
 
-def merge(adapters: LoRA, params: Mapping[str, Any], episode: int) -> dict:
+def merge(
+  adapters: LoRA,
+  params: Mapping[str, Any],
+  sites: Mapping[str, Site],
+  episode: int,
+) -> dict:
   """Adds one episode's `dW` to the downstream model's kernels.
 
   Args:
     adapters: factors with a leading `[episodes, ...]` axis.
-    params: the parameter tree of a T5 (the `downstream` subtree).
-    episode: whose factors to merge.
+    params: the parameter tree of the network (the `downstream` subtree).
+    sites: of the network's configuration.
+    episode: number of the episode whose factors are merged.
 
   Returns:
     A new parameter tree; the model that runs with it needs no adapter.
   """
   flat = trees.flatten_paths(params)
   for site, projections in adapters.sites.items():
-    stack, module = _MODULES[site]
-    for projection, factors in projections.items():
+    for name, factors in projections.items():
+      path = f'{sites[site].modules[name].path}/kernel'
       delta = adapters.scale * jnp.einsum(
-        'ldr,lrhk->ldhk', factors.a[episode], factors.b[episode]
+        'lir,lro->lio', factors.a[episode], factors.b[episode]
       )
-      delta = delta.reshape(*delta.shape[:2], -1)  # kernels are flat
-      stacked = f'{stack}/layers/{module}/{projection}/kernel'
-      if stacked in flat:
-        flat[stacked] = flat[stacked] + delta.astype(flat[stacked].dtype)
+      if path in flat:  # scanned: one kernel holds all layers
+        flat[path] = flat[path] + delta.astype(flat[path].dtype)
         continue
       for layer, layer_delta in enumerate(delta):
-        path = f'{stack}/layers_{layer}/{module}/{projection}/kernel'
-        flat[path] = flat[path] + layer_delta.astype(flat[path].dtype)
+        own = path.replace('/layers/', f'/layers_{layer}/')
+        flat[own] = flat[own] + layer_delta.astype(flat[own].dtype)
   return trees.unflatten_paths(flat)

@@ -14,17 +14,18 @@ from hypertuning.adapters.sites import KeyValue, SiteAdapter
 
 @flax.struct.dataclass
 class Prefix:
-  """Generated or learned prefixes, one set an episode.
+  """Generated or learned prefixes, one set per episode.
 
   Attributes:
     sites: site name to `KeyValue`; a site that is missing gets no prefix.
-      Leaves are `[episodes, prefix, layers, heads, head_dim]`.
+      Leaves are `[episodes, prefix, layers, kv_heads, head_dim]`. An episodes
+      axis of 1 is a prefix that all episodes share.
   """
 
   sites: Mapping[str, KeyValue]
 
   def at(self, site: str) -> SiteAdapter | None:
-    """The site's part, `[layers, episodes, prefix, heads, head_dim]`."""
+    """The site's part, `[layers, episodes, prefix, kv_heads, head_dim]`."""
     if site not in self.sites:
       return None
     return SiteAdapter(

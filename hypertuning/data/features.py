@@ -7,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 from hypertuning.errors import UserError
+from hypertuning.padding import is_real
 
 Lengths = Mapping[str, Any]
 _Spec = seqio.FeatureConverter.FeatureSpec
@@ -36,11 +37,10 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
 
   | task feature             | model feature                             |
   | ------------------------ | ----------------------------------------- |
-  | `hyper_inputs` [h]       | `hyper_input_tokens` [h]                  |
-  | `inputs` [queries, i]    | `encoder_input_tokens` [queries, i]       |
-  | `targets` [queries, t]   | `decoder_input_tokens` [queries, t],      |
-  |                          | `decoder_target_tokens`,                  |
-  |                          | `decoder_loss_weights` (0 on padding)     |
+  | `hyper_inputs` [h]       | `hyper_tokens` [h]                        |
+  | `inputs` [queries, i]    | `input_tokens` [queries, i]               |
+  | `targets` [queries, t]   | `target_tokens` [queries, t],             |
+  |                          | `target_weights` (0 on padding)           |
 
   Lengths are `{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}`:
   an episode of fewer queries is filled up with padding, one of more is cut.
@@ -53,11 +53,10 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
     'targets': _Spec(dtype=tf.int32, rank=2),
   }
   MODEL_FEATURES = {
-    'hyper_input_tokens': _Spec(dtype=tf.int32),
-    'encoder_input_tokens': _Spec(dtype=tf.int32, rank=2),
-    'decoder_input_tokens': _Spec(dtype=tf.int32, rank=2),
-    'decoder_target_tokens': _Spec(dtype=tf.int32, rank=2),
-    'decoder_loss_weights': _Spec(dtype=tf.int32, rank=2),
+    'hyper_tokens': _Spec(dtype=tf.int32),
+    'input_tokens': _Spec(dtype=tf.int32, rank=2),
+    'target_tokens': _Spec(dtype=tf.int32, rank=2),
+    'target_weights': _Spec(dtype=tf.int32, rank=2),
   }
   PACKING_FEATURE_DTYPES: Mapping[str, Any] = {}
 
@@ -93,11 +92,10 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
     """
     check_lengths(task_feature_lengths, self.TASK_FEATURES)
     return {
-      'hyper_input_tokens': task_feature_lengths['hyper_inputs'],
-      'encoder_input_tokens': task_feature_lengths['inputs'],
-      'decoder_input_tokens': task_feature_lengths['targets'],
-      'decoder_target_tokens': task_feature_lengths['targets'],
-      'decoder_loss_weights': task_feature_lengths['targets'],
+      'hyper_tokens': task_feature_lengths['hyper_inputs'],
+      'input_tokens': task_feature_lengths['inputs'],
+      'target_tokens': task_feature_lengths['targets'],
+      'target_weights': task_feature_lengths['targets'],
     }
 
   def _convert_features(
@@ -111,7 +109,7 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
   """Episodes with what a teacher reads: the examples in every query's input.
 
   The further task feature `teacher_inputs` [queries, i] becomes
-  `teacher_input_tokens`. TASK_FEATURE_LENGTHS gives its length as well:
+  `teacher_tokens`. TASK_FEATURE_LENGTHS gives its length as well:
   `'teacher_inputs': (4, 1024)`.
   """
 
@@ -121,7 +119,7 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
   }
   MODEL_FEATURES = {
     **EpisodeFeatureConverter.MODEL_FEATURES,
-    'teacher_input_tokens': _Spec(dtype=tf.int32, rank=2),
+    'teacher_tokens': _Spec(dtype=tf.int32, rank=2),
   }
 
   def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
@@ -132,7 +130,7 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
     """
     lengths = super().get_model_feature_lengths(task_feature_lengths)
     teacher = task_feature_lengths['teacher_inputs']
-    return {**lengths, 'teacher_input_tokens': teacher}
+    return {**lengths, 'teacher_tokens': teacher}
 
   def _convert_features(
     self, ds: tf.data.Dataset, task_feature_lengths: Lengths
@@ -141,7 +139,7 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
     return ds.map(
       lambda episode: {
         **_convert(episode),
-        'teacher_input_tokens': episode['teacher_inputs'],
+        'teacher_tokens': episode['teacher_inputs'],
       },
       num_parallel_calls=tf.data.AUTOTUNE,
     )
@@ -151,12 +149,10 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
 def _convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   targets = episode['targets']
   return {
-    'hyper_input_tokens': episode['hyper_inputs'],
-    'encoder_input_tokens': episode['inputs'],
-    # Shifted right; position 0 reads id 0, where T5 starts to decode.
-    'decoder_input_tokens': tf.pad(targets[:, :-1], [[0, 0], [1, 0]]),
-    'decoder_target_tokens': targets,
-    'decoder_loss_weights': tf.cast(targets > 0, tf.int32),
+    'hyper_tokens': episode['hyper_inputs'],
+    'input_tokens': episode['inputs'],
+    'target_tokens': targets,
+    'target_weights': tf.cast(is_real(targets), tf.int32),
   }
 
 

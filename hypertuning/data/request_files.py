@@ -114,11 +114,10 @@ def encode(
   hyper_inputs[: len(hyper) + 1] = [*hyper, vocabulary.eos_id]
   targets = np.zeros(lengths['targets'], np.int32)
   return {
-    'hyper_input_tokens': hyper_inputs,
-    'encoder_input_tokens': inputs,
-    'decoder_input_tokens': targets,
-    'decoder_target_tokens': targets,
-    'decoder_loss_weights': targets,
+    'hyper_tokens': hyper_inputs,
+    'input_tokens': inputs,
+    'target_tokens': targets,
+    'target_weights': targets,
   }, len(row.examples) - kept
 
 

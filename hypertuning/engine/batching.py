@@ -78,7 +78,7 @@ class TrainBatches:
 
   def __next__(self) -> dict[str, jax.Array]:
     batch = next(self._iterator)
-    if not self._drawn and not tf.reduce_any(batch['decoder_loss_weights'] > 0):
+    if not self._drawn and not tf.reduce_any(batch['target_weights'] > 0):
       raise UserError(
         'The first batch has no target tokens: TASK_FEATURE_LENGTHS truncates '
         'every target away, or the task has none.'

@@ -13,7 +13,6 @@ from hypertuning.adapters import Adapters
 from hypertuning.engine import summaries
 from hypertuning.engine.batching import TrainBatches
 from hypertuning.engine.partitioning import Partitioner
-from hypertuning.evaluation import eval_step
 from hypertuning.models import HyperTuningModel
 
 Batch = Mapping[str, jax.Array]
@@ -63,7 +62,8 @@ class Tuner:
     def generate(params: Any, frozen: Any, batch: Batch) -> Adapters:
       phi = self._model.generate_adapters(params, batch, {'frozen': frozen})
       assert phi is not None
-      phi = adapters_lib.average(phi, draws) if draws > 1 else phi
+      tasks = batch['input_tokens'].shape[0] // draws
+      phi = adapters_lib.expand(adapters_lib.average(phi, draws), tasks)
       return jax.tree.map(lambda x: x.astype(jnp.float32), phi)
 
     compiled = self._partitioner.compile(generate)
@@ -112,7 +112,7 @@ class Tuner:
     progress.close()
 
   def answer(self, phi: Adapters, batch: Batch) -> Mapping[str, jax.Array]:
-    """`tokens`, `score` and `text` of a batch, see `eval_step.answer`."""
+    """What a model answers to a batch, see `HyperTuningModel.answer`."""
     return self._answer(self._params, self._frozen, phi, batch)
 
   def _losses(
@@ -122,7 +122,7 @@ class Tuner:
     scores = self._model.score_batch(
       params, batch, flax_mutables={'frozen': frozen}, adapters=phi
     )
-    tokens = jnp.sum(batch['decoder_loss_weights'], axis=(1, 2))
+    tokens = jnp.sum(batch['target_weights'], axis=(1, 2))
     return -jnp.sum(jnp.sum(scores, axis=1) / jnp.maximum(tokens, 1))
 
   def _step(
@@ -135,7 +135,4 @@ class Tuner:
   def _scores_and_texts(
     self, params: Any, frozen: Any, phi: Adapters, batch: Batch
   ) -> dict[str, jax.Array]:
-    return {
-      'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1),
-      **eval_step.answer(self._model, params, frozen, batch, phi),
-    }
+    return self._model.answer(params, frozen, batch, phi)

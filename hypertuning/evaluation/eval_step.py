@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hypertuning.adapters import Adapters
 from hypertuning.errors import UserError
 from hypertuning.evaluation.phi_modes import with_phi
 from hypertuning.models import HyperTuningModel
@@ -42,51 +40,16 @@ def make_step(
     params: Any, frozen: Any, batch: Batch, rng: jax.Array
   ) -> dict[str, jax.Array]:
     phi = model.generate_adapters(params, batch, {'frozen': frozen})
-    outputs = {'tokens': jnp.sum(batch['decoder_loss_weights'], axis=-1)}
+    outputs: dict[str, jax.Array] = {}
     for mode in modes:
       adapters = with_phi(phi, mode, batch['is_real'], draws, rng)
-      answered = answer(model, params, frozen, batch, adapters, rng, decode)
-      outputs |= {f'{kind}/{mode}': x for kind, x in answered.items()}
+      answer = model.answer(params, frozen, batch, adapters, rng, decode)
+      outputs['tokens'] = answer['tokens']
+      for kind in ('score', 'text') if decode else ('score',):
+        outputs[f'{kind}/{mode}'] = answer[kind]
     return outputs
 
   return step
-
-
-def answer(
-  model: HyperTuningModel,
-  params: Any,
-  frozen: Any,
-  batch: Batch,
-  adapters: Adapters | None,
-  rng: jax.Array | None = None,
-  decode: bool = True,
-) -> dict[str, jax.Array]:
-  """Scores and text of a batch with given adapters.
-
-  Args:
-    model: the model.
-    params: of the model.
-    frozen: of the model.
-    batch: of model features.
-    adapters: phi of `[episodes]`, or None for none.
-    rng: of sampled decoding.
-    decode: whether to decode text.
-
-  Returns:
-    `score` `[episodes, queries]` (summed target log-probabilities) and with
-    `decode` `text` `[episodes, queries, length]` (decoded tokens).
-  """
-  mutables = {'frozen': frozen}
-  outputs = {
-    'score': model.score_batch(
-      params, batch, flax_mutables=mutables, adapters=adapters
-    )
-  }
-  if decode:
-    outputs['text'] = model.predict_batch(
-      params, batch, rng, flax_mutables=mutables, adapters=adapters
-    )
-  return outputs
 
 
 def collect(

@@ -69,7 +69,7 @@ def with_phi(
     return jax.tree.unflatten(structure, map(_noise, rngs, leaves))
   rows = jnp.arange(is_real.shape[0])
   others = _others(rows, jnp.sum(is_real), draws)
-  return jax.tree.map(lambda x: x[others], phi)
+  return adapters_lib.take(phi, others)
 
 
 def neighbors(episodes: int, batch_size: int, draws: int = 1) -> np.ndarray:

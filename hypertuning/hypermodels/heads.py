@@ -13,10 +13,19 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from hypertuning.adapters import KeyValue, LoRA, LowRank, Prefix, sites
+from hypertuning.adapters import (
+  KeyValue,
+  LoRA,
+  LoRASpec,
+  LowRank,
+  Matrix,
+  Prefix,
+  PrefixSpec,
+  Site,
+)
+from hypertuning.adapters.specs import HasSites
 from hypertuning.errors import UserError
 from hypertuning.networks import layers
-from hypertuning.networks.t5 import T5Config
 
 
 class _MLP(nn.Module):
@@ -41,64 +50,59 @@ class _MLP(nn.Module):
     )(nn.gelu(x))
 
 
-def _layers_at(config: T5Config, site: str) -> int:
-  return sites.num_layers(
-    site, config.num_encoder_layers, config.num_decoder_layers
-  )
-
-
 class PrefixHead(nn.Module):
-  """One query a prefix token and site; an MLP a site emits all layers' K, V.
+  """One query per prefix token and site; one MLP per site emits keys, values.
+
+  An MLP emits those of all layers of its site at once.
 
   Attributes:
-    downstream: sizes of the model that will read the prefix.
-    prefix_length: prefix tokens in every layer.
-    sites: where the prefix goes.
+    downstream: configuration of the network that will read the prefix.
+    adapter: length and sites of the prefix.
     bottleneck: hidden size of the MLPs.
   """
 
-  downstream: T5Config
-  prefix_length: int = 32
-  sites: Sequence[str] = (sites.ENCODER_SELF, sites.DECODER_SELF)
+  downstream: HasSites
+  adapter: PrefixSpec = PrefixSpec()
   bottleneck: int = 512
 
   @property
   def num_queries(self) -> int:
-    """How many token representations the head reads."""
-    return self.prefix_length * len(self.sites)
+    """Number of token representations that the head reads."""
+    return self.adapter.length * len(self.adapter.at(self.downstream))
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> Prefix:
     """`[episodes, num_queries, d]` to a `Prefix` for every episode."""
-    cfg = self.downstream
-    tokens = jnp.split(hidden, len(self.sites), axis=1)
+    sites = self.adapter.at(self.downstream)
     prefix = {}
-    for site, x in zip(self.sites, tokens, strict=True):
-      shape = (_layers_at(cfg, site), cfg.num_heads, cfg.head_dim)
+    for (name, site), x in zip(
+      sites.items(), jnp.split(hidden, len(sites), axis=1), strict=True
+    ):
+      shape = (site.layers, site.kv_heads, site.head_dim)
       key_value = _MLP(
-        self.bottleneck, (2, *shape), dtype=hidden.dtype, name=site
+        self.bottleneck, (2, *shape), dtype=hidden.dtype, name=name
       )(x)
       key_value = partitioning.with_sharding_constraint(
-        key_value, ('batch', None, None, None, 'heads', 'kv')
+        key_value, ('batch', None, None, None, site.kv_axis, 'kv')
       )
-      prefix[site] = KeyValue(
-        key=self._real_scale(key_value[:, :, 0], f'{site}_key_scale'),
+      prefix[name] = KeyValue(
+        key=self._real_scale(key_value[:, :, 0], f'{name}_key_scale', site),
         value=key_value[:, :, 1],
       )
     return Prefix(prefix)
 
-  def _real_scale(self, key: jax.Array, name: str) -> jax.Array:
-    """Normalised keys times a learned scale a layer and head.
+  def _real_scale(self, key: jax.Array, name: str, site: Site) -> jax.Array:
+    """Normalised keys times a learned scale per layer and head.
 
-    T5 does not divide its attention logits by sqrt(head_dim): a key of the
-    wrong size saturates the softmax, or is never attended to.
+    A key of another size than the network's own either saturates the softmax or
+    is never attended to.
     """
     scale = layers.param_with_axes(
       name,
-      nn.initializers.ones,
+      nn.initializers.constant(site.key_scale),
       key.shape[2:4],
       jnp.float32,
-      axes=('layers', 'heads'),
+      axes=('layers', site.kv_axis),
     )
     x = key.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
@@ -106,83 +110,106 @@ class PrefixHead(nn.Module):
 
 
 class LoRAHead(nn.Module):
-  """Queries of every attention layer; an MLP a matrix, shared by all of them.
+  """Queries for every layer of every site; one MLP per factor, shared by them.
 
   The last matrix of the `b` MLPs starts at zero: at the first step the adapted
   model is the frozen model, and only `b` has a gradient.
 
   Attributes:
-    downstream: sizes of the model that will read the factors.
-    rank: of the updates.
-    alpha: the update is scaled by `alpha / rank`.
-    sites: which attentions are updated.
-    projections: which of `query`, `key`, `value` are updated.
+    downstream: configuration of the network that will read the factors.
+    adapter: rank, scale, sites and projections.
     bottleneck: hidden size of the MLPs.
     queries_per_layer: the rank of a layer's update is divided among them.
 
   Raises:
-    UserError: `queries_per_layer` does not divide `rank`.
+    UserError: `queries_per_layer` does not divide the rank, or a projection has
+      one size at one site and another one elsewhere.
   """
 
-  downstream: T5Config
-  rank: int = 16
-  alpha: float = 16.0
-  sites: Sequence[str] = sites.SITES
-  projections: Sequence[str] = ('query', 'value')
+  downstream: HasSites
+  adapter: LoRASpec = LoRASpec()
   bottleneck: int = 512
   queries_per_layer: int = 1
 
   @property
   def num_queries(self) -> int:
-    """How many token representations the head reads."""
-    return self.queries_per_layer * sum(self._layers())
+    """Number of token representations that the head reads."""
+    sites = self.adapter.at(self.downstream).values()
+    return self.queries_per_layer * sum(site.layers for site in sites)
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> LoRA:
     """`[episodes, num_queries, d]` to `LoRA` factors for every episode."""
-    cfg = self.downstream
-    if self.rank % self.queries_per_layer:
+    rank = self.adapter.rank
+    if rank % self.queries_per_layer:
       raise UserError(
-        f'LORA_RANK = {self.rank} is not divided by LORA_QUERIES_PER_LAYER = '
+        f'LORA_RANK = {rank} is not divided by LORA_QUERIES_PER_LAYER = '
         f'{self.queries_per_layer}.'
       )
-    ranks = self.rank // self.queries_per_layer
     # [episodes, layers, queries, d]
     hidden = hidden.reshape(
       hidden.shape[0], -1, self.queries_per_layer, hidden.shape[-1]
     )
-    ends = list(itertools.accumulate(self._layers()))[:-1]
-    factors: dict[str, dict[str, LowRank]] = {site: {} for site in self.sites}
-    for name in self.projections:
-      a = _MLP(
-        self.bottleneck,
-        (cfg.emb_dim, ranks),
-        nn.initializers.variance_scaling(
-          1.0 / cfg.emb_dim, 'fan_in', 'truncated_normal'
-        ),
-        dtype=hidden.dtype,
-        name=f'{name}_a',
-      )(hidden)
-      a = jnp.moveaxis(a, 2, 3)
-      a = a.reshape(*a.shape[:3], self.rank)
-      b = _MLP(
-        self.bottleneck,
-        (ranks, cfg.num_heads, cfg.head_dim),
-        nn.initializers.zeros,
-        dtype=hidden.dtype,
-        name=f'{name}_b',
-      )(hidden)
-      b = b.reshape(*b.shape[:2], self.rank, *b.shape[4:])
-      b = partitioning.with_sharding_constraint(
-        b, ('batch', None, None, 'heads', 'kv')
+    sites = self.adapter.at(self.downstream)
+    ends = list(itertools.accumulate(x.layers for x in sites.values()))[:-1]
+    by_site = dict(zip(sites, jnp.split(hidden, ends, axis=1), strict=True))
+    factors: dict[str, dict[str, LowRank]] = {name: {} for name in sites}
+    for module in self.adapter.modules:
+      users = [name for name in sites if module in sites[name].modules]
+      matrix = self._matrix(module, [sites[name] for name in users])
+      # All sites in one call: their layers are rows of the same matmul.
+      x = jnp.concatenate([by_site[name] for name in users], axis=1)
+      ends = list(itertools.accumulate(sites[name].layers for name in users))
+      a, b = (
+        jnp.split(x, ends[:-1], axis=1)
+        for x in self._factors(module, matrix, x)
       )
-      split = zip(
-        self.sites, jnp.split(a, ends, 1), jnp.split(b, ends, 1), strict=True
-      )
-      for site, site_a, site_b in split:
-        factors[site][name] = LowRank(a=site_a, b=site_b)
-    return LoRA(factors, scale=self.alpha / self.rank)
+      for name, site_a, site_b in zip(users, a, b, strict=True):
+        factors[name][module] = LowRank(a=site_a, b=site_b)
+    return LoRA(factors, scale=self.adapter.scale)
 
-  def _layers(self) -> list[int]:
-    """Attention layers of every site."""
-    return [_layers_at(self.downstream, site) for site in self.sites]
+  def _factors(
+    self, module: str, matrix: Matrix, x: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """`a` and `b` of one projection in all layers.
+
+    Args:
+      module: name of the projection.
+      matrix: its sizes.
+      x: `[episodes, layers, queries, d]`.
+    """
+    rank, ranks = self.adapter.rank, self.adapter.rank // self.queries_per_layer
+    a = _MLP(
+      self.bottleneck,
+      (matrix.inputs, ranks),
+      nn.initializers.variance_scaling(
+        1.0 / matrix.inputs, 'fan_in', 'truncated_normal'
+      ),
+      dtype=x.dtype,
+      name=f'{module}_a',
+    )(x)
+    a = jnp.moveaxis(a, 2, 3)
+    b = _MLP(
+      self.bottleneck,
+      (ranks, matrix.outputs),
+      nn.initializers.zeros,
+      dtype=x.dtype,
+      name=f'{module}_b',
+    )(x)
+    # A parameter's axis `joined_kv` is called `heads` in activations.
+    axis = 'heads' if matrix.axes[1] == 'joined_kv' else None
+    b = partitioning.with_sharding_constraint(
+      b.reshape(*b.shape[:2], rank, matrix.outputs), ('batch', None, None, axis)
+    )
+    return a.reshape(*a.shape[:3], rank), b
+
+  def _matrix(self, module: str, sites: Sequence[Site]) -> Matrix:
+    """What the sites have by this name; one MLP makes all of their factors."""
+    matrices = [site.modules[module] for site in sites]
+    sizes = {(matrix.inputs, matrix.outputs) for matrix in matrices}
+    if len(sizes) > 1:
+      raise UserError(
+        f'LORA_PROJECTIONS: {module!r} has different sizes at LORA_SITES = '
+        f'{tuple(self.adapter.sites)!r}: name sites where it has one.'
+      )
+    return matrices[0]

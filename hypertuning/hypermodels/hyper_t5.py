@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hypertuning.adapters import Adapters
 from hypertuning.networks import layers, t5
+from hypertuning.padding import is_real
 
 
 class HyperT5(t5.T5):
@@ -52,30 +53,39 @@ class HyperT5(t5.T5):
       module=self,
     )
 
-  def __call__(  # type: ignore[override]  # T5 reads texts and writes logits
-    self, tokens: jax.Array, enable_dropout: bool = False
+  def __call__(  # type: ignore[override]  # T5 reads texts and says hidden states
+    self,
+    tokens: jax.Array,
+    downstream: nn.Module | None = None,
+    enable_dropout: bool = False,
   ) -> Adapters:
     """Generates phi.
 
     Args:
-      tokens: few-shot text, int32 `[episodes, length]`, 0 on padding.
+      tokens: few-shot text, int32 `[episodes, length]`, 0 on padding, or in
+        chunks `[episodes, chunks, length]`. Chunks are encoded apart, and the
+        queries attend to all of them.
+      downstream: not used; the hypermodel has an encoder of its own.
       enable_dropout: whether dropout is on.
 
     Returns:
       Adapters with a leading `[episodes]` axis. They depend neither on the
       amount of padding nor on the other episodes.
     """
-    encoded = self.encode(tokens, enable_dropout=enable_dropout)
+    del downstream
+    episodes, length = tokens.shape[0], tokens.shape[-1]
+    encoded = self.encode(
+      tokens.reshape(-1, length), enable_dropout=enable_dropout
+    )
     queries = self.queries
     if self.query_tokens:
       ids = jnp.resize(jnp.array(self.query_tokens), queries.shape[:1])
       queries = queries + self.token_embedder(ids)
-    queries = jnp.broadcast_to(queries, (tokens.shape[0], *queries.shape))
+    queries = jnp.broadcast_to(queries, (episodes, *queries.shape))
     hidden = self.decoder(
       queries,
-      jnp.ones(queries.shape[:2], bool),
-      encoded,
-      tokens > 0,
+      encoded.reshape(episodes, -1, encoded.shape[-1]),
+      is_real(tokens.reshape(episodes, -1)),
       deterministic=not enable_dropout,
     )
     return self.head(hidden)

@@ -1,22 +1,24 @@
-"""The network of all models: a downstream one, adapted by generated phi."""
+"""The network of all models: a downstream one, adapted by phi of a source."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from hypertuning import adapters as adapters_lib
 from hypertuning.adapters import Adapters
+from hypertuning.networks.memory import Memory
 
 Batch = Mapping[str, jax.Array]
 
 
 class AdaptedModel(nn.Module):
-  """A downstream model and, if there is one, the hypermodel that adapts it.
+  """A downstream network and, if there is one, the source of its phi.
 
   Attributes:
-    downstream: a network with `encode`, `decode` and an `adapters` argument.
-    hypermodel: few-shot tokens to adapters, or None.
+    downstream: a `networks.Network`.
+    hypermodel: a source: `source(hyper_tokens, downstream, enable_dropout)`
+      gives adapters, and may run the downstream network to make them; or None.
     teacher: a network like `downstream` that is distilled, or None.
   """
 
@@ -25,28 +27,32 @@ class AdaptedModel(nn.Module):
   teacher: nn.Module | None = None
 
   def generate(
-    self, hyper_input_tokens: jax.Array, enable_dropout: bool = False
+    self, hyper_tokens: jax.Array, enable_dropout: bool = False
   ) -> Adapters | None:
-    """Phi of every episode, or None where there is no hypermodel."""
+    """Phi of every episode, or None where there is no hypermodel.
+
+    Args:
+      hyper_tokens: few-shot text, int32 `[episodes, length]`, or in chunks of
+        whole examples `[episodes, chunks, length]`.
+      enable_dropout: whether dropout is on.
+    """
     if self.hypermodel is None:
       return None
-    return self.hypermodel(hyper_input_tokens, enable_dropout=enable_dropout)
+    return self.hypermodel(
+      hyper_tokens, self.downstream, enable_dropout=enable_dropout
+    )
 
   def logits(
     self, batch: Batch, adapters: Adapters | None, enable_dropout: bool = False
   ) -> jax.Array:
-    """`[episodes, queries, length, vocab]` logits with phi of `[episodes]`."""
-    episodes, queries = batch['encoder_input_tokens'].shape[:2]
-    if adapters is not None:
-      adapters = adapters_lib.repeat(adapters, queries)
-    logits = self.downstream(
-      fold(batch['encoder_input_tokens']),
-      fold(batch['decoder_input_tokens']),
-      fold(batch['decoder_target_tokens']),
+    """Float32 `[episodes, queries, length, vocab]` with phi of `[episodes]`."""
+    return _logits(
+      self.downstream,
+      batch['input_tokens'],
+      batch['target_tokens'],
       adapters,
       enable_dropout,
     )
-    return logits.reshape(episodes, queries, *logits.shape[1:])
 
   def teacher_logits(self, batch: Batch) -> jax.Array:
     """Logits of the teacher, which reads the examples in its own input.
@@ -55,20 +61,37 @@ class AdaptedModel(nn.Module):
     phi. No gradient goes through it.
     """
     network = self.downstream if self.teacher is None else self.teacher
-    logits = network(
-      fold(batch['teacher_input_tokens']),
-      fold(batch['decoder_input_tokens']),
-      fold(batch['decoder_target_tokens']),
+    return jax.lax.stop_gradient(
+      _logits(network, batch['teacher_tokens'], batch['target_tokens'])
     )
-    shape = batch['decoder_target_tokens'].shape
-    return jax.lax.stop_gradient(logits.reshape(*shape, -1))
+
+  def start(
+    self, input_tokens: jax.Array, adapters: Adapters | None, length: int
+  ) -> Memory:
+    """A memory with a row per query of `[episodes, queries, length]` inputs."""
+    return self.downstream.start(fold(input_tokens), adapters, length)
+
+  def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+    """See `networks.Network`."""
+    return self.downstream.step(ids, memory)
 
   def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
     """Logits with generated phi."""
     if self.teacher is not None and self.is_initializing():
       self.teacher_logits(batch)  # makes its parameters
-    phi = self.generate(batch['hyper_input_tokens'], enable_dropout)
+    phi = self.generate(batch['hyper_tokens'], enable_dropout)
     return self.logits(batch, phi, enable_dropout)
+
+
+def _logits(
+  network: Any,
+  inputs: jax.Array,
+  targets: jax.Array,
+  adapters: Adapters | None = None,
+  enable_dropout: bool = False,
+) -> jax.Array:
+  hidden = network(fold(inputs), fold(targets), adapters, enable_dropout)
+  return network.logits(hidden).reshape(*targets.shape, -1)
 
 
 def fold(x: jax.Array) -> jax.Array:

@@ -1,18 +1,21 @@
-"""Greedy, sampled and beam decoding over a key / value cache.
+"""Greedy, sampled and beam decoding from a network's memory.
 
-All three share one signature and know nothing of models:
-`tokens_to_logits(ids [rows], cache) -> (logits [rows, vocab], cache)`.
-Decoding starts from id 0, as T5 does; ids after EOS are 0. Results are sorted
-by ascending score: the best decode of a row is its last.
+All three share one signature and know nothing of networks: a step is
+`step(ids [rows], memory) -> (logits [rows, vocab], memory)`, and the memory
+says which ids come first. Ids behind an end are 0. Results are sorted by
+ascending score: the best decode of a row is its last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-TokensToLogits = Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+from hypertuning.networks.memory import Memory
+from hypertuning.padding import PAD_ID
+
+Step = Callable[[jax.Array, Memory], tuple[jax.Array, Memory]]
 _NEGATIVE = -1e7
 
 
@@ -24,19 +27,16 @@ class _State(NamedTuple):
   done: jax.Array  # [rows] bool
   sequences: jax.Array  # [rows, length]
   scores: jax.Array  # [rows]
-  cache: Any
+  memory: Memory
 
 
 def sample(
-  tokens_to_logits: TokensToLogits,
-  cache: Any,
+  step: Step,
+  memory: Memory,
   *,
-  batch_size: int,
-  max_decode_length: int,
-  eos_id: int = 1,
+  end_ids: Sequence[int],
   num_decodes: int = 1,
   rng: jax.Array | None = None,
-  batch_axis: int = 0,
   temperature: float = 1.0,
   top_k: int = 0,
   top_p: float = 1.0,
@@ -44,14 +44,12 @@ def sample(
   """Draws every token; temperature 0 takes the likeliest (greedy).
 
   Args:
-    tokens_to_logits: see the module.
-    cache: whose batch axis has `batch_size * num_decodes` rows.
-    batch_size: number of queries.
-    max_decode_length: number of tokens, EOS included.
-    eos_id: ends a sequence.
-    num_decodes: independent draws a query.
-    rng: needed where the temperature is not 0.
-    batch_axis: of the cache's leaves; only beam search reads it.
+    step: see the module.
+    memory: of `batch` texts, one row per text; it has room for `length` tokens,
+      the end included.
+    end_ids: ids that end a sequence.
+    num_decodes: independent draws per text.
+    rng: key for the draws, needed where the temperature is not 0.
     temperature: divides the logits.
     top_k: if not 0, only the k likeliest tokens may be drawn.
     top_p: only the likeliest tokens up to this mass may be drawn.
@@ -63,13 +61,15 @@ def sample(
   Raises:
     ValueError: `rng` is missing.
   """
-  del batch_axis
   if temperature and rng is None:
     raise ValueError('Sampling needs `rng`; or set temperature = 0.')
-  rows = batch_size * num_decodes
+  batch, length = memory.first.shape[0], memory.length
+  if num_decodes > 1:
+    memory = memory.repeat(num_decodes)
+  rows = batch * num_decodes
 
   def body(state: _State) -> _State:
-    logits, cache = tokens_to_logits(state.ids, state.cache)
+    logits, memory = step(state.ids, state.memory)
     logits = logits.astype(jnp.float32)
     if temperature and rng is not None:
       filtered = _filter(logits / temperature, top_k, top_p)
@@ -78,42 +78,47 @@ def sample(
       )
     else:
       ids = jnp.argmax(logits, axis=-1)
-    ids = jnp.where(state.done, 0, ids.astype(jnp.int32))
+    ids = jnp.where(state.done, PAD_ID, ids.astype(jnp.int32))
     log_probs = jnp.take_along_axis(
       jax.nn.log_softmax(logits), ids[:, None], axis=-1
     )[:, 0]
     return _State(
       state.step + 1,
       ids,
-      state.done | (ids == eos_id),
+      state.done | is_end(ids, end_ids),
       state.sequences.at[:, state.step].set(ids),
       state.scores + jnp.where(state.done, 0.0, log_probs),
-      cache,
+      memory,
     )
 
   final = jax.lax.while_loop(
-    lambda s: (s.step < max_decode_length) & ~jnp.all(s.done),
+    lambda s: (s.step < length) & ~jnp.all(s.done),
     body,
     _State(
       jnp.zeros((), jnp.int32),
-      jnp.zeros(rows, jnp.int32),
+      memory.first,
       jnp.zeros(rows, bool),
-      jnp.zeros((rows, max_decode_length), jnp.int32),
+      jnp.zeros((rows, length), jnp.int32),
       jnp.zeros(rows),
-      cache,
+      memory,
     ),
   )
   return _sorted(
-    final.sequences.reshape(batch_size, num_decodes, -1),
-    final.scores.reshape(batch_size, num_decodes),
+    final.sequences.reshape(batch, num_decodes, -1),
+    final.scores.reshape(batch, num_decodes),
   )
 
 
+def is_end(ids: jax.Array, end_ids: Sequence[int]) -> jax.Array:
+  """Whether each id ends a sequence."""
+  return jnp.isin(ids, jnp.array(tuple(end_ids), ids.dtype))
+
+
 def greedy(
-  tokens_to_logits: TokensToLogits, cache: Any, **kwargs: Any
+  step: Step, memory: Memory, **kwargs: Any
 ) -> tuple[jax.Array, jax.Array]:
   """The likeliest token at every step; arguments and results as `sample`."""
-  return sample(tokens_to_logits, cache, **kwargs, temperature=0.0)
+  return sample(step, memory, **kwargs, temperature=0.0)
 
 
 class _Beams(NamedTuple):
@@ -125,47 +130,45 @@ class _Beams(NamedTuple):
   scores: jax.Array  # [batch, beams] summed log-probabilities
   ended: jax.Array  # [batch, beams, length]
   ended_scores: jax.Array  # [batch, beams] length-normalised
-  cache: Any
+  memory: Memory
 
 
 def beam_search(
-  tokens_to_logits: TokensToLogits,
-  cache: Any,
+  step: Step,
+  memory: Memory,
   *,
-  batch_size: int,
-  max_decode_length: int,
-  eos_id: int = 1,
+  end_ids: Sequence[int],
   num_decodes: int = 4,
   rng: jax.Array | None = None,
-  batch_axis: int = 0,
   alpha: float = 0.6,
 ) -> tuple[jax.Array, jax.Array]:
   """Beam search with the length penalty of Wu et al. (2016), section 7.
 
   Args:
-    tokens_to_logits: see the module; rows of one query's beams are neighbours.
-    cache: whose batch axis has `batch_size * num_decodes` rows.
-    batch_size: number of queries.
-    max_decode_length: number of tokens, EOS included.
-    eos_id: ends a sequence.
-    num_decodes: beams a query.
+    step: see the module; rows of one text's beams are neighbours.
+    memory: see `sample`.
+    end_ids: ids that end a sequence.
+    num_decodes: beams per text.
     rng: not used.
-    batch_axis: of the cache's leaves with more than `batch_axis` dimensions.
     alpha: a decode's score is its log-probability over
       `((5 + length) / 6) ** alpha`.
 
   Returns:
     Sequences int32 `[batch, beams, length]` and length-normalised scores
-    `[batch, beams]`. A sequence that no EOS ended in time counts as it stands.
+    `[batch, beams]`. A sequence that nothing ended in time counts as it is.
   """
   del rng
   beams = num_decodes
+  batch_size, max_length = memory.first.shape[0], memory.length
+  memory = memory.repeat(beams)
+
+  first_rows = beams * jnp.arange(batch_size)[:, None]
 
   def penalty(length: jax.Array | int) -> jax.Array:
     return ((5.0 + length) / 6.0) ** alpha
 
   def body(state: _Beams) -> _Beams:
-    logits, cache = tokens_to_logits(state.ids, state.cache)
+    logits, memory = step(state.ids, state.memory)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     vocab = log_probs.shape[-1]
     totals = state.scores[..., None] + log_probs.reshape(-1, beams, vocab)
@@ -174,12 +177,10 @@ def beam_search(
     parents, ids = flat // vocab, (flat % vocab).astype(jnp.int32)
     sequences = jnp.take_along_axis(state.sequences, parents[..., None], axis=1)
     sequences = sequences.at[:, :, state.step].set(ids)
-    is_end = ids == eos_id
+    ends = is_end(ids, end_ids)
 
-    alive, kept = jax.lax.top_k(jnp.where(is_end, _NEGATIVE, scores), beams)
-    ended_scores = jnp.where(
-      is_end, scores / penalty(state.step + 1), _NEGATIVE
-    )
+    alive, kept = jax.lax.top_k(jnp.where(ends, _NEGATIVE, scores), beams)
+    ended_scores = jnp.where(ends, scores / penalty(state.step + 1), _NEGATIVE)
     ended, ended_scores = _best(
       jnp.concatenate([state.ended, sequences], axis=1),
       jnp.concatenate([state.ended_scores, ended_scores], axis=1),
@@ -193,17 +194,18 @@ def beam_search(
       alive,
       ended,
       ended_scores,
-      _gather_rows(cache, parents, batch_axis),
+      # Every row goes on from the beam that it continues.
+      memory.take((first_rows + parents).reshape(-1)),
     )
 
   def unfinished(state: _Beams) -> jax.Array:
     # The best that an alive beam can still reach: scores only fall, and the
     # longest sequence has the mildest penalty.
-    reachable = state.scores[:, 0] / penalty(max_decode_length)
+    reachable = state.scores[:, 0] / penalty(max_length)
     better = jnp.any(reachable > jnp.min(state.ended_scores, axis=1))
-    return (state.step < max_decode_length) & better
+    return (state.step < max_length) & better
 
-  empty = jnp.zeros((batch_size, beams, max_decode_length), jnp.int32)
+  empty = jnp.zeros((batch_size, beams, max_length), jnp.int32)
   # All beams start alike: only the first may be extended.
   first = jnp.where(jnp.arange(beams) == 0, 0.0, _NEGATIVE)
   final = jax.lax.while_loop(
@@ -211,17 +213,17 @@ def beam_search(
     body,
     _Beams(
       jnp.zeros((), jnp.int32),
-      jnp.zeros(batch_size * beams, jnp.int32),
+      memory.first,
       empty,
       jnp.tile(first, (batch_size, 1)),
       empty,
       jnp.full((batch_size, beams), _NEGATIVE),
-      cache,
+      memory,
     ),
   )
   alive_scores = jnp.where(
-    final.step == max_decode_length,
-    final.scores / penalty(max_decode_length),
+    final.step == max_length,
+    final.scores / penalty(max_length),
     _NEGATIVE,
   )
   return _sorted(
@@ -264,14 +266,4 @@ def _sorted(
   return (
     jnp.take_along_axis(sequences, order[..., None], axis=1),
     jnp.take_along_axis(scores, order, axis=1),
-  )
-
-
-def _gather_rows(cache: Any, parents: jax.Array, batch_axis: int) -> Any:
-  """Moves every cache row to the beam that continues it."""
-  batch, beams = parents.shape
-  rows = (jnp.arange(batch)[:, None] * beams + parents).reshape(-1)
-  return jax.tree.map(
-    lambda x: jnp.take(x, rows, axis=batch_axis) if x.ndim > batch_axis else x,
-    cache,
   )

@@ -1,4 +1,4 @@
-"""Dense, norm, embedding, MLP and relative position layers of T5 1.1.
+"""Dense, norm, embedding, MLP and relative position layers.
 
 Parameter names, flat kernel shapes and logical axes are those of t5x's minimal
 T5 example, so that its public checkpoints load unchanged.
@@ -6,13 +6,15 @@ T5 example, so that its public checkpoints load unchanged.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
+
+from hypertuning.adapters.sites import LowRank
 
 Initializer = Callable[..., jax.Array]
 FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
@@ -27,6 +29,27 @@ def param_with_axes(*args: Any, **kwargs: Any) -> jax.Array:
   """
   with partitioning.axis_rules(()):
     return partitioning.param_with_axes(*args, **kwargs)
+
+
+def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
+  """`(x a) b` for every row's own factors; `a b` is never formed.
+
+  Rows that share factors are computed as one long row, so that phi is neither
+  repeated over an episode's queries nor, where all share it, over episodes.
+
+  Args:
+    x: `[rows, length, inputs]`.
+    factors: `a` `[episodes, inputs, rank]` and `b` `[episodes, rank, outputs]`,
+      the scale already in `b`; `episodes` divides `rows`.
+
+  Returns:
+    `[rows, length, outputs]` in the type of `x`.
+  """
+  a, b = factors.a.astype(x.dtype), factors.b.astype(x.dtype)
+  rows, length, inputs = x.shape
+  episodes = a.shape[0]
+  by_episode = x.reshape(episodes, rows // episodes * length, inputs)
+  return ((by_episode @ a) @ b).reshape(rows, length, b.shape[-1])
 
 
 class DenseGeneral(nn.Module):
@@ -47,7 +70,18 @@ class DenseGeneral(nn.Module):
   kernel_init: Initializer = FAN_IN
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, low_rank: LowRank | None = None
+  ) -> jax.Array:
+    """Projects.
+
+    Args:
+      x: `[rows, length, ...inputs]`.
+      low_rank: LoRA factors of this projection, see `low_rank_update`.
+
+    Returns:
+      `[rows, length, ...features]`.
+    """
     features = (
       (self.features,) if isinstance(self.features, int) else self.features
     )
@@ -61,11 +95,14 @@ class DenseGeneral(nn.Module):
       axes=self.axes,
     )
     flat = x.reshape(*batch, math.prod(inputs)).astype(self.dtype)
-    return (flat @ kernel.astype(self.dtype)).reshape(*batch, *features)
+    y = flat @ kernel.astype(self.dtype)
+    if low_rank is not None:
+      y = y + low_rank_update(flat, low_rank)
+    return y.reshape(*batch, *features)
 
 
 class RMSNorm(nn.Module):
-  """T5's layer norm: no mean, no bias; statistics in float32."""
+  """Layer norm without mean and bias; statistics in float32."""
 
   dtype: Any = jnp.float32
   epsilon: float = 1e-6
@@ -111,8 +148,15 @@ class Embed(nn.Module):
     return x.astype(jnp.float32) @ self.embedding.T
 
 
+def mlp_inputs(activations: Sequence[str]) -> list[str]:
+  """Names of an `MLP`'s input projections, one per activation."""
+  if len(activations) == 1:
+    return ['wi']
+  return [f'wi_{i}' for i in range(len(activations))]
+
+
 class MLP(nn.Module):
-  """T5's feed-forward block; two activations make it gated (GELU in 1.1)."""
+  """A feed-forward block; two activations make it gated (GELU in T5 1.1)."""
 
   hidden: int
   activations: Sequence[str] = ('gelu', 'linear')
@@ -120,13 +164,21 @@ class MLP(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    deterministic: bool,
+    lora: Mapping[str, LowRank] | None = None,
+  ) -> jax.Array:
+    """`[rows, length, embed]`, with LoRA on `wi_0`, `wi_1` and `wo` if any."""
+    lora = lora or {}
     branches = []
-    for i, activation in enumerate(self.activations):
-      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
+    for name, activation in zip(
+      mlp_inputs(self.activations), self.activations, strict=True
+    ):
       y = DenseGeneral(
         self.hidden, ('embed', 'mlp'), dtype=self.dtype, name=name
-      )(x)
+      )(x, lora.get(name))
       branches.append(
         y if activation == 'linear' else getattr(nn, activation)(y)
       )
@@ -137,7 +189,7 @@ class MLP(nn.Module):
     y = partitioning.with_sharding_constraint(y, ('batch', 'length', 'mlp'))
     return DenseGeneral(
       x.shape[-1], ('mlp', 'embed'), dtype=self.dtype, name='wo'
-    )(y)
+    )(y, lora.get('wo'))
 
 
 def relative_position_bucket(

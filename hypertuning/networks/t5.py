@@ -1,216 +1,27 @@
-"""T5 1.1: encoder, decoder and the whole, with adapters in every attention.
+"""T5 1.1: encoder, decoder and the whole, with adapters in every layer.
 
 Field and parameter names equal t5x's minimal T5, so that public checkpoints
 load unchanged. With `scan_layers` the layers of a stack are one module,
 `layers`, whose parameters have a leading `layers` axis.
 """
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 
-from hypertuning.adapters import Adapters, sites
-from hypertuning.adapters.sites import SiteAdapter
-from hypertuning.networks import attention, layers
+from hypertuning.adapters import Adapters, SiteAdapter
+from hypertuning.networks import attention, layers, stack
+from hypertuning.networks import t5_config as t5
+from hypertuning.networks.memory import Memory
+from hypertuning.networks.stack import SiteAdapters
+from hypertuning.networks.t5_config import T5Config
+from hypertuning.networks.t5_layers import DecoderLayer, EncoderLayer
+from hypertuning.padding import is_real
 
-_ACTIVATIONS = ('batch', 'length', 'embed')
-_REMAT_POLICIES = {
-  'full': None,
-  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-@flax.struct.dataclass
-class T5Config:
-  """Sizes and numerics of a T5 1.1.
-
-  Attributes:
-    vocab_size: rows of the embedding and columns of the output head.
-    dtype: computation type; parameters are float32.
-    emb_dim: width of the residual stream.
-    num_heads: attention heads.
-    num_encoder_layers: depth of the encoder.
-    num_decoder_layers: depth of the decoder.
-    head_dim: size of one head.
-    mlp_dim: hidden size of the feed-forward blocks.
-    mlp_activations: gated GELU for T5 1.1.
-    dropout_rate: used only where a call enables dropout.
-    logits_via_embedding: tied output head (T5 1.0); 1.1 has its own.
-    float32_attention_logits: multiply queries and keys in float32.
-    scan_layers: one scanned layer instead of an unrolled stack.
-    remat_policy: `none`, `full` (save nothing) or `minimal` (save matmuls).
-    relpos_num_buckets: rows of the relative bias tables.
-    relpos_max_distance: distance from which on all share a bucket.
-    relpos_init: initializer of the relative bias tables.
-  """
-
-  vocab_size: int
-  dtype: Any = jnp.float32
-  emb_dim: int = 512
-  num_heads: int = 8
-  num_encoder_layers: int = 6
-  num_decoder_layers: int = 6
-  head_dim: int = 64
-  mlp_dim: int = 2048
-  mlp_activations: Sequence[str] = ('gelu', 'linear')
-  dropout_rate: float = 0.0
-  logits_via_embedding: bool = False
-  float32_attention_logits: bool = False
-  scan_layers: bool = False
-  remat_policy: str = 'none'
-  relpos_num_buckets: int = 32
-  relpos_max_distance: int = 128
-  relpos_init: layers.Initializer = nn.initializers.variance_scaling(
-    1.0, 'fan_avg', 'uniform'
-  )
-
-
-class _Layer(nn.Module):
-  """What encoder and decoder layers share: residual branches."""
-
-  config: T5Config
-  deterministic: bool
-  cache_length: int | None = None
-
-  def _attend(
-    self,
-    x: jax.Array,
-    kv: jax.Array | None,
-    bias: jax.Array,
-    adapter: SiteAdapter | None,
-    norm: str,
-    name: str,
-    position: jax.Array | None = None,
-    cache_length: int | None = None,
-  ) -> jax.Array:
-    cfg = self.config
-    y = layers.RMSNorm(dtype=cfg.dtype, name=norm)(x)
-    y = attention.Attention(
-      cfg.num_heads,
-      cfg.head_dim,
-      cfg.dropout_rate,
-      cfg.dtype,
-      cfg.float32_attention_logits,
-      name=name,
-    )(
-      y,
-      y if kv is None else kv,
-      bias,
-      adapter,
-      self.deterministic,
-      position,
-      cache_length,
-    )
-    return self._residual(x, y)
-
-  def _feed_forward(self, x: jax.Array) -> jax.Array:
-    cfg = self.config
-    y = layers.RMSNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
-    y = layers.MLP(
-      cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name='mlp'
-    )(y, self.deterministic)
-    return self._residual(x, y)
-
-  def _residual(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    y = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))(
-      y, deterministic=self.deterministic
-    )
-    return partitioning.with_sharding_constraint(x + y, _ACTIVATIONS)
-
-
-class EncoderLayer(_Layer):
-  """Self-attention and feed-forward."""
-
-  @nn.compact
-  def __call__(
-    self, x: jax.Array, adapters: dict[str, SiteAdapter | None], bias: jax.Array
-  ) -> tuple[jax.Array, None]:
-    x = self._attend(
-      x,
-      None,
-      bias,
-      adapters[sites.ENCODER_SELF],
-      'pre_attention_layer_norm',
-      'attention',
-    )
-    return self._feed_forward(x), None
-
-
-class DecoderLayer(_Layer):
-  """Self-attention, cross-attention and feed-forward."""
-
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    adapters: dict[str, SiteAdapter | None],
-    self_bias: jax.Array,
-    encoded: jax.Array,
-    cross_bias: jax.Array,
-    position: jax.Array | None,
-  ) -> tuple[jax.Array, None]:
-    x = self._attend(
-      x,
-      None,
-      self_bias,
-      adapters[sites.DECODER_SELF],
-      'pre_self_attention_layer_norm',
-      'self_attention',
-      position,
-      self.cache_length,
-    )
-    x = self._attend(
-      x,
-      encoded,
-      cross_bias,
-      adapters[sites.DECODER_CROSS],
-      'pre_cross_attention_layer_norm',
-      'encoder_decoder_attention',
-    )
-    return self._feed_forward(x), None
-
-
-def _run_layers(
-  layer_class: type[_Layer],
-  num_layers: int,
-  settings: dict[str, Any],
-  x: jax.Array,
-  adapters: dict[str, SiteAdapter | None],
-  *shared: Any,
-) -> jax.Array:
-  """Runs a stack; leaves of `adapters` have `layers` first."""
-  config = settings['config']
-  if config.remat_policy != 'none':
-    layer_class = nn.remat(
-      layer_class,
-      policy=_REMAT_POLICIES[config.remat_policy],
-      prevent_cse=not config.scan_layers,
-    )
-  if config.scan_layers:
-    scanned = partitioning.scan_with_axes(
-      layer_class,
-      variable_axes={'params': 0, 'cache': 0},
-      split_rngs={'params': True, 'dropout': True},
-      in_axes=(0,) + (nn.broadcast,) * len(shared),
-      length=num_layers,
-      axis_name='layers',
-      axes_collections=('params',),
-    )
-    return scanned(**settings, name='layers')(x, adapters, *shared)[0]
-  for i in range(num_layers):
-    layer_adapters = jax.tree.map(lambda leaf, i=i: leaf[i], adapters)
-    layer = layer_class(**settings, name=f'layers_{i}')
-    x, _ = layer(x, layer_adapters, *shared)
-  return x
-
-
-def _at(adapters: Adapters | None, *names: str) -> dict:
-  return {name: adapters.at(name) if adapters else None for name in names}
+__all__ = ['T5', 'Decoder', 'Encoder', 'T5Config']
 
 
 class _Stack(nn.Module):
@@ -251,25 +62,26 @@ class Encoder(_Stack):
     """Encodes.
 
     Args:
-      embedded: `[batch, length, embed]`.
-      mask: bool `[batch, length]`, False on padding; padding is never attended.
-      adapters: phi with a leading `[batch]` axis.
+      embedded: `[rows, length, embed]`.
+      mask: bool `[rows, length]`, False on padding; padding is never attended.
+      adapters: phi of episodes, equally many rows per episode.
       deterministic: no dropout.
 
     Returns:
-      `[batch, length, embed]`; rows of padding hold nothing of use.
+      `[rows, length, embed]`; rows of padding hold nothing of use.
     """
     cfg = self.config
     positions = jnp.arange(embedded.shape[1])
     bias = self._relative_bias(positions, positions, bidirectional=True)
     bias = bias + attention.mask_to_bias(mask[:, None, None, :])
-    x = self._dropout(embedded.astype(cfg.dtype), deterministic)
-    x = _run_layers(
+    x, _ = stack.run_layers(
       EncoderLayer,
       cfg.num_encoder_layers,
-      {'config': cfg, 'deterministic': deterministic},
-      x,
-      _at(adapters, sites.ENCODER_SELF),
+      cfg,
+      {'deterministic': deterministic},
+      self._dropout(embedded.astype(cfg.dtype), deterministic),
+      stack.at_sites(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP)),
+      None,
       bias,
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='encoder_norm')(x)
@@ -288,76 +100,166 @@ class Decoder(_Stack):
   causal: bool = True
   bidirectional_bias: bool = False
 
-  @nn.compact
   def __call__(
     self,
     embedded: jax.Array,
-    mask: jax.Array,
     encoded: jax.Array,
     encoded_mask: jax.Array,
     adapters: Adapters | None = None,
     deterministic: bool = True,
-    cache_length: int | None = None,
   ) -> jax.Array:
-    """Decodes.
+    """Decodes a whole text at once.
 
     Args:
-      embedded: `[batch, length, embed]`; with a cache, the next token's only.
-      mask: bool `[batch, length]`, False on padding (without a cache).
-      encoded: `[batch, encoded_length, embed]`.
-      encoded_mask: bool `[batch, encoded_length]`.
-      adapters: phi with a leading `[batch]` axis.
+      embedded: `[rows, length, embed]`. A causal text needs no mask: padding
+        comes last, where no token sees it.
+      encoded: `[rows, inputs, embed]`.
+      encoded_mask: bool `[rows, inputs]`.
+      adapters: phi of episodes, equally many rows per episode.
       deterministic: no dropout.
-      cache_length: if given, decode one token at a time with a key / value
-        cache of that many positions (collection `cache`).
 
     Returns:
-      `[batch, length, embed]`.
+      `[rows, length, embed]`; rows of padding hold nothing of use.
+    """
+    places = jnp.arange(embedded.shape[1])
+    visible = jnp.ones((places.size, places.size), bool)
+    if self.causal:
+      visible = jnp.tril(visible)
+    x, _ = self._run(
+      embedded,
+      self._sites(adapters),
+      None,
+      (places, places, visible[None, None]),
+      encoded,
+      encoded_mask,
+      deterministic=deterministic,
+    )
+    return x
+
+  def start(
+    self,
+    encoded: jax.Array,
+    encoded_mask: jax.Array,
+    adapters: Adapters | None,
+    length: int,
+  ) -> Memory:
+    """The memory of a text that is to be decoded, token by token.
+
+    Keys and values of the encoded text are computed here, once.
+
+    Args:
+      encoded: `[rows, inputs, embed]`.
+      encoded_mask: bool `[rows, inputs]`.
+      adapters: phi of episodes, equally many rows per episode.
+      length: number of tokens that there must be room for.
+    """
+    parts = self._sites(adapters)
+    rows, _, width = encoded.shape
+    places = jnp.arange(0)
+    _, kept = self._run(
+      # A block of no tokens: layers compute what they remember, and no more.
+      jnp.zeros((rows, 0, width), encoded.dtype),
+      parts,
+      None,
+      (places, places, jnp.zeros((1, 1, 0, 0), bool)),
+      encoded,
+      encoded_mask,
+      remembers=True,
+    )
+    scanned = self.config.scan_layers
+    room = [(0, 0)] * (2 + scanned) + [(0, length), (0, 0)]
+    return Memory(
+      first=jnp.zeros(rows, jnp.int32),  # T5 starts from id 0
+      position=jnp.zeros((), jnp.int32),
+      layers=stack.each_layer(
+        lambda layer: {
+          **layer,
+          'self': jax.tree.map(lambda x: jnp.pad(x, room), layer['self']),
+        },
+        kept,
+      ),
+      rows=encoded_mask,
+      shared=jax.tree.map(
+        lambda part: SiteAdapter(lora=part.lora),  # it stands in the keys
+        parts,
+        is_leaf=lambda x: isinstance(x, SiteAdapter),
+      ),
+      length=length,
+      axis=int(scanned),
+    )
+
+  def step(
+    self, embedded: jax.Array, memory: Memory
+  ) -> tuple[jax.Array, Memory]:
+    """Hidden states of the next token, `[rows, 1, embed]` to the same."""
+    position, keys = memory.position, jnp.arange(memory.length)
+    x, kept = self._run(
+      embedded,
+      memory.shared,
+      memory.layers,
+      (position[None], keys, (keys <= position)[None, None, None]),
+      None,
+      memory.rows,
+      position,
+      remembers=True,
+    )
+    changed = stack.each_layer(lambda a, b: {**a, **b}, memory.layers, kept)
+    return x, dataclasses.replace(memory, position=position + 1, layers=changed)
+
+  def _sites(self, adapters: Adapters | None) -> SiteAdapters:
+    return stack.at_sites(
+      adapters, (t5.DECODER_SELF, t5.DECODER_CROSS, t5.DECODER_MLP)
+    )
+
+  @nn.compact
+  def _run(
+    self,
+    embedded: jax.Array,
+    adapters: SiteAdapters,
+    memory: Any,
+    view: tuple[jax.Array, jax.Array, jax.Array],
+    encoded: jax.Array | None,
+    encoded_mask: jax.Array,
+    position: jax.Array | None = None,
+    remembers: bool = False,
+    deterministic: bool = True,
+  ) -> tuple[jax.Array, Any]:
+    """The layers over a block, and what they remember.
+
+    Args:
+      embedded: the block, `[rows, length, embed]`.
+      adapters: of `_sites`.
+      memory: see `DecoderLayer`.
+      view: places of the block `[length]`, places of all text that it may see,
+        and what it sees, broadcastable to `[rows, heads, length, text]`.
+      encoded: see `DecoderLayer`.
+      encoded_mask: bool `[rows, inputs]`.
+      position: see `DecoderLayer`.
+      remembers: see `DecoderLayer`.
+      deterministic: no dropout.
     """
     cfg = self.config
-    self_bias, position = self._self_bias(mask, cache_length)
-    x = self._dropout(embedded.astype(cfg.dtype), deterministic)
-    x = _run_layers(
+    queries, keys, visible = view
+    bias = self._relative_bias(queries, keys, self.bidirectional_bias)
+    x, kept = stack.run_layers(
       DecoderLayer,
       cfg.num_decoder_layers,
-      {
-        'config': cfg,
-        'deterministic': deterministic,
-        'cache_length': cache_length,
-      },
-      x,
-      _at(adapters, sites.DECODER_SELF, sites.DECODER_CROSS),
-      self_bias,
+      cfg,
+      {'deterministic': deterministic, 'remembers': remembers},
+      self._dropout(embedded.astype(cfg.dtype), deterministic),
+      adapters,
+      memory,
+      bias + attention.mask_to_bias(visible),
       encoded,
       attention.mask_to_bias(encoded_mask[:, None, None, :]),
       position,
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='decoder_norm')(x)
-    return self._dropout(x, deterministic)
-
-  def _self_bias(
-    self, mask: jax.Array, cache_length: int | None
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """Relative bias plus masks, and the position of the next cached token."""
-    if cache_length is not None:
-      index = self.variable('cache', 'cache_index', jnp.zeros, (), jnp.int32)
-      position = index.value
-      if not self.is_initializing():
-        index.value = position + 1
-      queries, keys = position[None], jnp.arange(cache_length)
-      visible = (keys <= position)[None, None, None]
-    else:
-      position = None
-      queries = keys = jnp.arange(mask.shape[1])
-      visible = mask[:, None, None, :]
-      if self.causal:
-        visible = visible & (keys[None, :] <= queries[:, None])
-    bias = self._relative_bias(queries, keys, self.bidirectional_bias)
-    return bias + attention.mask_to_bias(visible), position
+    return self._dropout(x, deterministic), kept
 
   @nn.compact
   def logits(self, x: jax.Array) -> jax.Array:
-    """Float32 logits of an untied head, `[batch, length, vocab]`."""
+    """Float32 logits of an untied head, `[rows, length, vocab]`."""
     return layers.DenseGeneral(
       self.config.vocab_size, ('embed', 'vocab'), name='logits_dense'
     )(x)
@@ -376,70 +278,55 @@ class T5(nn.Module):
     self.encoder = Encoder(cfg)
     self.decoder = Decoder(cfg)
 
+  def __call__(
+    self,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: Adapters | None = None,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """Hidden states that predict the targets, see `networks.Network`."""
+    hidden = self.decoder(
+      # Shifted right: a target is predicted from those before it, the first one
+      # from id 0.
+      self.token_embedder(jnp.pad(targets[:, :-1], [(0, 0), (1, 0)])),
+      self.encode(inputs, adapters, enable_dropout),
+      is_real(inputs),
+      adapters,
+      not enable_dropout,
+    )
+    if self.is_initializing():
+      self.logits(hidden)  # makes the head's parameters
+    return hidden
+
   def encode(
     self,
     tokens: jax.Array,
     adapters: Adapters | None = None,
     enable_dropout: bool = False,
   ) -> jax.Array:
-    """`[batch, length]` int32 (0 = padding) to `[batch, length, embed]`."""
+    """Int32 `[rows, length]`, 0 on padding, to `[rows, length, embed]`."""
     return self.encoder(
-      self.token_embedder(tokens), tokens > 0, adapters, not enable_dropout
+      self.token_embedder(tokens), is_real(tokens), adapters, not enable_dropout
     )
 
-  def decode(
-    self,
-    encoded: jax.Array,
-    encoder_input_tokens: jax.Array,
-    decoder_input_tokens: jax.Array,
-    decoder_target_tokens: jax.Array,
-    adapters: Adapters | None = None,
-    enable_dropout: bool = False,
-    cache_length: int | None = None,
-  ) -> jax.Array:
-    """Logits of every target position.
-
-    Args:
-      encoded: `[batch, inputs, embed]` from `encode`.
-      encoder_input_tokens: `[batch, inputs]`, for their padding.
-      decoder_input_tokens: `[batch, targets]`, shifted right; one token a call
-        where there is a cache.
-      decoder_target_tokens: `[batch, targets]`, for their padding.
-      adapters: phi with a leading `[batch]` axis.
-      enable_dropout: whether dropout is on.
-      cache_length: see `Decoder`.
-
-    Returns:
-      Float32 `[batch, targets, vocab]`.
-    """
-    hidden = self.decoder(
-      self.token_embedder(decoder_input_tokens),
-      decoder_target_tokens > 0,
-      encoded,
-      encoder_input_tokens > 0,
-      adapters,
-      not enable_dropout,
-      cache_length,
-    )
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Float32 `[rows, length, vocab]` from `[rows, length, embed]`."""
     if self.config.logits_via_embedding:
       return self.token_embedder.attend(hidden) / jnp.sqrt(hidden.shape[-1])
     return self.decoder.logits(hidden)
 
-  def __call__(
-    self,
-    encoder_input_tokens: jax.Array,
-    decoder_input_tokens: jax.Array,
-    decoder_target_tokens: jax.Array,
-    adapters: Adapters | None = None,
-    enable_dropout: bool = False,
-  ) -> jax.Array:
-    """Teacher-forced logits, `[batch, targets, vocab]`; see `decode`."""
-    encoded = self.encode(encoder_input_tokens, adapters, enable_dropout)
-    return self.decode(
-      encoded,
-      encoder_input_tokens,
-      decoder_input_tokens,
-      decoder_target_tokens,
-      adapters,
-      enable_dropout,
+  def start(
+    self, inputs: jax.Array, adapters: Adapters | None, length: int
+  ) -> Memory:
+    """A memory of the inputs, from which `length` tokens can be decoded."""
+    return self.decoder.start(
+      self.encode(inputs, adapters), is_real(inputs), adapters, length
     )
+
+  def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+    """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""
+    hidden, memory = self.decoder.step(
+      self.token_embedder(ids)[:, None], memory
+    )
+    return self.logits(hidden)[:, 0], memory

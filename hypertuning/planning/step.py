@@ -106,7 +106,7 @@ def compile_step(
     frozen_bytes=_shard_bytes(state.frozen),
     executed_flops=flops.matmul_flops(traced.jaxpr) / topology.chips,
     useful_flops=flops.matmul_flops(plain.jaxpr) / topology.chips,
-    queries=math.prod(shapes['decoder_target_tokens'][:2]),
+    queries=math.prod(shapes['target_tokens'][:2]),
   )
   start = time.monotonic()
   with partitioner.context():

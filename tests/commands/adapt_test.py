@@ -141,7 +141,7 @@ def test_step_0_is_the_hypermodel_exactly(checkpoint, tmp_path):
   batch = next(iter(batching.to_batches(model, episodes, LENGTHS, 3)))
   batch = {name: jnp.asarray(value.numpy()) for name, value in batch.items()}
   scores = model.score_batch(params, batch, flax_mutables={'frozen': frozen})
-  tokens = batch['decoder_loss_weights'].sum((1, 2))
+  tokens = batch['target_weights'].sum((1, 2))
   want = -np.asarray(scores).sum(1) / np.asarray(tokens)
   np.testing.assert_allclose([at_0[name] for name in TASKS], want, rtol=1e-6)
 

@@ -164,7 +164,7 @@ def test_evaluation_sees_every_episode_once():
       runner.model(), runner.TASK, runner.LENGTHS, 'validation', batch_size
     )
     real = sum(int(b['is_real'].numpy().sum()) for b in dataset)
-    shapes = {b['hyper_input_tokens'].shape[0] for b in dataset}
+    shapes = {b['hyper_tokens'].shape[0] for b in dataset}
     task = seqio.TaskRegistry.get(runner.TASK)
     assert real == task.source.num_input_examples('validation')
     assert shapes == {batch_size}
@@ -271,11 +271,11 @@ def test_files_are_encoded_as_tasks_are(room):
   row = request_files.Episode(1, examples, queries)
   encoded, left_out = request_files.encode(row, lengths, vocabulary)
   size = len(expected['hyper_inputs'])
-  hyper = encoded['hyper_input_tokens']
+  hyper = encoded['hyper_tokens']
   np.testing.assert_array_equal(hyper[:size], expected['hyper_inputs'])
   assert not hyper[size:].any()
   width = expected['inputs'].shape[1]
-  inputs = encoded['encoder_input_tokens']
+  inputs = encoded['input_tokens']
   np.testing.assert_array_equal(inputs[:, :width], expected['inputs'])
   separator = vocabularies.separators(vocabulary)[0]
   assert left_out == 4 - np.sum(hyper == separator)

@@ -116,10 +116,10 @@ def steps():
 def test_microbatches_are_a_mean_over_tokens(batch, steps):
   """One that has no target at all must not weigh, nor give NaN."""
   model, steps = steps
-  weights = batch['decoder_loss_weights'].copy()
+  weights = batch['target_weights'].copy()
   weights[::4] = 0  # the rows of one microbatch of four
   weights[1, :, 1:] = 0
-  uneven = {**batch, 'decoder_loss_weights': weights}
+  uneven = {**batch, 'target_weights': weights}
   state = _state(model)
   losses, params = {}, {}
   for count, step in steps.items():
@@ -134,7 +134,7 @@ def test_microbatches_are_a_mean_over_tokens(batch, steps):
 def test_batch_without_targets_has_zero_loss_and_gradient(batch, steps):
   model, steps = steps
   state = _state(model)
-  empty = {**batch, 'decoder_loss_weights': 0 * batch['decoder_loss_weights']}
+  empty = {**batch, 'target_weights': 0 * batch['target_weights']}
   for step in steps.values():
     new, scalars = step(state, empty, jax.random.key(0))
     assert scalars['loss'] == 0 and scalars['grad_norm'] == 0

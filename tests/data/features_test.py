@@ -36,19 +36,19 @@ EPISODE = {
 def test_features_are_padded_shifted_and_weighted():
   lengths = {'hyper_inputs': 4, 'inputs': (3, 3), 'targets': (3, 4)}
   assert convert(EPISODE, lengths) == {
-    'hyper_input_tokens': [5, 6, 1, 0],
-    'encoder_input_tokens': [[7, 8, 0], [9, 0, 0], [0, 0, 0]],
-    'decoder_target_tokens': [[10, 11, 1, 0], [12, 1, 0, 0], [0, 0, 0, 0]],
+    'hyper_tokens': [5, 6, 1, 0],
+    'input_tokens': [[7, 8, 0], [9, 0, 0], [0, 0, 0]],
+    'target_tokens': [[10, 11, 1, 0], [12, 1, 0, 0], [0, 0, 0, 0]],
     'decoder_input_tokens': [[0, 10, 11, 1], [0, 12, 1, 0], [0, 0, 0, 0]],
-    'decoder_loss_weights': [[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]],
+    'target_weights': [[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]],
   }
 
 
 def test_targets_are_cut_at_their_end_and_queries_at_the_last():
   lengths = {'hyper_inputs': 2, 'inputs': (1, 2), 'targets': (1, 2)}
   batch = convert(EPISODE, lengths)
-  assert batch['decoder_target_tokens'] == [[10, 11]]
-  assert batch['hyper_input_tokens'] == [5, 6]
+  assert batch['target_tokens'] == [[10, 11]]
+  assert batch['hyper_tokens'] == [5, 6]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_seqio_get_dataset(task):
     assert batch[name].shape == (3, *parts), name
     assert batch[name].dtype == tf.int32
   # A symbol, its label and EOS a query.
-  assert tf.reduce_sum(batch['decoder_loss_weights']) == 3 * 4 * 3
+  assert tf.reduce_sum(batch['target_weights']) == 3 * 4 * 3
 
 
 @pytest.mark.parametrize('right', [True, False])
@@ -119,7 +119,7 @@ def test_seqio_evaluator(task, right):
 
   def predict(dataset):
     return [
-      (int(i), np.asarray(x['decoder_target_tokens']) + (0 if right else 1))
+      (int(i), np.asarray(x['target_tokens']) + (0 if right else 1))
       for i, x in dataset.as_numpy_iterator()
     ]
 

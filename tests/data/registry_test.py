@@ -322,7 +322,7 @@ def test_converted_batches_have_the_lengths():
     LENGTHS, 'validation', shuffle=False, num_epochs=1
   )
   batch = next(iter(features.EpisodeFeatureConverter()(ds, LENGTHS).batch(5)))
-  asked = (batch['decoder_loss_weights'].numpy().sum(-1) > 0).sum(-1)
+  asked = (batch['target_weights'].numpy().sum(-1) > 0).sum(-1)
   assert asked.tolist() == [3, 3, 3, 2, 2]
-  assert np.all(batch['encoder_input_tokens'].shape == (5, 4, 20))
+  assert np.all(batch['input_tokens'].shape == (5, 4, 20))
   assert fewshot.SCORE_EVAL == '_score_eval'

@@ -93,8 +93,9 @@ def params(hf_model):
   return trees.unflatten_paths({k: jnp.array(v) for k, v in flat.items()})
 
 
-def logits(hf_model, inputs, decoder_inputs, targets) -> np.ndarray:
+def logits(hf_model, inputs, targets) -> np.ndarray:
   """Teacher-forced logits; id 0 is padding in inputs and targets."""
+  decoder_inputs = np.pad(targets[:, :-1], [(0, 0), (1, 0)])
   with torch.no_grad():
     out = hf_model(
       input_ids=torch.tensor(inputs, dtype=torch.long),

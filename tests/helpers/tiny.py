@@ -8,11 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypertuning import trees
-from hypertuning.adapters import SITES, KeyValue, LoRA, LowRank, Prefix, sites
+from hypertuning import models, trees
+from hypertuning.adapters import (
+  LoRA,
+  LoRASpec,
+  Prefix,
+  PrefixSpec,
+)
 from hypertuning.networks import t5
 
 VOCAB = 37
+ATTENTIONS = ('encoder_self', 'decoder_self', 'decoder_cross')
+TEXT = {'input_vocabulary': None, 'output_vocabulary': None}
 
 
 def config(**overrides) -> t5.T5Config:
@@ -52,9 +59,22 @@ def t5_params(cfg: t5.T5Config, seed: int = 0):
   """Random parameters of a `T5`."""
   tokens = jnp.ones((1, 2), jnp.int32)
   shapes = jax.eval_shape(
-    lambda: t5.T5(cfg).init(jax.random.key(0), tokens, tokens, tokens)
+    lambda: t5.T5(cfg).init(jax.random.key(0), tokens, tokens)
   )
   return random_params(shapes['params'], seed)
+
+
+def logits(network, params, inputs, targets, phi=None, dropout_rng=None):
+  """Teacher-forced logits `[rows, targets, vocab]` of any network."""
+  return network.apply(
+    {'params': params},
+    inputs,
+    targets,
+    phi,
+    dropout_rng is not None,
+    method=lambda self, *args: self.logits(self(*args)),
+    rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+  )
 
 
 def stack_layers(params):
@@ -73,42 +93,43 @@ def stack_layers(params):
   return trees.unflatten_paths(flat)
 
 
-def layers_at(cfg: t5.T5Config, site: str) -> int:
-  """Attention layers of a site."""
-  return sites.num_layers(site, cfg.num_encoder_layers, cfg.num_decoder_layers)
+def _filled(shapes, episodes: int, draw):
+  """Phi of a spec's shapes, with as many episodes."""
+
+  def leaf(path, x) -> jax.Array:
+    name = str(getattr(path[-1], 'name', path[-1]))
+    return jnp.asarray(draw(name, (episodes, *x.shape[1:])), jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def prefix(cfg, episodes: int, length: int = 3, where=SITES, seed=1) -> Prefix:
+def prefix(
+  cfg, episodes: int, length: int = 3, where=ATTENTIONS, seed=1
+) -> Prefix:
   """Random keys and values of the size of real ones."""
   rng = np.random.default_rng(seed)
-
-  def draw(site: str) -> jax.Array:
-    shape = (episodes, length, layers_at(cfg, site), cfg.num_heads)
-    x = rng.standard_normal((*shape, cfg.head_dim))
-    return jnp.asarray(x, jnp.float32)
-
-  return Prefix({s: KeyValue(key=draw(s), value=draw(s)) for s in where})
+  shapes = PrefixSpec(length, where).shapes(cfg)
+  return _filled(shapes, episodes, lambda _, shape: rng.standard_normal(shape))
 
 
 def lora(
   cfg,
   episodes: int,
   rank: int = 2,
-  where=SITES,
-  projections=('query', 'value'),
+  where=ATTENTIONS,
+  modules=('query', 'value'),
   scale=0.5,
   seed=1,
 ) -> LoRA:
   """Random factors whose update is about as large as the weights."""
   rng = np.random.default_rng(seed)
 
-  def draw(site: str) -> LowRank:
-    lead = (episodes, layers_at(cfg, site))
-    a = rng.standard_normal((*lead, cfg.emb_dim, rank)) / cfg.emb_dim**0.5
-    b = rng.standard_normal((*lead, rank, cfg.num_heads, cfg.head_dim))
-    return LowRank(a=jnp.asarray(a, jnp.float32), b=jnp.asarray(b, jnp.float32))
+  def draw(name: str, shape) -> np.ndarray:
+    x = rng.standard_normal(shape)
+    return x / shape[-2] ** 0.5 if name == 'a' else x
 
-  return LoRA({s: {p: draw(s) for p in projections} for s in where}, scale)
+  spec = LoRASpec(rank, scale * rank, where, modules)
+  return _filled(spec.shapes(cfg), episodes, draw)
 
 
 def ragged(rng, shape, least: int = 1, eos: bool = False) -> np.ndarray:
@@ -124,17 +145,11 @@ def ragged(rng, shape, least: int = 1, eos: bool = False) -> np.ndarray:
   return tokens.astype(np.int32)
 
 
-def shift_right(targets: np.ndarray) -> np.ndarray:
-  """Decoder inputs: id 0, then the targets but the last."""
-  pad = [(0, 0)] * (targets.ndim - 1) + [(1, 0)]
-  return np.pad(targets, pad)[..., :-1]
-
-
 def text(batch: int = 4, inputs: int = 9, targets: int = 7, seed: int = 3):
-  """`(encoder inputs, decoder inputs, decoder targets)` of a T5."""
+  """`(inputs, targets)` of a network."""
   rng = np.random.default_rng(seed)
   targets = ragged(rng, (batch, targets), least=2, eos=True)
-  return ragged(rng, (batch, inputs), 2), shift_right(targets), targets
+  return ragged(rng, (batch, inputs), 2), targets
 
 
 def episodes(
@@ -144,23 +159,19 @@ def episodes(
   rng = np.random.default_rng(seed)
   target = ragged(rng, (count, queries, targets), least=2, eos=True)
   return {
-    'hyper_input_tokens': ragged(rng, (count, hyper), 3),
-    'encoder_input_tokens': ragged(rng, (count, queries, inputs), 2),
-    'decoder_input_tokens': shift_right(target),
-    'decoder_target_tokens': target,
-    'decoder_loss_weights': (target > 0).astype(np.int32),
+    'hyper_tokens': ragged(rng, (count, hyper), 3),
+    'input_tokens': ragged(rng, (count, queries, inputs), 2),
+    'target_tokens': target,
+    'target_weights': (target > 0).astype(np.int32),
   }
 
 
 def model(cfg: t5.T5Config, hypermodel=None, **overrides):
-  """A `HyperTuningModel`; imports seqio, which takes seconds."""
-  from hypertuning import models
-
+  """A `HyperTuningModel`."""
   fields = {
     'downstream': t5.T5(cfg),
     'hypermodel': hypermodel,
-    'input_vocabulary': None,
-    'output_vocabulary': None,
+    **TEXT,
     'optimizer_def': None,
   }
   return models.HyperTuningModel(**{**fields, **overrides})

@@ -46,7 +46,7 @@ def test_shapes_are_those_that_the_head_generates(kind):
     both.append(
       jax.eval_shape(
         lambda source=source: source.init_with_output(
-          jax.random.key(0), batch['hyper_input_tokens']
+          jax.random.key(0), batch['hyper_tokens']
         )[0]
       )
     )

@@ -24,66 +24,48 @@ def text():
   return tiny.text(targets=LENGTH)
 
 
-def empty_cache(cfg, encoded, inputs, phi, length):
-  shapes = jax.eval_shape(
-    lambda: t5.T5(cfg).init(
-      jax.random.key(0),
-      encoded,
-      inputs,
-      inputs[:, :1],
-      inputs[:, :1],
-      phi,
-      cache_length=length,
-      method='decode',
-    )['cache']
-  )
-  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-
 @functools.cache
 def teacher_forced(cfg):
   return jax.jit(
-    lambda params, text, phi: t5.T5(cfg).apply({'params': params}, *text, phi)
+    lambda params, text, phi: tiny.logits(t5.T5(cfg), params, *text, phi)
   )
 
 
 @functools.cache
 def stepwise(cfg):
-  """Logits of one token after the other, through the cache."""
+  """Logits of one token after the other, from a memory of the inputs."""
   network = t5.T5(cfg)
 
   @jax.jit
   def run(params, text, phi):
-    inputs, decoder_inputs, _ = text
+    inputs, targets = text
     variables = {'params': params}
-    encoded = network.apply(variables, inputs, phi, method='encode')
-    cache = empty_cache(cfg, encoded, inputs, phi, decoder_inputs.shape[1])
+    memory = network.apply(
+      variables, inputs, phi, targets.shape[1], method='start'
+    )
+    ids = jnp.concatenate([memory.first[:, None], targets[:, :-1]], axis=1)
 
-    def step(cache, ids):
-      logits, changed = network.apply(
-        {**variables, 'cache': cache},
-        encoded,
-        inputs,
-        ids[:, None],
-        ids[:, None],
-        phi,
-        cache_length=decoder_inputs.shape[1],
-        method='decode',
-        mutable=['cache'],
-      )
-      return changed['cache'], logits[:, 0]
+    def step(memory, ids):
+      logits, memory = network.apply(variables, ids, memory, method='step')
+      return memory, logits
 
-    cache, logits = jax.lax.scan(step, cache, decoder_inputs.T)
-    return logits.swapaxes(0, 1), cache
+    memory, logits = jax.lax.scan(step, memory, ids.T)
+    return logits.swapaxes(0, 1), memory
 
   return run
 
 
+EVERYWHERE = ('query', 'key', 'value', 'out', 'wi_0', 'wi_1', 'wo')
 PHI = {
   'none': None,
   'prefix': tiny.prefix(CONFIG, 4),
   'empty prefix': tiny.prefix(CONFIG, 4, length=0),
-  'lora': tiny.lora(CONFIG, 4, projections=('query', 'key', 'value')),
+  'lora': tiny.lora(
+    CONFIG,
+    4,
+    where=tuple(CONFIG.sites),
+    modules=('query', 'key', 'value', 'out', 'wi_0', 'wo'),
+  ),
 }
 
 
@@ -95,25 +77,47 @@ def test_cached_steps_equal_teacher_forcing(params, text, kind, scan):
   """Pitfalls 2 and 3; rows have inputs of different lengths."""
   cfg = tiny.config(scan_layers=scan)
   params = tiny.stack_layers(params) if scan else params
-  steps, cache = stepwise(cfg)(params, text, PHI[kind])
+  steps, memory = stepwise(cfg)(params, text, PHI[kind])
   whole = teacher_forced(cfg)(params, text, PHI[kind])
-  real = text[2] > 0
+  real = text[1] > 0
   # float32 sums over other shapes; measured 1.4e-6 on logits of size 1.
   np.testing.assert_allclose(steps[real], whole[real], atol=2e-5)
-  assert cache['decoder']['cache_index'] == LENGTH  # text alone is counted
+  assert memory.position == LENGTH  # text alone is counted
   if PHI[kind] is not None and kind != 'empty prefix':
     plain = teacher_forced(cfg)(params, text, None)
     assert jnp.abs(plain - whole)[real].max() > 0.1  # phi matters here
 
 
-def test_prefix_takes_no_cache_slot(text):
-  """Pitfall 4: the cache holds `cache_length` text positions, phi or not."""
-  inputs = text[0]
-  encoded = jnp.zeros((*inputs.shape, CONFIG.emb_dim))
+@pytest.mark.parametrize('scan', [False, True])
+def test_prefix_takes_no_place_of_the_text(params, text, scan):
+  """Pitfall 4: there is room for `LENGTH` tokens, with a prefix or without."""
+  cfg = tiny.config(scan_layers=scan)
+  params = tiny.stack_layers(params) if scan else params
   plain, prefixed = (
-    jax.tree.map(jnp.shape, empty_cache(CONFIG, encoded, inputs, phi, LENGTH))
+    t5.T5(cfg).apply({'params': params}, text[0], phi, LENGTH, method='start')
     for phi in (None, PHI['prefix'])
   )
-  assert plain == prefixed
-  layer = prefixed['decoder']['layers_1']['self_attention']
-  assert layer['cached_key'] == (4, LENGTH, 3, 8)
+  assert plain.length == prefixed.length == LENGTH
+  for memory, prefix in ((plain, 0), (prefixed, 3)):
+    layer = memory.layers if scan else memory.layers[1]
+    # Heads before the length, as a step reads them.
+    assert layer['self'].key.shape[-3:] == (3, prefix + LENGTH, 8)
+    assert layer['cross'].key.shape[-3:] == (3, prefix + text[0].shape[1], 8)
+
+
+def test_a_memory_repeats_and_takes_its_rows(params, text):
+  memory = t5.T5(CONFIG).apply(
+    {'params': params}, text[0], PHI['prefix'], LENGTH, method='start'
+  )
+  rows = jnp.array([1, 1, 0, 0, 2, 2, 3, 3])
+  repeated, taken = memory.repeat(2), memory.take(rows)
+  order = np.repeat(np.arange(4), 2)
+  for once, twice, chosen in zip(
+    *(
+      jax.tree.leaves((x.first, x.layers, x.rows))
+      for x in (memory, repeated, taken)
+    ),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(twice, once[order])
+    np.testing.assert_array_equal(chosen, once[rows])

@@ -1,5 +1,6 @@
 """Greedy, sampled and beam decoding: over a toy by hand, and over a T5."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from hypertuning import adapters as adapters_lib
 from hypertuning.networks import decoding, t5
+from hypertuning.networks.memory import Memory
 
 # Decode functions over a toy whose next token depends on all tokens so far.
 
@@ -20,19 +21,30 @@ TABLE = np.random.default_rng(0).normal(0, 2, (3, 101, TOY_VOCAB))
 WEIGHTS = np.array([1, 7, 31, 57])
 
 
-def toy_cache(rows_per_query: int):
-  return {
-    'query': jnp.repeat(jnp.arange(3), rows_per_query)[:, None],
-    'history': jnp.zeros((3 * rows_per_query, TOY_LENGTH), jnp.int32),
-    'step': jnp.zeros((), jnp.int32),
-  }
+def toy_memory() -> Memory:
+  return Memory(
+    first=jnp.zeros(3, jnp.int32),
+    position=jnp.zeros((), jnp.int32),
+    layers=(),
+    rows={
+      'query': jnp.arange(3),
+      'history': jnp.zeros((3, TOY_LENGTH), jnp.int32),
+    },
+    shared=(),
+    length=TOY_LENGTH,
+  )
 
 
-def toy_step(ids, cache):
-  history = cache['history'].at[:, cache['step']].set(ids)
+def toy_step(ids, memory):
+  rows = memory.rows
+  history = rows['history'].at[:, memory.position].set(ids)
   state = (history * WEIGHTS).sum(axis=1) % 101
-  logits = jnp.asarray(TABLE, jnp.float32)[cache['query'][:, 0], state]
-  return logits, {**cache, 'history': history, 'step': cache['step'] + 1}
+  logits = jnp.asarray(TABLE, jnp.float32)[rows['query'], state]
+  return logits, dataclasses.replace(
+    memory,
+    position=memory.position + 1,
+    rows={**rows, 'history': history},
+  )
 
 
 def toy_log_probs(query: int, tokens) -> np.ndarray:
@@ -64,10 +76,8 @@ def run_toy(decode, num_decodes=1, **kwargs):
   sequences, scores = jax.jit(
     lambda: decode(
       toy_step,
-      toy_cache(num_decodes),
-      batch_size=3,
-      max_decode_length=TOY_LENGTH,
-      eos_id=EOS,
+      toy_memory(),
+      end_ids=(EOS,),
       num_decodes=num_decodes,
       **kwargs,
     )
@@ -202,26 +212,30 @@ def test_sampling_needs_a_key_and_repeats_with_it():
 def test_decoding_stops_when_every_row_has_ended(decode):
   calls = []
 
-  def step(ids, cache):
+  def step(ids, memory):
     jax.debug.callback(lambda: calls.append(1))
-    # Row 0 ends at its second token, row 1 at its third.
-    ends = cache['step'] + 1 >= jnp.repeat(jnp.array([2, 3]), ids.size // 2)
-    logits = jnp.where(ends[:, None], jnp.eye(5)[1], jnp.eye(5)[3]) * 50
-    return logits, {'step': cache['step'] + 1}
+    # Row 0 ends at its second token, row 1 at its third, by ids of their own.
+    ends = memory.position + 1 >= memory.rows
+    end = jnp.where(memory.rows[:, None] == 2, jnp.eye(5)[1], jnp.eye(5)[4])
+    logits = jnp.where(ends[:, None], end, jnp.eye(5)[3]) * 50
+    return logits, dataclasses.replace(memory, position=memory.position + 1)
+
+  memory = Memory(
+    first=jnp.zeros(2, jnp.int32),
+    position=jnp.zeros((), jnp.int32),
+    layers=(),
+    rows=jnp.array([2, 3]),
+    shared=(),
+    length=40,
+  )
 
   sequences, _ = jax.jit(
-    lambda: decode(
-      step,
-      {'step': jnp.zeros((), jnp.int32)},
-      batch_size=2,
-      max_decode_length=40,
-      num_decodes=1,
-    )
+    lambda: decode(step, memory, end_ids=(1, 4), num_decodes=1)
   )()
   jax.effects_barrier()
   assert len(calls) == 3
   assert sequences[0, 0, :4].tolist() == [3, 1, 0, 0]
-  assert sequences[1, 0, :4].tolist() == [3, 3, 1, 0]
+  assert sequences[1, 0, :4].tolist() == [3, 3, 4, 0]
   assert not sequences[:, :, 4:].any()
 
 
@@ -239,7 +253,7 @@ def params():
 @functools.cache
 def teacher_forced(cfg):
   return jax.jit(
-    lambda params, text, phi: t5.T5(cfg).apply({'params': params}, *text, phi)
+    lambda params, text, phi: tiny.logits(t5.T5(cfg), params, *text, phi)
   )
 
 
@@ -275,12 +289,11 @@ def scores_of(params, batch, phi, sequences):
   ended = np.cumsum(sequences == EOS, -1) - (sequences == EOS) > 0
   rows = sequences.reshape(-1, length)
   inputs = np.repeat(
-    batch['encoder_input_tokens'].reshape(episodes * queries, -1), decodes, 0
+    batch['input_tokens'].reshape(episodes * queries, -1), decodes, 0
   )
-  phi = adapters_lib.repeat(phi, queries * decodes)
-  # Targets of ones: nothing is padding, whatever ids were generated.
-  text = inputs, tiny.shift_right(rows), np.ones_like(rows)
-  log_probs = jax.nn.log_softmax(teacher_forced(SMALL)(params, text, phi))
+  log_probs = jax.nn.log_softmax(
+    teacher_forced(SMALL)(params, (inputs, rows), phi)
+  )
   picked = np.take_along_axis(np.asarray(log_probs), rows[..., None], -1)
   picked = picked.reshape(sequences.shape) * ~ended
   return picked.sum(-1), (~ended).sum(-1)
@@ -290,13 +303,11 @@ def scores_of(params, batch, phi, sequences):
 def test_greedy_equals_an_argmax_loop_without_cache(params, batch, kind):
   phi = PHI_EPISODES[kind]
   sequences, aux = predictor(SMALL, decoding.greedy)(params, batch, phi)
-  inputs = batch['encoder_input_tokens'].reshape(6, -1)
+  inputs = batch['input_tokens'].reshape(6, -1)
   rows = np.zeros((6, 8), np.int32)
   done = np.zeros(6, bool)
-  repeated = adapters_lib.repeat(phi, 3)
   for i in range(8):
-    text = inputs, tiny.shift_right(rows), np.ones_like(rows)
-    logits = teacher_forced(SMALL)(params, text, repeated)[:, i]
+    logits = teacher_forced(SMALL)(params, (inputs, rows), phi)[:, i]
     rows[:, i] = np.where(done, 0, np.argmax(logits, axis=-1))
     done |= rows[:, i] == EOS
   np.testing.assert_array_equal(sequences.reshape(6, 8), rows)
@@ -335,7 +346,7 @@ def test_greedy_equals_transformers_generate(batch):
   hf_reference = pytest.importorskip('hf_reference')
   hf_model = hf_reference.model(SMALL, seed=2)
   inputs = hf_reference.torch.tensor(
-    batch['encoder_input_tokens'].reshape(6, -1), dtype=hf_reference.torch.long
+    batch['input_tokens'].reshape(6, -1), dtype=hf_reference.torch.long
   )
   theirs = hf_model.generate(
     inputs,

@@ -17,14 +17,11 @@ CONFIG = tiny.config()
 
 
 @functools.cache
-def compiled(cfg: t5.T5Config, enable_dropout: bool = False):
+def compiled(cfg: t5.T5Config):
   """Jitted logits of one configuration; every test shares it."""
 
-  def apply(params, tokens, adapters=None, rng=None):
-    rngs = None if rng is None else {'dropout': rng}
-    return t5.T5(cfg).apply(
-      {'params': params}, *tokens, adapters, enable_dropout, rngs=rngs
-    )
+  def apply(params, text, phi=None, rng=None):
+    return tiny.logits(t5.T5(cfg), params, *text, phi, rng)
 
   return jax.jit(apply)
 
@@ -55,7 +52,7 @@ def test_logits_equal_transformers(hf_model, text):
 
   ours = compiled(CONFIG)(hf_reference.params(hf_model), text)
   theirs = hf_reference.logits(hf_model, *text)
-  real = text[2] > 0
+  real = text[1] > 0
   assert real.sum() < real.size and (text[0] == 0).any()  # padding is tested
   # float32 sums in another order; measured 1.2e-5 on logits of size 4.
   np.testing.assert_allclose(ours[real], theirs[real], atol=1e-4)
@@ -68,13 +65,13 @@ def test_logits_equal_transformers_on_long_text(hf_model):
   text = tiny.text(batch=2, inputs=40, targets=33, seed=8)
   ours = compiled(CONFIG)(hf_reference.params(hf_model), text)
   theirs = hf_reference.logits(hf_model, *text)
-  real = text[2] > 0
+  real = text[1] > 0
   np.testing.assert_allclose(ours[real], theirs[real], atol=1e-4)
 
 
 def test_encoder_padding_changes_nothing(params, text, logits):
-  inputs, decoder_inputs, targets = text
-  wider = (np.pad(inputs, [(0, 0), (0, 4)]), decoder_inputs, targets)
+  inputs, targets = text
+  wider = (np.pad(inputs, [(0, 0), (0, 4)]), targets)
   np.testing.assert_allclose(compiled(CONFIG)(params, wider), logits, atol=1e-5)
 
 
@@ -135,11 +132,9 @@ def test_scanned_layers_equal_unrolled(params, text, logits, remat):
 def test_scan_with_remat_gives_the_same_gradients(params, text):
   def gradient(cfg, params):
     def loss(params):
-      log_probs = jax.nn.log_softmax(
-        t5.T5(cfg).apply({'params': params}, *text)
-      )
-      picked = jnp.take_along_axis(log_probs, text[2][..., None], -1)[..., 0]
-      return -jnp.sum(picked * (text[2] > 0))
+      log_probs = jax.nn.log_softmax(tiny.logits(t5.T5(cfg), params, *text))
+      picked = jnp.take_along_axis(log_probs, text[1][..., None], -1)[..., 0]
+      return -jnp.sum(picked * (text[1] > 0))
 
     return jax.jit(jax.grad(loss))(params)
 
@@ -204,7 +199,7 @@ def test_bfloat16_drift_is_bounded(params, text, logits):
   """bfloat16 compute over float32 weights stays near float32."""
   drifted = compiled(tiny.config(dtype=jnp.bfloat16))(params, text)
   assert drifted.dtype == jnp.float32
-  real = text[2] > 0
+  real = text[1] > 0
   error = np.abs(drifted - logits)[real]
   # 8 bits of mantissa through 4 layers: 2^-8 * a few; measured 0.017 / 0.12
   # on logits of size 1.
@@ -216,9 +211,9 @@ def test_norm_and_softmax_are_float32_under_bfloat16(text):
   """Pitfall 25, in the whole network: 13 norms' statistics, 6 softmaxes."""
   cfg = tiny.config(dtype=jnp.bfloat16)
   shapes = jax.eval_shape(lambda: tiny.t5_params(CONFIG))
-  jaxpr = jax.make_jaxpr(
-    lambda params: t5.T5(cfg).apply({'params': params}, *text)
-  )(shapes)
+  jaxpr = jax.make_jaxpr(lambda params: tiny.logits(t5.T5(cfg), params, *text))(
+    shapes
+  )
   for name, count in (('rsqrt', 12), ('exp', 6)):
     types = [
       e.outvars[0].aval.dtype
@@ -231,10 +226,10 @@ def test_norm_and_softmax_are_float32_under_bfloat16(text):
 def test_attention_has_no_logit_scale():
   """T5 does not divide by sqrt(head_dim); v1.1's head is not rescaled."""
   query = jnp.zeros((1, 1, 1, 4)).at[..., 0].set(2.0)
-  key = jnp.zeros((1, 2, 1, 4)).at[0, 1, 0, 0].set(1.5)
-  value = jnp.arange(2.0).reshape(1, 2, 1, 1)
+  key = jnp.zeros((1, 1, 2, 4)).at[0, 0, 1, 0].set(1.5)
+  value = jnp.arange(2.0).reshape(1, 1, 2, 1)
   out = attention.dot_product_attention(
-    query, key, value, jnp.zeros((1, 1, 1, 2)), lambda x, deterministic: x, True
+    query, key, value, jnp.zeros((1, 1, 1, 2)), lambda x: x
   )
   np.testing.assert_allclose(out.item(), 1 / (1 + np.exp(-3.0)), rtol=1e-6)
 
@@ -243,7 +238,7 @@ def test_dropout_is_off_unless_asked_for(params, text, logits):
   cfg = tiny.config(dropout_rate=0.3)
   np.testing.assert_array_equal(compiled(cfg)(params, text), logits)
 
-  noisy = functools.partial(compiled(cfg, True), params, text, None)
+  noisy = functools.partial(compiled(cfg), params, text, None)
   first = noisy(jax.random.key(1))
   assert jnp.abs(first - logits).max() > 0.1
   np.testing.assert_array_equal(first, noisy(jax.random.key(1)))
@@ -251,7 +246,7 @@ def test_dropout_is_off_unless_asked_for(params, text, logits):
 
 
 def test_all_padding_row_is_finite(params, text):
-  inputs, decoder_inputs, targets = (x.copy() for x in text)
-  inputs[1] = targets[1] = decoder_inputs[1] = 0
-  out = compiled(CONFIG)(params, (inputs, decoder_inputs, targets))
+  inputs, targets = (x.copy() for x in text)
+  inputs[1] = targets[1] = 0
+  out = compiled(CONFIG)(params, (inputs, targets))
   assert jnp.isfinite(out).all()

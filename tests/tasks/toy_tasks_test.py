@@ -116,8 +116,8 @@ def test_mixtures_give_batches():
     ds = task.get_dataset(LENGTHS, 'validation', shuffle=False, num_epochs=1)
     ds = features.EpisodeFeatureConverter()(ds, LENGTHS)
     batch = next(iter(ds.batch(8)))
-    assert batch['decoder_loss_weights'].shape == (8, 4, 9)
-    assert (batch['decoder_loss_weights'].numpy().sum(axis=-1) > 0).any()
+    assert batch['target_weights'].shape == (8, 4, 9)
+    assert (batch['target_weights'].numpy().sum(axis=-1) > 0).any()
 
 
 def test_text_of_one_window_is_padded_without_weight():
@@ -127,8 +127,8 @@ def test_text_of_one_window_is_padded_without_weight():
   ds = features.EpisodeFeatureConverter()(ds, LENGTHS).take(200)
   kinds = collections.Counter()
   for batch in ds.as_numpy_iterator():
-    real = batch['encoder_input_tokens'].any(axis=-1)
-    weighted = batch['decoder_loss_weights'].any(axis=-1)
+    real = batch['input_tokens'].any(axis=-1)
+    weighted = batch['target_weights'].any(axis=-1)
     np.testing.assert_array_equal(real, weighted)
     kinds[int(real.sum())] += 1
   assert set(kinds) == {1, 4}

@@ -1,0 +1,103 @@
+"""Sizes of a T5 1.1, and where in it adapters act."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax.numpy as jnp
+
+from hypertuning.adapters.sites import Matrix, Site
+from hypertuning.networks import layers
+
+ENCODER_SELF, ENCODER_MLP = 'encoder_self', 'encoder_mlp'
+DECODER_SELF, DECODER_CROSS = 'decoder_self', 'decoder_cross'
+DECODER_MLP = 'decoder_mlp'
+
+
+@flax.struct.dataclass
+class T5Config:
+  """Sizes and numerics of a T5 1.1.
+
+  Attributes:
+    vocab_size: rows of the embedding and columns of the output head.
+    dtype: computation type; parameters are float32.
+    emb_dim: width of the residual stream.
+    num_heads: attention heads.
+    num_encoder_layers: depth of the encoder.
+    num_decoder_layers: depth of the decoder.
+    head_dim: size of one head.
+    mlp_dim: hidden size of the feed-forward blocks.
+    mlp_activations: gated GELU for T5 1.1.
+    dropout_rate: used only where a call enables dropout.
+    logits_via_embedding: tied output head (T5 1.0); 1.1 has its own.
+    float32_attention_logits: multiply queries and keys in float32.
+    scan_layers: one scanned layer instead of an unrolled stack.
+    remat_policy: `none`, `full` (save nothing) or `minimal` (save matmuls).
+    relpos_num_buckets: rows of the relative bias tables.
+    relpos_max_distance: distance from which on all share a bucket.
+    relpos_init: initializer of the relative bias tables.
+  """
+
+  vocab_size: int
+  dtype: Any = jnp.float32
+  emb_dim: int = 512
+  num_heads: int = 8
+  num_encoder_layers: int = 6
+  num_decoder_layers: int = 6
+  head_dim: int = 64
+  mlp_dim: int = 2048
+  mlp_activations: Sequence[str] = ('gelu', 'linear')
+  dropout_rate: float = 0.0
+  logits_via_embedding: bool = False
+  float32_attention_logits: bool = False
+  scan_layers: bool = False
+  remat_policy: str = 'none'
+  relpos_num_buckets: int = 32
+  relpos_max_distance: int = 128
+  relpos_init: layers.Initializer = nn.initializers.variance_scaling(
+    1.0, 'fan_avg', 'uniform'
+  )
+
+  @property
+  def sites(self) -> Mapping[str, Site]:
+    """Where adapters act, by the names that `PREFIX_SITES` and others take."""
+    encoder, decoder = self.num_encoder_layers, self.num_decoder_layers
+    return {
+      ENCODER_SELF: self._attention('encoder/layers/attention', encoder),
+      DECODER_SELF: self._attention('decoder/layers/self_attention', decoder),
+      DECODER_CROSS: self._attention(
+        'decoder/layers/encoder_decoder_attention', decoder
+      ),
+      ENCODER_MLP: self._mlp('encoder/layers/mlp', encoder),
+      DECODER_MLP: self._mlp('decoder/layers/mlp', decoder),
+    }
+
+  def _attention(self, path: str, num_layers: int) -> Site:
+    joined = self.num_heads * self.head_dim
+    modules = {
+      name: Matrix(
+        f'{path}/{name}', self.emb_dim, joined, ('embed', 'joined_kv')
+      )
+      for name in ('query', 'key', 'value')
+    }
+    out = Matrix(f'{path}/out', joined, self.emb_dim, ('joined_kv', 'embed'))
+    return Site(
+      num_layers,
+      {**modules, 'out': out},
+      self.num_heads,
+      self.head_dim,
+      # Logits are not divided by sqrt(head_dim): a key much larger than a
+      # real one saturates the softmax, a smaller one is never attended to.
+      key_scale=1.0,
+    )
+
+  def _mlp(self, path: str, num_layers: int) -> Site:
+    modules = {
+      name: Matrix(
+        f'{path}/{name}', self.emb_dim, self.mlp_dim, ('embed', 'mlp')
+      )
+      for name in layers.mlp_inputs(self.mlp_activations)
+    }
+    wo = Matrix(f'{path}/wo', self.mlp_dim, self.emb_dim, ('mlp', 'embed'))
+    return Site(num_layers, {**modules, 'wo': wo})
