@@ -8,6 +8,7 @@ import tiny
 from scipy import special
 
 from hypertuning import trees
+from hypertuning.adapters import PrefixSpec
 from hypertuning.data import lookup
 from hypertuning.engine import batching, checkpoints
 from hypertuning.errors import UserError
@@ -24,7 +25,7 @@ LENGTHS = {
 
 
 def make(weight, teacher=False):
-  head = heads.PrefixHead(CONFIG, prefix_length=2, bottleneck=8)
+  head = heads.PrefixHead(CONFIG, PrefixSpec(2), 8)
   return tiny.model(
     CONFIG,
     hyper_t5.HyperT5(CONFIG, head),
@@ -64,10 +65,10 @@ def expected(variables, batch, network):
   def fold(x):
     return x.reshape(-1, x.shape[-1])
 
-  teacher = t5.T5(CONFIG).apply(
-    {'params': everything['params'][network]},
+  teacher = tiny.logits(
+    t5.T5(CONFIG),
+    everything['params'][network],
     fold(batch['teacher_tokens']),
-    fold(batch['decoder_input_tokens']),
     fold(batch['target_tokens']),
   )
   student = make(1.0, True).module.apply(everything, batch)

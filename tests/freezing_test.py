@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from hypertuning import trees
+from hypertuning.adapters import LoRASpec, PrefixSpec
 from hypertuning.engine import checkpoints, optim, train_state, train_step
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.planning import flops
@@ -20,8 +21,8 @@ from hypertuning.planning import flops
 DOWNSTREAM = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
 HYPER = DOWNSTREAM.replace(emb_dim=16, num_heads=2, head_dim=7, mlp_dim=26)
 HEADS = {
-  'prefix': heads.PrefixHead(DOWNSTREAM, prefix_length=2, bottleneck=9),
-  'lora': heads.LoRAHead(DOWNSTREAM, rank=2, bottleneck=9),
+  'prefix': heads.PrefixHead(DOWNSTREAM, PrefixSpec(2), 9),
+  'lora': heads.LoRAHead(DOWNSTREAM, LoRASpec(2), 9),
 }
 OPTIMIZERS = {
   'adamw': optim.adamw(1e-2, weight_decay=0.5),
@@ -161,8 +162,8 @@ DEEP = tiny.config(
 )
 DEEP_HYPER = DEEP.replace(emb_dim=48, mlp_dim=100, head_dim=20)
 DEEP_HEADS = {
-  'prefix': heads.PrefixHead(DEEP, prefix_length=2, bottleneck=36),
-  'lora': heads.LoRAHead(DEEP, rank=2, bottleneck=36),
+  'prefix': heads.PrefixHead(DEEP, PrefixSpec(2), 36),
+  'lora': heads.LoRAHead(DEEP, LoRASpec(2), 36),
 }
 SIZES = {'hyper': 40, 'inputs': 32, 'targets': 16}
 

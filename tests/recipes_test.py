@@ -201,7 +201,6 @@ def parameters(lengths):
   shapes = {
     'hyper_tokens': (1, lengths['hyper_inputs']),
     'input_tokens': (1, queries, inputs),
-    'decoder_input_tokens': (1, *lengths['targets']),
     'target_tokens': (1, *lengths['targets']),
   }
   variables = jax.eval_shape(

@@ -9,10 +9,11 @@ import pytest
 import tiny
 from safetensors.numpy import save_file
 
-from hypertuning.adapters import SITES, io
+from hypertuning.adapters import io
 from hypertuning.errors import UserError
 
 CONFIG = tiny.config()
+SITES = tiny.ATTENTIONS
 
 
 def bits(tree):
@@ -35,7 +36,7 @@ def test_file_round_trip(tmp_path, make, dtype):
   assert header.model == 'tiny' and header.config == {'shots': 4, 'rank': 2}
   if make is tiny.lora:
     assert header.kind == 'lora' and header.scale == 0.5
-    assert header.shapes['decoder_cross/value/b'] == (2, 2, 2, 3, 8)
+    assert header.shapes['decoder_cross/value/b'] == (2, 2, 2, 24)
   else:
     assert header.kind == 'prefix'
     assert header.shapes['encoder_self/key'] == (2, 3, 2, 3, 8)
@@ -50,7 +51,13 @@ def test_strided_and_empty_arrays_round_trip(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, io.load(tmp_path / 'a'), phi)
   empty = tiny.prefix(CONFIG, 2, length=0)
   io.save(empty, tmp_path / 'b', model='tiny', config={})
-  assert io.load(tmp_path / 'b').sites[SITES[0]].key.shape == (2, 0, 2, 3, 8)
+  assert io.load(tmp_path / 'b').sites[SITES[0]].key.shape == (
+    2,
+    0,
+    2,
+    3,
+    8,
+  )
 
 
 def refusal(path, expected=None) -> str:
@@ -104,7 +111,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
   save_file(tensor, path)
   assert 'format' in refusal(path)
   header = {
-    'format': 'hypertuning.adapters.v1',
+    'format': 'hypertuning.adapters.v2',
     'kind': 'prefix',
     'model': 'm',
     'scale': '1.0',

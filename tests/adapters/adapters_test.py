@@ -11,12 +11,15 @@ import tiny
 
 from hypertuning import adapters as adapters_lib
 from hypertuning import trees
-from hypertuning.adapters import SITES, LoRA, Prefix
+from hypertuning.adapters import LoRA, LoRASpec, Prefix, PrefixSpec
+from hypertuning.errors import UserError
 from hypertuning.networks import layers, t5
 from hypertuning.planning import flops
 
 CONFIG = tiny.config()
 BATCH = 4
+SITES = tiny.ATTENTIONS
+EVERY_PROJECTION = ('query', 'key', 'value', 'out', 'wi_0', 'wi_1', 'wo')
 # In the order in which a T5 runs them.
 MODULES = {
   'encoder_self': ('encoder', 'attention'),
@@ -28,7 +31,7 @@ MODULES = {
 @functools.cache
 def compiled(cfg=CONFIG):
   return jax.jit(
-    lambda params, text, phi: t5.T5(cfg).apply({'params': params}, *text, phi)
+    lambda params, text, phi: tiny.logits(t5.T5(cfg), params, *text, phi)
   )
 
 
@@ -74,12 +77,16 @@ class Reference:
       factors = self.phi.sites[site][name]
       a = np.asarray(factors.a[0, layer], np.float64)
       b = np.asarray(factors.b[0, layer], np.float64)
-      kernel = kernel + self.phi.scale * a @ b.reshape(b.shape[0], -1)
-    return (x @ kernel).reshape(len(x), self.cfg.num_heads, -1)
+      kernel = kernel + self.phi.scale * a @ b
+    return x @ kernel
+
+  def heads(self, *args):
+    y = self.project(*args)
+    return y.reshape(len(y), self.cfg.num_heads, -1)
 
   def attend(self, x, kv, bias, path, site, layer):
     q, k, v = (
-      self.project(source, path, site, layer, name)
+      self.heads(source, path, site, layer, name)
       for source, name in ((x, 'query'), (kv, 'key'), (kv, 'value'))
     )
     if isinstance(self.phi, Prefix) and site in self.phi.sites:
@@ -95,12 +102,15 @@ class Reference:
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     out = np.einsum('hqk,khd->qhd', weights, v).reshape(len(x), -1)
-    return out @ self.w[f'{path}/out/kernel']
+    return self.project(out, path, site, layer, 'out')
 
-  def mlp(self, x, path):
-    gate, linear = (x @ self.w[f'{path}/{n}/kernel'] for n in ('wi_0', 'wi_1'))
+  def mlp(self, x, path, site, layer):
+    gate, linear = (
+      self.project(x, path, site, layer, name) for name in ('wi_0', 'wi_1')
+    )
     tanh = np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))
-    return 0.5 * gate * (1 + tanh) * linear @ self.w[f'{path}/wo/kernel']
+    y = 0.5 * gate * (1 + tanh) * linear
+    return self.project(y, path, site, layer, 'wo')
 
   def self_bias(self, stack, mask):
     places = np.arange(len(mask))
@@ -116,7 +126,8 @@ class Reference:
       visible = visible & (places[None, :] <= places[:, None])
     return np.where(visible, bias, -np.inf)
 
-  def __call__(self, inputs, decoder_inputs, targets):
+  def __call__(self, inputs, targets):
+    decoder_inputs = np.concatenate([[0], targets[:-1]])
     x = self.w['token_embedder/embedding'][inputs]
     bias = self.self_bias('encoder', inputs > 0)
     for i in range(self.cfg.num_encoder_layers):
@@ -124,7 +135,7 @@ class Reference:
       y = self.norm(x, f'{path}/pre_attention_layer_norm')
       x = x + self.attend(y, y, bias, f'{path}/attention', SITES[0], i)
       y = self.norm(x, f'{path}/pre_mlp_layer_norm')
-      x = x + self.mlp(y, f'{path}/mlp')
+      x = x + self.mlp(y, f'{path}/mlp', 'encoder_mlp', i)
     encoded = self.norm(x, 'encoder/encoder_norm')
 
     x = self.w['token_embedder/embedding'][decoder_inputs]
@@ -139,7 +150,7 @@ class Reference:
       name = f'{path}/encoder_decoder_attention'
       x = x + self.attend(y, encoded, cross, name, SITES[2], i)
       y = self.norm(x, f'{path}/pre_mlp_layer_norm')
-      x = x + self.mlp(y, f'{path}/mlp')
+      x = x + self.mlp(y, f'{path}/mlp', 'decoder_mlp', i)
     x = self.norm(x, 'decoder/decoder_norm')
     return x @ self.w['decoder/logits_dense/kernel']
 
@@ -149,7 +160,7 @@ def check_reference(params, text, phi, cfg=CONFIG):
   for i in range(BATCH):
     one = [x[i] for x in text]
     reference = Reference(params, cfg, None if phi is None else row(phi, i))
-    real = one[2] > 0
+    real = one[1] > 0
     # float32 against float64; measured 2.7e-6 on logits of size 1.
     np.testing.assert_allclose(got[i][real], reference(*one)[real], atol=5e-5)
   return got
@@ -164,9 +175,7 @@ def test_closed_form(params, text, plain, kind):
   phi = {
     'none': None,
     'prefix': tiny.prefix(CONFIG, BATCH),
-    'lora': tiny.lora(
-      CONFIG, BATCH, rank=3, projections=('query', 'key', 'value')
-    ),
+    'lora': tiny.lora(CONFIG, BATCH, 3, tuple(CONFIG.sites), EVERY_PROJECTION),
   }[kind]
   got = check_reference(params, text, phi)
   assert kind == 'none' or jnp.abs(got - plain).max() > 0.1
@@ -182,7 +191,7 @@ def test_closed_form_of_copies_on_one_layer():
   got = compiled(cfg)(params, text, five)
   for i in range(BATCH):
     reference = Reference(params, cfg, row(one, i), prefix_bias=np.log(5))
-    real = text[2][i] > 0
+    real = text[1][i] > 0
     want = reference(*(x[i] for x in text))
     np.testing.assert_allclose(got[i][real], want[real], atol=5e-5)
 
@@ -249,13 +258,13 @@ def test_batched_lora_equals_merged_weights(params, text, scan):
   """Pitfall 6: one batch of four phi, and four merged models."""
   cfg = tiny.config(scan_layers=scan)
   params = tiny.stack_layers(params) if scan else params
-  phi = tiny.lora(cfg, BATCH, projections=('query', 'key', 'value'))
+  phi = tiny.lora(cfg, BATCH, 2, tuple(cfg.sites), EVERY_PROJECTION)
   batched = compiled(cfg)(params, text, phi)
   before = jax.tree.map(np.array, params)
   for i in range(BATCH):
-    merged = adapters_lib.merge(phi, params, i)
+    merged = adapters_lib.merge(phi, params, cfg.sites, i)
     alone = compiled(cfg)(merged, row(text, i), None)[0]
-    real = text[2][i] > 0
+    real = text[1][i] > 0
     np.testing.assert_allclose(batched[i][real], alone[real], atol=5e-5)
   jax.tree.map(np.testing.assert_array_equal, params, before)
 
@@ -297,13 +306,13 @@ def test_lora_equals_peft(text):
         path = f'{stack}.block.{layer}.layer.{sublayer}.{module}.{short}'
         factors = phi.sites[site][name]
         a = np.asarray(factors.a[0, layer]).T.copy()
-        b = np.asarray(factors.b[0, layer]).reshape(rank, -1).T.copy()
+        b = np.asarray(factors.b[0, layer]).T.copy()
         lora = named[path]
         lora.lora_A['default'].weight.copy_(hf_reference.torch.tensor(a))
         lora.lora_B['default'].weight.copy_(hf_reference.torch.tensor(b))
   want = hf_reference.logits(peft_model, *text)
-  got = compiled()(params, text, adapters_lib.repeat(phi, BATCH))
-  real = text[2] > 0
+  got = compiled()(params, text, phi)  # one phi for all rows
+  real = text[1] > 0
   np.testing.assert_allclose(got[real], want[real], atol=1e-4)
   base = compiled()(params, text, None)
   assert jnp.abs(got - base)[real].max() > 0.1
@@ -323,6 +332,7 @@ def attention_outputs():
       {'params': params},
       *text,
       phi,
+      method=lambda self, *args: self.logits(self(*args)),
       capture_intermediates=lambda module, _: (
         type(module).__name__ == 'Attention'
       ),
@@ -346,7 +356,7 @@ RUN_ORDER = [
   ('decoder_cross', 1),
 ]
 PREFIX_LEAVES = [(site, leaf) for site in SITES for leaf in ('key', 'value')]
-LORA_LEAVES = [(s, p) for s in SITES for p in ('query', 'key', 'value')]
+LORA_LEAVES = [(s, p) for s in SITES for p in ('query', 'key', 'value', 'out')]
 
 
 def add_at(leaf, axis, layer):
@@ -362,7 +372,7 @@ def check_probe(params, text, phi, changed, site, layer):
   first = RUN_ORDER[differ.index(True)]
   assert first == (site, layer)
   # And it does there what the closed form says: key is not value.
-  real = text[2][0] > 0
+  real = text[1][0] > 0
   want = Reference(params, CONFIG, row(changed, 0))(*(x[0] for x in text))
   np.testing.assert_allclose(logits[0][real], want[real], atol=5e-5)
 
@@ -382,7 +392,7 @@ def test_prefix_reaches_its_site_layer_and_side(params, text, site, leaf):
 def test_lora_reaches_its_site_layer_and_projection(
   params, text, site, projection
 ):
-  phi = tiny.lora(CONFIG, BATCH, projections=('query', 'key', 'value'))
+  phi = tiny.lora(CONFIG, BATCH, modules=EVERY_PROJECTION[:4])
   factors = phi.sites[site][projection]
   for layer in range(2):
     moved = factors.replace(b=add_at(factors.b, 1, layer))
@@ -405,10 +415,10 @@ def test_sites_are_selectable(params, text, plain):
 
 def test_lora_never_forms_a_kernel_per_example(params, text):
   """No intermediate is as large as `dW` for every example, gradients too."""
-  phi = tiny.lora(CONFIG, BATCH, projections=('query', 'key', 'value'))
+  phi = tiny.lora(CONFIG, BATCH, modules=('query', 'key', 'value'))
 
   def loss(phi):
-    return t5.T5(CONFIG).apply({'params': params}, *text, phi).sum()
+    return tiny.logits(t5.T5(CONFIG), params, *text, phi).sum()
 
   def per_example(function):
     jaxpr = jax.make_jaxpr(function)(phi).jaxpr
@@ -425,9 +435,7 @@ def test_lora_never_forms_a_kernel_per_example(params, text):
   assert per_example(jax.grad(loss)) == []
   # The check sees it where it is: merging for every example.
   merge = jax.vmap(lambda x: x.sites[SITES[0]]['query'], 0)
-  assert per_example(
-    lambda phi: jnp.einsum('eldr,elrhk->eldhk', merge(phi).a, merge(phi).b)
-  )
+  assert per_example(lambda phi: merge(phi).a @ merge(phi).b)
 
 
 # Order: repeat, average.
@@ -461,15 +469,13 @@ def test_gradient_of_a_shared_phi_is_the_sum_over_queries(text, make):
   phi = make(cfg, 2)
 
   def loss(phi, text):
-    logits = t5.T5(cfg).apply({'params': params}, *text, phi)
+    logits = tiny.logits(t5.T5(cfg), params, *text, phi)
     picked = jnp.take_along_axis(
-      jax.nn.log_softmax(logits), text[2][..., None], -1
+      jax.nn.log_softmax(logits), text[1][..., None], -1
     )[..., 0]
-    return -jnp.sum(picked * (text[2] > 0))
+    return -jnp.sum(picked * (text[1] > 0))
 
-  shared = jax.jit(
-    jax.grad(lambda phi: loss(adapters_lib.repeat(phi, 2), text))
-  )(phi)
+  shared = jax.jit(jax.grad(lambda phi: loss(phi, text)))(phi)
   single = jax.jit(jax.grad(loss))
   for episode in range(2):
     passes = [
@@ -481,3 +487,78 @@ def test_gradient_of_a_shared_phi_is_the_sum_over_queries(text, make):
     ):
       # Gradients of size 1 to 10 in float32; measured 5e-6.
       np.testing.assert_allclose(got[episode], want[0], atol=1e-4)
+
+
+@pytest.mark.parametrize('make', [tiny.prefix, tiny.lora])
+def test_phi_for_all_is_phi_of_each(params, text, make):
+  """An episodes axis of 1 serves every row, and is repeated nowhere."""
+  one = make(CONFIG, 1)
+  copies = adapters_lib.expand(one, BATCH)
+  assert jax.tree.leaves(copies)[0].shape[0] == BATCH
+  np.testing.assert_allclose(
+    compiled()(params, text, one), compiled()(params, text, copies), atol=1e-5
+  )
+  for same in (
+    adapters_lib.repeat(one, 3),
+    adapters_lib.average(one, 2),
+    adapters_lib.take(one, jnp.array([0, 0, 0])),
+  ):
+    jax.tree.map(np.testing.assert_array_equal, same, one)
+
+
+# Specs: what phi is made of.
+
+
+def test_specs_give_the_shapes_that_the_network_names():
+  shapes = PrefixSpec(5, ('decoder_cross',)).shapes(CONFIG)
+  assert jax.tree.map(lambda x: x.shape, shapes.sites['decoder_cross']) == (
+    adapters_lib.KeyValue(key=(1, 5, 2, 3, 8), value=(1, 5, 2, 3, 8))
+  )
+  spec = LoRASpec(4, 2.0, ('encoder_self', 'decoder_mlp'), ('out', 'wi_1'))
+  phi = spec.shapes(CONFIG)
+  assert phi.scale == 0.5
+  assert {site: list(parts) for site, parts in phi.sites.items()} == {
+    'encoder_self': ['out'],
+    'decoder_mlp': ['wi_1'],
+  }
+  factors = phi.sites['decoder_mlp']['wi_1']
+  assert factors.a.shape == (1, 2, 20, 4) and factors.b.shape == (1, 2, 4, 28)
+  factors = phi.sites['encoder_self']['out']
+  assert factors.a.shape == (1, 2, 24, 4) and factors.b.shape == (1, 2, 4, 20)
+  # A site without any of the projections is left out.
+  alone = LoRASpec(4, 2.0, tuple(CONFIG.sites), ('wo',))
+  assert list(alone.shapes(CONFIG).sites) == ['encoder_mlp', 'decoder_mlp']
+
+
+@pytest.mark.parametrize(
+  ('spec', 'words'),
+  [
+    (
+      PrefixSpec(2, ('encoder',)),
+      ('PREFIX_SITES', "'encoder'", 'encoder_self'),
+    ),
+    (PrefixSpec(2, ('encoder_mlp',)), ('PREFIX_SITES', 'no attention')),
+    (LoRASpec(2, 1.0, ('self',)), ('LORA_SITES', "'self'", 'decoder_mlp')),
+    (
+      LoRASpec(2, 1.0, ('decoder_mlp',), ('query',)),
+      ('LORA_PROJECTIONS', "'query'", 'wi_0, wi_1, wo'),
+    ),
+  ],
+)
+def test_what_a_network_does_not_have_is_named(spec, words):
+  with pytest.raises(UserError) as error:
+    spec.shapes(CONFIG)
+  assert all(word in str(error.value) for word in words)
+
+
+def test_every_named_projection_is_a_kernel_of_that_size(params):
+  flat = trees.flatten_paths(params)
+  found = set()
+  for site in CONFIG.sites.values():
+    for matrix in site.modules.values():
+      for layer in range(site.layers):
+        path = matrix.path.replace('/layers/', f'/layers_{layer}/')
+        shape = flat[f'{path}/kernel'].shape
+        assert shape == (matrix.inputs, matrix.outputs), path
+        found.add(f'{path}/kernel')
+  assert found == {k for k in flat if '/layers_' in k and 'kernel' in k}

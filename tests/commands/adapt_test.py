@@ -11,13 +11,13 @@ import runner
 import tiny
 
 from hypertuning import adapt as adapt_lib
-from hypertuning.adapters import io
+from hypertuning.adapters import LoRASpec, PrefixSpec, io
 from hypertuning.data import lookup, registry
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.data.rows import Row, RowTask, as_task, for_tuning
 from hypertuning.engine import batching, partitioning, phi_tuning, train_state
 from hypertuning.errors import UserError
-from hypertuning.hypermodels import heads, learned
+from hypertuning.hypermodels import learned
 
 LENGTHS = {'hyper_inputs': 24, 'inputs': (2, 6), 'targets': (2, 4)}
 TASKS = {
@@ -149,8 +149,7 @@ def test_step_0_is_the_hypermodel_exactly(checkpoint, tmp_path):
 def test_tasks_side_by_side_are_as_alone():
   """Clipping by the global norm would mix them, were they one tree."""
   cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
-  head = heads.LoRAHead(cfg, rank=2, bottleneck=8)
-  model = tiny.model(cfg, learned.Learned(head))
+  model = tiny.model(cfg, learned.Learned(cfg, LoRASpec(2)))
   batch = {**tiny.episodes(count=3), 'is_real': np.ones(3, np.int32)}
   shapes = {k: v.shape for k, v in tiny.episodes().items()}
   abstract = jax.eval_shape(
@@ -216,9 +215,7 @@ def test_results_are_those_of_the_curves(checkpoint, tmp_path):
   with pytest.raises(UserError, match='3 adapters there, but 1 or 2'):
     _adapt(checkpoint, more, start_adapters=phi, max_tasks=2)
   other = runner.model(width=16)
-  head = heads.PrefixHead(
-    other.module.downstream.config, prefix_length=3, bottleneck=8
-  )
+  longer = learned.Learned(other.module.downstream.config, PrefixSpec(3))
   with pytest.raises(
     UserError, match=r'decoder_self/key is \(3, 2, .* \(3, 3, '
   ):
@@ -226,7 +223,7 @@ def test_results_are_those_of_the_curves(checkpoint, tmp_path):
       checkpoint,
       more,
       start_adapters=phi,
-      model=runner.model(hypermodel=learned.Learned(head)),
+      model=runner.model(hypermodel=longer),
       fresh_regex='hypermodel/phi_.*',
     )
 

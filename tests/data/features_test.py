@@ -33,13 +33,12 @@ EPISODE = {
 }
 
 
-def test_features_are_padded_shifted_and_weighted():
+def test_features_are_padded_and_weighted():
   lengths = {'hyper_inputs': 4, 'inputs': (3, 3), 'targets': (3, 4)}
   assert convert(EPISODE, lengths) == {
     'hyper_tokens': [5, 6, 1, 0],
     'input_tokens': [[7, 8, 0], [9, 0, 0], [0, 0, 0]],
     'target_tokens': [[10, 11, 1, 0], [12, 1, 0, 0], [0, 0, 0, 0]],
-    'decoder_input_tokens': [[0, 10, 11, 1], [0, 12, 1, 0], [0, 0, 0, 0]],
     'target_weights': [[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]],
   }
 

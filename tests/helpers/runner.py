@@ -44,6 +44,7 @@ TRAIN = {
 def model(hyper: bool = True, width: int = 16, vocab: int = 384, **overrides):
   """A `HyperTuningModel` with a prefix head over bytes."""
   from hypertuning import models
+  from hypertuning.adapters import PrefixSpec
   from hypertuning.data import vocabularies
   from hypertuning.engine import optim
   from hypertuning.hypermodels import heads, hyper_t5
@@ -59,7 +60,7 @@ def model(hyper: bool = True, width: int = 16, vocab: int = 384, **overrides):
     num_decoder_layers=1,
     dropout_rate=overrides.pop('dropout_rate', 0.1),
   )
-  head = heads.PrefixHead(config, prefix_length=2, bottleneck=8)
+  head = heads.PrefixHead(config, PrefixSpec(2), 8)
   vocabulary = vocabularies.byte_vocabulary()
   fields = {
     'downstream': t5.T5(config),

@@ -93,8 +93,10 @@ def stack_layers(params):
   return trees.unflatten_paths(flat)
 
 
-def _filled(shapes, episodes: int, draw):
-  """Phi of a spec's shapes, with as many episodes."""
+def filled(shapes, episodes: int, draw=None):
+  """Phi of a spec's shapes, with as many episodes, normal unless drawn."""
+  rng = np.random.default_rng(6)
+  draw = draw or (lambda _, shape: rng.standard_normal(shape))
 
   def leaf(path, x) -> jax.Array:
     name = str(getattr(path[-1], 'name', path[-1]))
@@ -109,7 +111,7 @@ def prefix(
   """Random keys and values of the size of real ones."""
   rng = np.random.default_rng(seed)
   shapes = PrefixSpec(length, where).shapes(cfg)
-  return _filled(shapes, episodes, lambda _, shape: rng.standard_normal(shape))
+  return filled(shapes, episodes, lambda _, shape: rng.standard_normal(shape))
 
 
 def lora(
@@ -129,7 +131,7 @@ def lora(
     return x / shape[-2] ** 0.5 if name == 'a' else x
 
   spec = LoRASpec(rank, scale * rank, where, modules)
-  return _filled(spec.shapes(cfg), episodes, draw)
+  return filled(spec.shapes(cfg), episodes, draw)
 
 
 def ragged(rng, shape, least: int = 1, eos: bool = False) -> np.ndarray:
