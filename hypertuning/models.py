@@ -17,14 +17,15 @@ from hypertuning import adapters as adapters_lib
 from hypertuning import objectives, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data import features
+from hypertuning.data.text_format import Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.networks import adapted, decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
+from hypertuning.renamed import takes_text_format
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
 TOKENS = 'NUM_REAL_TARGET_TOKENS'  # as t5x calls it
-_EOS_ID = 1
 
 
 class HyperTuningModel:
@@ -32,8 +33,7 @@ class HyperTuningModel:
 
   Attributes:
     module: the `AdaptedModel`.
-    input_vocabulary: a `seqio.Vocabulary`.
-    output_vocabulary: a `seqio.Vocabulary`.
+    text_format: how its text is laid out.
     optimizer_def: an optax transformation (embedded runner) or a t5x optimizer
       definition.
     trainable_regex: full paths (`hypermodel/...`, `downstream/...`) that train;
@@ -42,12 +42,12 @@ class HyperTuningModel:
 
   FEATURE_CONVERTER_CLS = features.EpisodeFeatureConverter
 
+  @takes_text_format
   def __init__(
     self,
     downstream: nn.Module,
     hypermodel: nn.Module | None,
-    input_vocabulary: Any,
-    output_vocabulary: Any,
+    text_format: Any,
     optimizer_def: Any,
     trainable_regex: str = 'hypermodel/.*',
     frozen_dtype: Any = None,
@@ -64,8 +64,8 @@ class HyperTuningModel:
     Args:
       downstream: the network that is adapted, such as `t5.T5`.
       hypermodel: what generates phi, or None for the downstream model alone.
-      input_vocabulary: of the texts that are read.
-      output_vocabulary: of the texts that are written.
+      text_format: a `TextFormat`; None for a model that reads no text, such as
+        one that is planned.
       optimizer_def: see the class.
       trainable_regex: see the class.
       frozen_dtype: storage type of what does not train (None: as it is).
@@ -86,7 +86,7 @@ class HyperTuningModel:
 
     Raises:
       UserError: another name of a normalising factor, a weight that is no
-        share, or a teacher without weight.
+        share, a teacher without weight, or no `TextFormat`.
     """
     if isinstance(loss_normalizing_factor, str) and (
       loss_normalizing_factor != TOKENS
@@ -107,8 +107,7 @@ class HyperTuningModel:
     self.module = AdaptedModel(
       downstream=downstream, hypermodel=hypermodel, teacher=teacher
     )
-    self.input_vocabulary = input_vocabulary
-    self.output_vocabulary = output_vocabulary
+    self.text_format = text_format and check(text_format)
     self.optimizer_def = optimizer_def
     if teacher is not None:  # it is held still in every case
       trainable_regex = f'(?!teacher/)(?:{trainable_regex})'
@@ -120,6 +119,16 @@ class HyperTuningModel:
     self._z_loss = z_loss
     self._distillation_weight = distillation_weight
     self._return_adapters = return_adapters
+
+  @property
+  def input_vocabulary(self) -> Vocabulary:
+    """The vocabulary of what is read; t5x asks for it by this name."""
+    return self.text_format.vocabulary
+
+  @property
+  def output_vocabulary(self) -> Vocabulary:
+    """The vocabulary of what is written; t5x asks for it by this name."""
+    return self.text_format.vocabulary
 
   @property
   def has_hypermodel(self) -> bool:
@@ -403,7 +412,7 @@ class HyperTuningModel:
       cache,
       batch_size=inputs.shape[0] // num_decodes,
       max_decode_length=length,
-      eos_id=_EOS_ID,
+      end_ids=self.text_format.end_ids if self.text_format else (),
       num_decodes=num_decodes,
       rng=rng,
       batch_axis=int(downstream.config.scan_layers),

@@ -2,11 +2,12 @@
 
 All three share one signature and know nothing of models:
 `tokens_to_logits(ids [rows], cache) -> (logits [rows, vocab], cache)`.
-Decoding starts from id 0, as T5 does; ids after EOS are 0. Results are sorted
-by ascending score: the best decode of a row is its last.
+Decoding starts from id 0, as T5 does; ids after the one that ends a sequence
+are 0. Results are sorted by ascending score: the best decode of a row is its
+last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ def sample(
   *,
   batch_size: int,
   max_decode_length: int,
-  eos_id: int = 1,
+  end_ids: Sequence[int],
   num_decodes: int = 1,
   rng: jax.Array | None = None,
   batch_axis: int = 0,
@@ -48,7 +49,7 @@ def sample(
     cache: whose batch axis has `batch_size * num_decodes` rows.
     batch_size: number of queries.
     max_decode_length: number of tokens, EOS included.
-    eos_id: ends a sequence.
+    end_ids: ids of which any ends a sequence.
     num_decodes: independent draws a query.
     rng: needed where the temperature is not 0.
     batch_axis: of the cache's leaves; only beam search reads it.
@@ -85,7 +86,7 @@ def sample(
     return _State(
       state.step + 1,
       ids,
-      state.done | (ids == eos_id),
+      state.done | _ends(ids, end_ids),
       state.sequences.at[:, state.step].set(ids),
       state.scores + jnp.where(state.done, 0.0, log_probs),
       cache,
@@ -134,7 +135,7 @@ def beam_search(
   *,
   batch_size: int,
   max_decode_length: int,
-  eos_id: int = 1,
+  end_ids: Sequence[int],
   num_decodes: int = 4,
   rng: jax.Array | None = None,
   batch_axis: int = 0,
@@ -147,7 +148,7 @@ def beam_search(
     cache: whose batch axis has `batch_size * num_decodes` rows.
     batch_size: number of queries.
     max_decode_length: number of tokens, EOS included.
-    eos_id: ends a sequence.
+    end_ids: ids of which any ends a sequence.
     num_decodes: beams a query.
     rng: not used.
     batch_axis: of the cache's leaves with more than `batch_axis` dimensions.
@@ -174,7 +175,7 @@ def beam_search(
     parents, ids = flat // vocab, (flat % vocab).astype(jnp.int32)
     sequences = jnp.take_along_axis(state.sequences, parents[..., None], axis=1)
     sequences = sequences.at[:, :, state.step].set(ids)
-    is_end = ids == eos_id
+    is_end = _ends(ids, end_ids)
 
     alive, kept = jax.lax.top_k(jnp.where(is_end, _NEGATIVE, scores), beams)
     ended_scores = jnp.where(
@@ -231,6 +232,10 @@ def beam_search(
       beams,
     )
   )
+
+
+def _ends(ids: jax.Array, end_ids: Sequence[int]) -> jax.Array:
+  return jnp.isin(ids, jnp.array(end_ids, jnp.int32))
 
 
 def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:

@@ -10,9 +10,12 @@ import numpy as np
 
 from hypertuning import trees
 from hypertuning.adapters import SITES, KeyValue, LoRA, LowRank, Prefix, sites
+from hypertuning.data.text_format import TextFormat
 from hypertuning.networks import t5
 
 VOCAB = 37
+# Ids alone: nothing here is decoded to text.
+TEXT_FORMAT = TextFormat(vocabulary=None, end_ids=(1,))
 
 
 def config(**overrides) -> t5.T5Config:
@@ -159,8 +162,7 @@ def model(cfg: t5.T5Config, hypermodel=None, **overrides):
   fields = {
     'downstream': t5.T5(cfg),
     'hypermodel': hypermodel,
-    'input_vocabulary': None,
-    'output_vocabulary': None,
+    'text_format': TEXT_FORMAT,
     'optimizer_def': None,
   }
   return models.HyperTuningModel(**{**fields, **overrides})

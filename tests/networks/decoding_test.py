@@ -67,7 +67,7 @@ def run_toy(decode, num_decodes=1, **kwargs):
       toy_cache(num_decodes),
       batch_size=3,
       max_decode_length=TOY_LENGTH,
-      eos_id=EOS,
+      end_ids=(EOS,),
       num_decodes=num_decodes,
       **kwargs,
     )
@@ -350,3 +350,28 @@ def test_greedy_equals_transformers_generate(batch):
   ours = np.asarray(ours).reshape(6, 8)
   np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
   assert not ours[:, theirs.shape[1] :].any()
+
+
+@pytest.mark.parametrize('decode', [decoding.greedy, decoding.beam_search])
+def test_any_of_several_ids_ends_a_sequence(decode):
+  """Every row would say 5, 6, 7, 5, ... for ever."""
+
+  def step(ids, cache):
+    following = jnp.where((ids == 0) | (ids == 7), 5, ids + 1)
+    return 50.0 * jax.nn.one_hot(following, 9), cache
+
+  for end_ids, want in (
+    ((6, 8), [5, 6, 0, 0]),
+    ((7, 6), [5, 6, 0, 0]),
+    ((7,), [5, 6, 7, 0]),
+    ((), [5, 6, 7, 5]),
+  ):
+    sequences, _ = decode(
+      step,
+      {},
+      batch_size=2,
+      max_decode_length=4,
+      end_ids=end_ids,
+      num_decodes=1,
+    )
+    assert np.asarray(sequences)[:, -1].tolist() == [want] * 2
