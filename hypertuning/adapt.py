@@ -124,7 +124,7 @@ def adapt(
       raise UserError(f'{name} = {value}: must be 1 or more.')
   batching.check_vocabulary(model)
   lookup.import_tasks(mixture_or_task_module)
-  lookup.check_text(mixture_or_task_name, model.input_vocabulary)
+  lookup.check_text(mixture_or_task_name, model.text_format)
   tasks = []
   for task in lookup.members(mixture_or_task_name):
     source = _source(task, split)

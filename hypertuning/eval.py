@@ -103,7 +103,7 @@ def evaluate(
     )
   batching.check_vocabulary(model)
   lookup.import_tasks(mixture_or_task_module)
-  lookup.check_text(mixture_or_task_name, model.input_vocabulary)
+  lookup.check_text(mixture_or_task_name, model.text_format)
   tasks = lookup.members(mixture_or_task_name)
   read = functools.partial(
     lookup.episodes,

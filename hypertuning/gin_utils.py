@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from gin import config as gin_config
 
-from hypertuning import paths
+from hypertuning import paths, renamed
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -243,7 +243,7 @@ def _parse_binding(binding: str) -> None:
         f'--gin.{name}={value}: this value cannot be read; a string needs '
         f'quotes that the shell leaves alone: --gin.{name}="\'...\'".'
       ) from error
-    message = message.split(' In bindings string')[0]
+    message = message.split(' In bindings string')[0] + _renamed(message)
     raise UserError(f'--gin.{name}={value}: {message}') from error
 
 
@@ -260,9 +260,16 @@ def _explain(error: Exception, file: str) -> str:
     return f'{file}:{line}: {one_line(ValueError(text))}'
   place = re.search(r'\n\s+In file "(.*?)", line (\d+)', text)
   text = one_line(ValueError(text[: place.start()] if place else text))
+  text += _renamed(text)
   if isinstance(error, OSError):
     text = text.split('. Searched')[0] + ' for an include.'
   return f'{place[1]}:{place[2]}: {text}' if place else f'{file}: {text}'
+
+
+def _renamed(message: str) -> str:
+  """What the argument that a message of gin does not know is called now."""
+  unknown = re.search(r"doesn't have a parameter named '(\w+)'", message)
+  return renamed.hint(unknown[1]) if unknown else ''
 
 
 def _check_macros(bindings: Sequence[str]) -> None:

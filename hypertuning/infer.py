@@ -6,8 +6,10 @@
       --gin.INFER_OUTPUT_DIR="'answers'"
 
 Every line of the input is a task: `{"examples": [{"inputs": "...", "targets":
-"..."}, ...], "queries": ["...", ...]}`. Or a seqio task is read. Writes
-`predictions.jsonl`, a line a query, and on request the generated adapters.
+"..."}, ...], "queries": ["...", ...]}`, with a "definition" if there is one. A
+model without a hypermodel reads the examples in its own input. Or a seqio task
+is read. Writes `predictions.jsonl`, one line per query, and on request the
+generated adapters.
 """
 
 if __name__ == '__main__':
@@ -142,7 +144,7 @@ def infer(
           {
             'episode': name,
             'query': query,
-            'prediction': _text(tokens[i, j], model.output_vocabulary),
+            'prediction': model.text_format.answer(tokens[i, j]),
             'score': float(scores[i, j]),
           }
         )
@@ -184,35 +186,40 @@ def _from_file(
   batch_size: int,
   partitioner: Partitioner,
 ) -> list[_Part]:
-  """The tasks of a file in batches; the last one repeats a row."""
-  check_lengths(lengths)
-  rows = list(
-    request_files.rows(request_files.read(path), lengths['inputs'][0])
-  )
-  encoded, left_out = [], 0
-  for row in rows:
-    features, missing = request_files.encode(
-      row, lengths, model.input_vocabulary
+  """The tasks of a file in batches; the last one is filled up with others."""
+  specs = model.FEATURE_CONVERTER_CLS.TASK_FEATURES
+  check_lengths(lengths, specs)
+  found = request_files.read(path)
+  # A model without a hypermodel can read examples in its own input alone.
+  in_context = not model.has_hypermodel
+  requests = list(request_files.divide(found, lengths['inputs'][0]))
+  dataset = request_files.episodes(
+    requests,
+    lengths,
+    model.text_format,
+    in_context,
+    taught='teacher_inputs' in specs,
+  ).cache()
+  # All parts of a request miss the same examples: it counts once.
+  missing = {
+    request.line: int(episode['left_out'])
+    for request, episode in zip(
+      requests, dataset.as_numpy_iterator(), strict=True
     )
-    encoded.append(features)
-    left_out += missing
-  if left_out:
+  }
+  if left_out := sum(missing.values()):
+    feature = 'inputs' if in_context else 'hyper_inputs'
     print(
       f'{left_out} examples do not fit into TASK_FEATURE_LENGTHS'
-      f"['hyper_inputs'] = {lengths['hyper_inputs']} and are left out.",
+      f'[{feature!r}] = {lengths[feature]} and are left out.',
       file=sys.stderr,
     )
+  batches = batching.to_batches(model, dataset, lengths, batch_size)
   parts = []
-  for start in range(0, len(rows), batch_size):
-    real = rows[start : start + batch_size]
-    filled = encoded[start : start + batch_size]
-    filled += [filled[-1]] * (batch_size - len(filled))
-    batch = {
-      name: jax.device_put(
-        np.stack([row[name] for row in filled]), partitioner.batch
-      )
-      for name in filled[0]
-    }
+  for number, batch in enumerate(
+    batching.on_devices(batches, partitioner.batch)
+  ):
+    real = requests[number * batch_size : (number + 1) * batch_size]
     parts.append(
       _Part(batch, [r.line for r in real], [list(r.queries) for r in real])
     )

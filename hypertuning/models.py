@@ -15,15 +15,16 @@ from flax.core import freeze
 from hypertuning import adapters as adapters_lib
 from hypertuning import objectives, trees
 from hypertuning.adapters import Adapters
+from hypertuning.data.text_format import Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.networks import decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
 from hypertuning.networks.memory import Memory
+from hypertuning.renamed import takes_text_format
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
 TOKENS = 'NUM_REAL_TARGET_TOKENS'  # as t5x calls it
-_EOS_ID = 1
 
 
 class HyperTuningModel:
@@ -31,20 +32,19 @@ class HyperTuningModel:
 
   Attributes:
     module: the `AdaptedModel`.
-    input_vocabulary: a `seqio.Vocabulary`.
-    output_vocabulary: a `seqio.Vocabulary`.
+    text_format: how its text is laid out.
     optimizer_def: an optax transformation (embedded runner) or a t5x optimizer
       definition.
     trainable_regex: full paths (`hypermodel/...`, `downstream/...`) that train;
       everything else lives in the collection `frozen`.
   """
 
+  @takes_text_format
   def __init__(
     self,
     downstream: nn.Module,
     hypermodel: nn.Module | None,
-    input_vocabulary: Any,
-    output_vocabulary: Any,
+    text_format: Any,
     optimizer_def: Any,
     trainable_regex: str = 'hypermodel/.*',
     frozen_dtype: Any = None,
@@ -61,8 +61,8 @@ class HyperTuningModel:
     Args:
       downstream: the network that is adapted, such as `t5.T5`.
       hypermodel: what generates phi, or None for the downstream model alone.
-      input_vocabulary: of the texts that are read.
-      output_vocabulary: of the texts that are written.
+      text_format: a `TextFormat`; None for a model that reads no text, such as
+        one that is planned.
       optimizer_def: see the class.
       trainable_regex: see the class.
       frozen_dtype: storage type of what does not train (None: as it is).
@@ -83,7 +83,7 @@ class HyperTuningModel:
 
     Raises:
       UserError: another name of a normalising factor, a weight that is no
-        share, or a teacher without weight.
+        share, a teacher without weight, or no `TextFormat`.
     """
     if isinstance(loss_normalizing_factor, str) and (
       loss_normalizing_factor != TOKENS
@@ -102,15 +102,13 @@ class HyperTuningModel:
     self.module = AdaptedModel(
       downstream=downstream, hypermodel=hypermodel, teacher=teacher
     )
-    self.input_vocabulary = input_vocabulary
-    self.output_vocabulary = output_vocabulary
+    self.text_format = text_format and check(text_format)
     self.optimizer_def = optimizer_def
     if teacher is not None:  # it is held still in every case
       trainable_regex = f'(?!teacher/)(?:{trainable_regex})'
     self.trainable_regex = trainable_regex
     self._frozen_dtype = frozen_dtype
     self._decode_fn = decode_fn
-    self._end_ids = (_EOS_ID,)
     self._loss_normalizing_factor = loss_normalizing_factor
     self._label_smoothing = label_smoothing
     self._z_loss = z_loss
@@ -118,7 +116,7 @@ class HyperTuningModel:
     self._return_adapters = return_adapters
 
   @property
-  def FEATURE_CONVERTER_CLS(self) -> type:
+  def FEATURE_CONVERTER_CLS(self) -> Any:
     """The seqio converter to this model's batches, by t5x's name.
 
     It is imported when it is asked for: only runs on seqio tasks need seqio.
@@ -128,6 +126,16 @@ class HyperTuningModel:
     if self._distillation_weight:
       return features.DistillationFeatureConverter
     return features.EpisodeFeatureConverter
+
+  @property
+  def input_vocabulary(self) -> Vocabulary:
+    """The vocabulary of what is read; t5x asks for it by this name."""
+    return self.text_format.vocabulary
+
+  @property
+  def output_vocabulary(self) -> Vocabulary:
+    """The vocabulary of what is written; t5x asks for it by this name."""
+    return self.text_format.vocabulary
 
   @property
   def has_hypermodel(self) -> bool:
@@ -322,7 +330,7 @@ class HyperTuningModel:
     sequences, scores = self._decode_fn(
       step,
       memory,
-      end_ids=self._end_ids,
+      end_ids=self.text_format.end_ids if self.text_format else (),
       num_decodes=num_decodes,
       rng=rng,
       **(decoder_params or {}),

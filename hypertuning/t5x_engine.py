@@ -25,8 +25,10 @@ from t5x import infer, optimizers, partitioning, utils
 from hypertuning import gin_utils, trees
 from hypertuning.adapters import io
 from hypertuning.data import lookup
+from hypertuning.data.text_format import TextFormat
 from hypertuning.engine import checkpoints
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 Rules = Sequence[tuple[str, str | None]]
 
@@ -206,6 +208,7 @@ class HostPartitioner(Partitioner):
     return Mesh(devices.reshape(-1, self._num_partitions), ('data', 'model'))
 
 
+@takes_text_format
 def get_dataset(
   cfg: utils.DatasetConfig,
   shard_id: int,
@@ -215,7 +218,7 @@ def get_dataset(
   continue_from_last_checkpoint: bool = False,
   save_dataset: bool = True,
   *,
-  vocabulary: seqio.Vocabulary,
+  text_format: TextFormat,
 ) -> tf.data.Dataset:
   """t5x's batches, if a run that is stopped can go on where it was in them.
 
@@ -228,14 +231,15 @@ def get_dataset(
     continue_from_last_checkpoint: of t5x.
     save_dataset: as bound to `utils.SaveCheckpointConfig`; if not, a line says
       that the data starts again after a stop.
-    vocabulary: of the model; t5x compares those of its own models alone.
+    text_format: format of the model; t5x compares vocabularies of its own
+      models alone.
 
   Raises:
-    UserError: there is no such task, or its text is in another vocabulary, or
-      the position in its data cannot be saved; says what to do.
+    UserError: there is no such task, or its text is in another format, or the
+       position in its data cannot be saved; says what to do.
   """
   lookup.import_tasks(cfg.module)
-  lookup.check_text(cfg.mixture_or_task_name, vocabulary)
+  lookup.check_text(cfg.mixture_or_task_name, text_format)
   dataset = utils.get_dataset(
     cfg,
     shard_id,

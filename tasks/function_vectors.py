@@ -19,14 +19,16 @@ from collections.abc import Mapping, Sequence
 import seqio
 
 from hypertuning.data import registry, row_files
-from hypertuning.data.fewshot import Markers
 from hypertuning.data.rows import RowTask
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 FIELDS = {'inputs': 'input', 'targets': 'output'}
 _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')
 
 
+@takes_text_format
 def function_vectors(
   folder: str,
   name: str = 'function_vectors',
@@ -37,8 +39,7 @@ def function_vectors(
   draws: int | Sequence[int] = 1,
   train_episodes: int | None = None,
   in_context: bool = False,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers the tasks of a folder, as one task; returns the name.
 
@@ -55,8 +56,7 @@ def function_vectors(
     train_episodes: see `registry.add_episodes`.
     in_context: gives the form whose examples stand in the downstream model's
       own input.
-    vocabulary: bytes by default.
-    markers: text instead of the two separators.
+    text_format: T5's over bytes by default.
 
   Raises:
     UserError: no such folder, a row is wrong, a task has too few rows, or what
@@ -81,8 +81,7 @@ def function_vectors(
     queries,
     draws=draws,
     train_episodes=train_episodes,
-    vocabulary=vocabulary,
-    markers=markers,
+    text_format=text_format,
   )
   for split in ('train', 'validation'):  # too small a task is found now
     seqio.TaskRegistry.get(name).source.check(split)

@@ -27,7 +27,9 @@ from hypertuning.data import (
   vocabularies,
 )
 from hypertuning.data.caclm import SegmentLengths
+from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
 # Windows of documentation in bytes; T5's vocabulary would need a file. B is
@@ -39,27 +41,29 @@ LM_LENGTHS = SegmentLengths(window=42, b=(1, 4), c=(2, 6))
 Preprocessor = Callable[..., tf.data.Dataset]
 
 
+@takes_text_format
 def python_docs(
   name: str = 'hyperpretrain_python',
   lengths: SegmentLengths = BYTE_LENGTHS,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Hyperpretraining on the interpreter's documentation; returns the name.
 
   Args:
     name: of the task.
     lengths: of the segments.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
   """
   segment = functools.partial(caclm.caclm, lengths=lengths)
-  return _add(name, _documentation(), segment, vocabulary)
+  return _add(name, _documentation(), segment, text_format)
 
 
+@takes_text_format
 def python_docs_lm(
   name: str = 'python_docs_lm',
   lengths: SegmentLengths = LM_LENGTHS,
   queries: int = 4,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """The same text for pretraining a downstream model; returns the name.
 
@@ -67,18 +71,19 @@ def python_docs_lm(
     name: of the task.
     lengths: of the segments.
     queries: windows an example.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
   """
   segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
-  return _add(name, _documentation(), segment, vocabulary)
+  return _add(name, _documentation(), segment, text_format)
 
 
+@takes_text_format
 def text_folder(
   folder: str,
   name: str = 'hyperpretrain_text',
   pattern: str = '**/*.txt',
   lengths: SegmentLengths = BYTE_LENGTHS,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Hyperpretraining on the UTF-8 files below a folder; returns the name.
 
@@ -87,7 +92,7 @@ def text_folder(
     name: of the task.
     pattern: glob, relative to the folder.
     lengths: of the segments.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no such folder, no text, a file that is not UTF-8.
@@ -98,16 +103,17 @@ def text_folder(
   }
   segment = functools.partial(caclm.caclm, lengths=lengths)
   source = _source(files.__getitem__, read=tf.io.read_file)
-  return _add(name, source, segment, vocabulary)
+  return _add(name, source, segment, text_format)
 
 
+@takes_text_format
 def text_rows(
   train: str,
   validation: str,
   name: str = 'hyperpretrain_rows',
   field: str = 'text',
   lengths: SegmentLengths = BYTE_LENGTHS,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Hyperpretraining on the rows of two files; returns the name.
 
@@ -117,16 +123,17 @@ def text_rows(
     name: of the task.
     field: of a row, that holds its text.
     lengths: of the segments.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: at the first use of a file that cannot be read, or whose rows
       lack the field.
   """
   segment = functools.partial(caclm.caclm, lengths=lengths)
-  return _add(name, _rows(train, validation, field), segment, vocabulary)
+  return _add(name, _rows(train, validation, field), segment, text_format)
 
 
+@takes_text_format
 def text_rows_lm(
   train: str,
   validation: str,
@@ -134,7 +141,7 @@ def text_rows_lm(
   field: str = 'text',
   lengths: SegmentLengths = LM_LENGTHS,
   queries: int = 4,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """The same texts for pretraining a downstream model; returns the name.
 
@@ -145,17 +152,18 @@ def text_rows_lm(
     field: see `text_rows`.
     lengths: of the segments.
     queries: windows an example.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
   """
   segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
-  return _add(name, _rows(train, validation, field), segment, vocabulary)
+  return _add(name, _rows(train, validation, field), segment, text_format)
 
 
+@takes_text_format
 def c4(
   name: str = 'hyperpretrain_c4',
   tfds_name: str = 'c4/en:3.1.0',
   lengths: SegmentLengths | None = None,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
   parts: int = 4,
 ) -> str:
   """Hyperpretraining on C4, prepared by tensorflow-datasets; returns the name.
@@ -166,15 +174,15 @@ def c4(
     name: of the task.
     tfds_name: of the data set; the TFDS data folder has to hold it.
     lengths: of the segments; windows of 512 tokens by default.
-    vocabulary: `@vocabularies.sentencepiece()` with T5's model; bytes by
-      default.
+    text_format: layout of the text, T5's over bytes by default; in gin bind
+      %TEXT_FORMAT, the model's own.
     parts: of a window, see `caclm.caclm`.
   """
   segment = functools.partial(
     caclm.caclm, lengths=lengths or SegmentLengths(), parts=parts
   )
   source = seqio.TfdsDataSource(tfds_name, splits=corpus.SPLITS)
-  return _add(name, source, segment, vocabulary)
+  return _add(name, source, segment, text_format)
 
 
 def downstream_mixture(
@@ -252,17 +260,17 @@ def _add(
   name: str,
   source: seqio.DataSource,
   segment: Preprocessor,
-  vocabulary: seqio.Vocabulary | None,
+  text_format: TextFormat | None,
 ) -> str:
-  vocabulary = vocabulary or vocabularies.byte_vocabulary()
+  text_format = check(text_format or vocabularies.byte_format())
   registry.add_task(
     name,
     source=source,
     preprocessors=[
-      functools.partial(caclm.encode_text, vocabulary=vocabulary),
+      functools.partial(caclm.encode_text, vocabulary=text_format.vocabulary),
       segment,
     ],
-    output_features=features.output_features(vocabulary),
+    output_features=features.output_features(text_format),
     metric_fns=[],
   )
   return name

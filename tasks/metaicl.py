@@ -12,12 +12,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import seqio
-
 from hypertuning.data import aggregation, metrics, registry, row_files
-from hypertuning.data.fewshot import Markers
+from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.rows import RowTask
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 SETTINGS = (
   'hr_to_lr',
@@ -31,8 +31,17 @@ SETTINGS = (
 SEEDS = (100, 13, 21, 42, 87)
 TRAIN_K, TRAIN_SEED = 16384, 100
 FIELDS = {'inputs': 'input', 'targets': 'output'}
-# MetaICL's direct format: the input, a line break, the output, three of them.
-MARKERS = Markers(definition='', inputs='\n\n\n', targets='\n')
+
+
+def direct_format(vocabulary: Any) -> TextFormat:
+  """MetaICL's direct format: input, line break, output, three line breaks.
+
+  Args:
+    vocabulary: a `Vocabulary` or seqio vocabulary.
+  """
+  return text_format_lib.markers_format(
+    vocabulary, definition='', inputs='\n\n\n', targets='\n'
+  )
 
 
 def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
@@ -48,6 +57,7 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
   return _json(pathlib.Path(folder, 'config', f'{setting}.json'))[split]
 
 
+@takes_text_format
 def train(
   folder: str,
   setting: str = 'hr_to_lr',
@@ -56,8 +66,7 @@ def train(
   symbol_labels: Sequence[str] | None = None,
   train_episodes: int | None = None,
   in_context: bool = False,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers meta-training on a setting, every task as often; returns a name.
 
@@ -70,8 +79,7 @@ def train(
     train_episodes: see `registry.add_episodes`.
     in_context: gives the form whose examples stand in the downstream model's
       own input.
-    vocabulary: bytes by default.
-    markers: separators by default; `MARKERS` is MetaICL's own format.
+    text_format: T5's over bytes by default.
 
   Raises:
     UserError: no such setting; a file that is not there when it is first read.
@@ -90,20 +98,19 @@ def train(
     queries,
     symbol_labels=symbol_labels,
     train_episodes=train_episodes,
-    vocabulary=vocabulary,
-    markers=markers,
+    text_format=text_format,
   )
   return registry.form_of(name, in_context)
 
 
+@takes_text_format
 def test(
   folder: str,
   setting: str = 'hr_to_lr',
   k: int = 16,
   seeds: Sequence[int] = SEEDS,
   in_context: bool = False,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers a task a test task and seed of the shots; returns a mixture.
 
@@ -116,8 +123,7 @@ def test(
     k: examples shown: all that the file of a seed has.
     seeds: of MetaICL's draws of shots.
     in_context: see `train`.
-    vocabulary: bytes by default.
-    markers: see `train`.
+    text_format: T5's over bytes by default.
 
   Raises:
     UserError: no such setting; a file that is not there when it is first read.
@@ -140,8 +146,7 @@ def test(
         {'validation': functools.partial(tasks, name, seed)},
         k,
         options=True,
-        vocabulary=vocabulary,
-        markers=markers,
+        text_format=text_format,
         score_metric_fns=(_label_score if is_label else _choice_score,),
       )
       members.append(registry.form_of(task, in_context, scored=True))

@@ -11,16 +11,16 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import seqio
-
 from hypertuning.data import metrics, registry
-from hypertuning.data.fewshot import Markers
 from hypertuning.data.rows import Row, RowTask
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 POSITIVES = 2  # examples of the setting "definition + 2 positive"
 
 
+@takes_text_format
 def natural_instructions(
   folder: str,
   name: str = 'natural_instructions',
@@ -31,8 +31,7 @@ def natural_instructions(
   instances: int = 100,
   seed: int = 0,
   in_context: bool = False,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers the tasks of a track, as one task; returns the name.
 
@@ -49,8 +48,7 @@ def natural_instructions(
     seed: of the choice among several right outputs, in training.
     in_context: gives the form whose examples stand in the downstream model's
       own input.
-    vocabulary: bytes by default.
-    markers: text instead of the two separators.
+    text_format: T5's over bytes by default.
 
   Raises:
     UserError: no such setting or track, a task of the list without a file, or a
@@ -83,8 +81,7 @@ def natural_instructions(
     {'train': counts[setting], 'test': min(counts[setting], POSITIVES)},
     queries,
     at_most=True,  # some have one positive example
-    vocabulary=vocabulary,
-    markers=markers,
+    text_format=text_format,
     metric_fns=(metrics.rouge_l,),
   )
   return registry.form_of(name, in_context)

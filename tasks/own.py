@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 import seqio
 
 from hypertuning.data import metrics, registry, row_files
-from hypertuning.data.fewshot import Markers
 from hypertuning.data.registry import Splits
 from hypertuning.data.rows import RowTask, Tasks
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 METRICS = {
   'exact_match': metrics.exact_match,
@@ -31,6 +32,7 @@ METRICS = {
 }
 
 
+@takes_text_format
 def task_file(
   name: str,
   train: str,
@@ -41,8 +43,7 @@ def task_file(
   draws: int | Sequence[int] = 1,
   metric: str = 'exact_match',
   fields: Mapping[str, str] | None = None,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers the tasks of one or two files; returns the name.
 
@@ -59,8 +60,7 @@ def task_file(
     metric: one of `METRICS`. Rows with options give accuracy as well, under
       the name `<name>_score_eval`.
     fields: names in the files, such as `{'inputs': 'question'}`.
-    vocabulary: bytes by default.
-    markers: text instead of the two separators.
+    text_format: T5's over bytes by default.
 
   Raises:
     UserError: a file or a row is wrong, a task has too few rows, or there is no
@@ -84,8 +84,7 @@ def task_file(
     balanced=balanced,
     draws=draws,
     options=options,
-    markers=markers,
-    vocabulary=vocabulary,
+    text_format=text_format,
     metric_fns=(METRICS[metric],),
   )
   for split in splits:  # a task that is too small is found now

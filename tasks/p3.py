@@ -9,8 +9,6 @@ import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import seqio
-
 from hypertuning.data import (
   aggregation,
   p3_files,
@@ -20,7 +18,9 @@ from hypertuning.data import (
 )
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Row, RowTask
+from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 # T0's held-out data sets, by the start of their prompts' names.
 HELD_OUT = (
@@ -38,6 +38,7 @@ _ROUNDS = ('r1', 'r2', 'r3')
 T0_MIXTURE = pathlib.Path(__file__).with_name('t0_mixture.jsonl')
 
 
+@takes_text_format
 def t0_train(
   folder: str,
   name: str = 'p3_t0_train',
@@ -48,7 +49,7 @@ def t0_train(
   most_rows: int | None = 10_000,
   train_episodes: int | None = None,
   in_context: bool = False,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers T0's training mixture as one task; returns the name.
 
@@ -70,12 +71,13 @@ def t0_train(
     train_episodes: see `registry.add_episodes`.
     in_context: gives the form whose examples stand in the downstream model's
       own input.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no rows of the mixture.
   """
-  vocabulary = vocabulary or vocabularies.byte_vocabulary()
+  text_format = check(text_format or vocabularies.byte_format())
+  vocabulary = text_format.vocabulary
   own = pathlib.Path(folder, 't0_mixture_table.jsonl').expanduser()
   table = table or str(own if own.is_file() else T0_MIXTURE)
 
@@ -102,11 +104,12 @@ def t0_train(
     shots,
     queries,
     train_episodes=train_episodes,
-    vocabulary=vocabulary,
+    text_format=text_format,
   )
   return registry.form_of(name, in_context)
 
 
+@takes_text_format
 def held_out(
   folder: str,
   name: str = 'p3_held_out',
@@ -116,7 +119,7 @@ def held_out(
   datasets: Sequence[str] = HELD_OUT,
   most_rows: int | None = None,
   in_context: bool = False,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers T0's held-out sets, a task a prompt; returns the mixture's name.
 
@@ -132,7 +135,7 @@ def held_out(
     datasets: starts of the names of the prompts.
     most_rows: of a prompt, see `t0_train`.
     in_context: see `t0_train`.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no files, or no rows of the data sets.
@@ -148,13 +151,14 @@ def held_out(
   for task, rows in asked.items():
     if task not in pools:
       raise UserError(f'{folder}: task {task} has no training rows to show.')
-    _add_prompt(task, pools[task], rows, shots, queries, draws, vocabulary)
+    _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
   members = [registry.form_of(task, in_context, scored=True) for task in asked]
   return registry.add_mixture(
     registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
   )
 
 
+@takes_text_format
 def templates(
   file: str,
   train: str,
@@ -164,7 +168,7 @@ def templates(
   queries: int = 1,
   draws: int | Sequence[int] = 1,
   only_original: bool = True,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers the prompts of a data set, rendered here; returns a mixture.
 
@@ -177,7 +181,7 @@ def templates(
     queries: of the tasks that generate text.
     draws: of shots for every row: how many, or which.
     only_original: the prompts that T0 is evaluated with.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: a file is wrong, or a row lacks a field of a prompt.
@@ -195,7 +199,7 @@ def templates(
       ]
       for path in (train, validation)
     )
-    _add_prompt(template.task, pool, asked, shots, queries, draws, vocabulary)
+    _add_prompt(template.task, pool, asked, shots, queries, draws, text_format)
     scored = all(row.options for row in asked)
     names.append(template.task + (SCORE_EVAL if scored else ''))
   if not names:
@@ -225,7 +229,7 @@ def _add_prompt(
   shots: int,
   queries: int,
   draws: int | Sequence[int],
-  vocabulary: seqio.Vocabulary | None,
+  text_format: TextFormat | None,
 ) -> None:
   held_out_task = {task: RowTask(rows, pool=pool)}
   registry.add_episodes(
@@ -235,7 +239,7 @@ def _add_prompt(
     queries,
     draws=draws,
     options=all(row.options for row in rows),
-    vocabulary=vocabulary,
+    text_format=text_format,
   )
 
 
@@ -244,7 +248,7 @@ def _fits(rows: Sequence[Row], needed: int) -> bool:
 
 
 def _mean_length(
-  rows: Sequence[Row], vocabulary: seqio.Vocabulary, sample: int = 100
+  rows: Sequence[Row], vocabulary: Vocabulary, sample: int = 100
 ) -> float:
   texts = [row.inputs for row in rows[:sample]]
   return sum(len(vocabulary.encode(text)) for text in texts) / len(texts)

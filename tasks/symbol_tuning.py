@@ -17,13 +17,16 @@ from collections.abc import Mapping, Sequence
 import seqio
 
 from hypertuning.data import registry, row_files, symbols
-from hypertuning.data.fewshot import SCORE_EVAL, Markers
+from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import RowTask
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 MOST_LABELS = 10  # more is no classification, as symbol tuning has it
 
 
+@takes_text_format
 def train(
   files: Sequence[str],
   name: str = 'symbol_tuning_train',
@@ -32,8 +35,7 @@ def train(
   fields: Mapping[str, str] | None = None,
   words: str | None = None,
   train_episodes: int | None = None,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers training with symbols for labels, every task as often.
 
@@ -45,8 +47,7 @@ def train(
     fields: names in the files, such as `{'inputs': 'sentence'}`.
     words: a file of words, one a line, that are symbols as well.
     train_episodes: see `registry.add_episodes`.
-    vocabulary: bytes by default.
-    markers: text instead of the two separators.
+    text_format: T5's over bytes by default.
 
   Returns:
     The name.
@@ -64,13 +65,13 @@ def train(
     balanced=True,
     symbol_labels=symbols.symbol_labels(words=_words(words)),
     train_episodes=train_episodes,
-    vocabulary=vocabulary,
-    markers=markers,
+    text_format=text_format,
   )
   seqio.TaskRegistry.get(name).source.check('train')
   return name
 
 
+@takes_text_format
 def test(
   files: Sequence[str],
   pools: Sequence[str] = (),
@@ -79,8 +80,7 @@ def test(
   draws: int | Sequence[int] = 1,
   fields: Mapping[str, str] | None = None,
   words: str | None = None,
-  vocabulary: seqio.Vocabulary | None = None,
-  markers: Markers | None = None,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers a task a file that scores symbols; returns their mixture.
 
@@ -93,8 +93,7 @@ def test(
     draws: of shots for every row: how many, or which.
     fields: see `train`.
     words: see `train`.
-    vocabulary: see `train`.
-    markers: see `train`.
+    text_format: see `train`.
 
   Raises:
     UserError: see `train`; or a task of `pools` is not one of `files`.
@@ -119,8 +118,7 @@ def test(
       draws=draws,
       options=True,
       symbol_labels=labels,
-      vocabulary=vocabulary,
-      markers=markers,
+      text_format=text_format,
     )
     seqio.TaskRegistry.get(member).source.check('validation')
     members.append(member + SCORE_EVAL)

@@ -67,7 +67,7 @@ def case(request):
   model = HyperTuningModel(
     t5.T5(downstream),
     hypermodel,
-    **tiny.TEXT,
+    text_format=tiny.TEXT_FORMAT,
     optimizer_def=optax.adamw(3e-3),
     trainable_regex=config['trainable_regex'],
   )

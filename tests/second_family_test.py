@@ -17,6 +17,7 @@ import toy_family
 from hypertuning import adapters as adapters_lib
 from hypertuning import trees
 from hypertuning.adapters import LoRASpec, PrefixSpec
+from hypertuning.data.text_format import TextFormat
 from hypertuning.engine import partitioning, phi_tuning, train_state, train_step
 from hypertuning.hypermodels import learned
 from hypertuning.networks import decoding, t5
@@ -69,7 +70,7 @@ def compiled(family, decode=decoding.greedy, num_decodes=1):
     NETWORKS[family],
     decode_fn=decode,
     trainable_regex='downstream/.*',
-    end_ids=(1, 5),
+    text_format=TextFormat(vocabulary=None, end_ids=(1, 5)),
   )
 
   @jax.jit

@@ -12,6 +12,8 @@ import seqio
 import tensorflow as tf
 
 from hypertuning.data import features, vocabularies
+from hypertuning.data.features import TextFeature
+from hypertuning.data.text_format import Vocabulary
 from hypertuning.errors import UserError
 
 Lengths = Mapping[str, Any]
@@ -54,12 +56,12 @@ class SegmentLengths:
 
 
 def encode_text(
-  ds: tf.data.Dataset, vocabulary: seqio.Vocabulary, key: str = 'text'
+  ds: tf.data.Dataset, vocabulary: Vocabulary, key: str = 'text'
 ) -> tf.data.Dataset:
   """Preprocessor: `key` from a string to int32 ids, without EOS."""
   return ds.map(
     lambda example: {
-      key: tf.cast(vocabulary.encode_tf(example[key]), tf.int32)
+      key: vocabularies.encode(vocabulary, example[key][None])[0]
     },
     num_parallel_calls=tf.data.AUTOTUNE,
   )
@@ -125,7 +127,7 @@ def split_segments(
 def caclm(
   ds: tf.data.Dataset,
   sequence_length: Lengths | None,
-  output_features: Mapping[str, seqio.Feature],
+  output_features: Mapping[str, TextFeature],
   lengths: SegmentLengths,
   joiner: int | None = None,
   key: str = 'text',
@@ -140,16 +142,17 @@ def caclm(
   Args:
     ds: elements with `key`, int32 `[n]`.
     sequence_length: seqio's lengths.
-    output_features: seqio's features; their vocabulary has the ids.
+    output_features: features of `features.output_features`; their format gives
+      the ids around the text.
     lengths: the length laws.
     joiner: id between A and D, so that the hypermodel sees where the text that
-      it does not read was; SEP_INPUT by default.
+      it does not read was; by default what stands before an input.
     key: of the token ids.
     parts: 3, 4 or 6.
 
   Returns:
-    In 4 parts: `hyper_inputs` = A joiner D EOS, `inputs` = B `[1, |B|]`,
-    `targets` = C EOS `[1, |C| + 1]`.
+    In 4 parts and T5's format: `hyper_inputs` = A joiner D EOS, `inputs` = B
+    `[1, |B|]`, `targets` = C EOS `[1, |C| + 1]`.
 
   Raises:
     UserError: `sequence_length` would cut a feature, or another number of
@@ -157,18 +160,21 @@ def caclm(
   """
   if parts not in (3, 4, 6):
     raise UserError(f'caclm.parts = {parts}: give 3, 4 or 6.')
-  joiners = {3: 0, 4: 1, 6: 2}[parts]
+  form = output_features['hyper_inputs'].text_format
+  join = form.inputs if joiner is None else (joiner,)
+  start, joint, end, target_end = map(
+    vocabularies.constant, (form.start, join, form.end, form.target_end)
+  )
+  # A window without the shortest B and C, the joiners, and what is around it.
+  around = (
+    len(form.start) + len(form.end) + {3: 0, 4: 1, 6: 2}[parts] * len(join)
+  )
   _check_room(
     sequence_length,
-    # A window without the shortest B and C; joiners and EOS.
-    hyper_inputs=lengths.window - lengths.shortest + 1 + joiners + 1,
-    inputs=lengths.b[1] + int(parts == 6),
-    targets=lengths.c[1] + 1,
+    hyper_inputs=lengths.window - lengths.shortest + 1 + around,
+    inputs=len(form.start) + lengths.b[1] + len(join) * (parts == 6),
+    targets=lengths.c[1] + len(form.target_end),
   )
-  vocabulary = output_features['hyper_inputs'].vocabulary
-  eos = [vocabulary.eos_id]
-  if joiner is None:
-    joiner = vocabularies.separators(vocabulary)[0]
 
   def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
     a, b, c, d = split_segments(tokens, seeds, lengths, has_last=parts != 3)
@@ -178,14 +184,14 @@ def caclm(
       first, _ = _cut(b, seeds[4])
       order = [tf.size(first), tf.size(between), tf.size(b) - tf.size(first)]
       first, between, last = tf.split(tf.concat([between, b], 0), order)
-      a = tf.concat([a, [joiner], between], axis=0)
-      b = tf.concat([first, [joiner], last], axis=0)
+      a = tf.concat([a, joint, between], axis=0)
+      b = tf.concat([first, joint, last], axis=0)
     if parts != 3:
-      a = tf.concat([a, [joiner], d], axis=0)
+      a = tf.concat([a, joint, d], axis=0)
     return {
-      'hyper_inputs': tf.concat([a, eos], axis=0),
-      'inputs': b[None],
-      'targets': tf.concat([c, eos], axis=0)[None],
+      'hyper_inputs': tf.concat([start, a, end], axis=0),
+      'inputs': tf.concat([start, b], axis=0)[None],
+      'targets': tf.concat([c, target_end], axis=0)[None],
     }
 
   return seqio.map_over_dataset(convert, num_seeds=5)(windows(ds, key, lengths))
@@ -194,7 +200,7 @@ def caclm(
 def prefix_lm(
   ds: tf.data.Dataset,
   sequence_length: Lengths | None,
-  output_features: Mapping[str, seqio.Feature],
+  output_features: Mapping[str, TextFeature],
   lengths: SegmentLengths,
   queries: int = 1,
   key: str = 'text',
@@ -207,7 +213,8 @@ def prefix_lm(
   Args:
     ds: elements with `key`, int32 `[n]`.
     sequence_length: seqio's lengths.
-    output_features: seqio's features; their vocabulary has the ids.
+    output_features: features of `features.output_features`; their format gives
+      the ids around the text.
     lengths: the length laws.
     queries: windows that share an example, so that a batch mixed with episodes
       of as many queries has no padded ones.
@@ -220,25 +227,28 @@ def prefix_lm(
   Raises:
     UserError: `sequence_length` would cut a feature.
   """
+  form = output_features['targets'].text_format
+  start, around, target_end = map(
+    vocabularies.constant, (form.start, form.start + form.end, form.target_end)
+  )
   _check_room(
     sequence_length,
-    hyper_inputs=1,
-    inputs=lengths.window - lengths.c[0],
-    targets=lengths.c[1] + 1,
+    hyper_inputs=len(form.start) + len(form.end),
+    inputs=len(form.start) + lengths.window - lengths.c[0],
+    targets=lengths.c[1] + len(form.target_end),
   )
-  eos = [output_features['targets'].vocabulary.eos_id]
 
   def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
     a, b, c, _ = split_segments(tokens, seeds, lengths)
-    start = _uniform(seeds[3], 0, tf.size(a))
+    first = _uniform(seeds[3], 0, tf.size(a))
     return {
-      'inputs': tf.concat([a[start:], b], axis=0),
-      'targets': tf.concat([c, eos], axis=0),
+      'inputs': tf.concat([start, a[first:], b], axis=0),
+      'targets': tf.concat([c, target_end], axis=0),
     }
 
   cut = seqio.map_over_dataset(convert, num_seeds=4)(windows(ds, key, lengths))
   return cut.padded_batch(queries).map(
-    lambda example: {'hyper_inputs': tf.constant(eos, tf.int32), **example}
+    lambda example: {'hyper_inputs': around, **example}
   )
 
 

@@ -1,11 +1,14 @@
 """The feature converter of episodes."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
+from hypertuning.data import vocabularies
+from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.padding import is_real
 
@@ -14,20 +17,37 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 _EXAMPLE = "{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class TextFeature(seqio.Feature):
+  """A seqio feature that knows how its text is laid out.
+
+  Attributes:
+    text_format: the format of the task's text.
+  """
+
+  text_format: TextFormat = dataclasses.field(kw_only=True)
+
+
 def output_features(
-  vocabulary: seqio.Vocabulary, taught: bool = False
-) -> dict[str, seqio.Feature]:
+  text_format: TextFormat, taught: bool = False
+) -> dict[str, TextFeature]:
   """seqio features of an episode task; preprocessors add EOS themselves.
 
   Args:
-    vocabulary: of all features.
-    taught: with what a teacher reads.
+    text_format: the format of all features.
+    taught: whether there is a feature for what a teacher reads.
+
+  Raises:
+    UserError: `text_format` is something else, such as a vocabulary.
   """
+  vocabulary = vocabularies.to_seqio(check(text_format).vocabulary)
   names = {'hyper_inputs': 1, 'inputs': 2, 'targets': 2}
   if taught:
     names['teacher_inputs'] = 2
   return {
-    name: seqio.Feature(vocabulary, add_eos=False, rank=rank)
+    name: TextFeature(
+      vocabulary, add_eos=False, rank=rank, text_format=text_format
+    )
     for name, rank in names.items()
   }
 

@@ -1,26 +1,29 @@
 """Few-shot text: episodes as token features.
 
-HyperTuning, section 5 (multi-task fine-tuning): examples stand one after the
-other, parted by two separators only, and a query has no text but its own.
+The only place that lays out an episode's text: training, evaluation, the files
+that `hypertuning.infer` answers and `hypertuning.tasks show` all come through
+`episode_features`. What stands between the parts is a `TextFormat`'s to say; in
+HyperTuning (section 5, multi-task fine-tuning) it is one separator before each
+input and one before each target.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import seqio
 import tensorflow as tf
 
 from hypertuning.data import features, vocabularies
 from hypertuning.data.sampling import Episode
+from hypertuning.data.text_format import Ids, TextFormat
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
-# Rank classification, see `options_as_queries`: suffix of its tasks' names, and
-# features of its queries.
+# Rank classification, see `options_as_queries`: the suffix of its tasks' names,
+# and the features that it adds to every query.
 SCORE_EVAL = '_score_eval'
 _RANKING = ('question', 'is_correct')
 _KEPT = ('task', 'draw', 'query_references', *_RANKING)
-# Features of `episode_features` with a row a query.
+# The features of `episode_features` that have one row per query.
 OF_QUERIES = (
   'inputs',
   'teacher_inputs',
@@ -32,37 +35,36 @@ OF_QUERIES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Markers:
-  """Text that parts definition, inputs and targets, instead of separators.
-
-  For models that have not been trained with sentinels between examples.
-  """
-
-  definition: str = 'Definition: '
-  inputs: str = ' Input: '
-  targets: str = ' Output: '
+def __getattr__(name: str) -> Any:
+  if name == 'Markers':
+    raise UserError(
+      'fewshot.Markers is text_format.markers_format now: bind text_format = '
+      '@text_format.markers_format() in place of `vocabulary` and `markers`.'
+    )
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def options_as_queries(
   ds: tf.data.Dataset,
   sequence_length: Mapping[str, Any] | None,
 ) -> tf.data.Dataset:
-  """Preprocessor: every option of a query becomes a query, for its score.
+  """Preprocessor: makes one query of every option, so that each gets a score.
 
-  The options of a question stand in one episode, so that they share its draw of
-  shots, and phi.
+  All options of a question stay in one episode: they share its shots, and phi
+  is generated once.
 
   Args:
     ds: elements of an `EpisodeSource` of one query, whose rows have options.
     sequence_length: seqio's lengths; None checks nothing.
 
   Returns:
-    Elements with the further features `question`, the number of the query, and
-    `is_correct`, whether the option is its target, int32 `[queries]`.
+    Elements with two more features, int32 `[queries]`: `question`, the number
+    of the query that an option belongs to, and `is_correct`, 1 where the option
+    is the query's target.
 
   Raises:
-    UserError: no options, or no room for those of a question.
+    UserError: the rows have no options, or the lengths have no room for all
+      options of a question.
   """
   if 'query_options' not in ds.element_spec:
     raise UserError('Rank classification needs tasks with options; none has.')
@@ -79,17 +81,18 @@ def options_as_queries(
   def convert(episode: Episode) -> Episode:
     options = episode['query_options']
     count, most = tf.unstack(tf.shape(options))
-    given = tf.reshape(options != '', [-1])
+    # Questions with fewer options than others are filled up with ''.
+    is_option = tf.reshape(options != '', [-1])
 
-    def each(values: tf.Tensor) -> tf.Tensor:
-      return tf.boolean_mask(tf.repeat(values, most, axis=0), given)
+    def per_option(values: tf.Tensor) -> tf.Tensor:
+      return tf.boolean_mask(tf.repeat(values, most, axis=0), is_option)
 
-    said = tf.boolean_mask(tf.reshape(options, [-1]), given)
-    correct = said == each(episode['query_targets'])
+    answers = tf.boolean_mask(tf.reshape(options, [-1]), is_option)
+    correct = answers == per_option(episode['query_targets'])
     changed = {
-      'query_inputs': each(episode['query_inputs']),
-      'query_targets': said,
-      'question': each(tf.range(count)),
+      'query_inputs': per_option(episode['query_inputs']),
+      'query_targets': answers,
+      'question': per_option(tf.range(count)),
       'is_correct': tf.cast(correct, tf.int32),
     }
     kept = {
@@ -102,112 +105,91 @@ def options_as_queries(
   return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+@takes_text_format
 def episode_features(
   ds: tf.data.Dataset,
   sequence_length: Mapping[str, Any] | None,
-  vocabulary: seqio.Vocabulary,
+  text_format: TextFormat,
   in_context: bool = False,
   taught: bool = False,
-  markers: Markers | None = None,
 ) -> tf.data.Dataset:
-  """Preprocessor: an episode's strings to token features.
+  """Preprocessor: lays out an episode's strings as token features.
 
-  A shot is `[SEP_INPUT] input [SEP_TARGET] target`; a query ends after
-  `[SEP_TARGET]`; a definition comes first. Lengths never cut a separator or
-  EOS: the definition goes before the shots, which are kept as wholes as far as
-  they fit, a long query loses its own first tokens (as in the authors' code),
-  and a long target its last.
+  Where the lengths have no room for everything, no part of the format and no
+  end of a text is cut. The definition goes before the examples and loses its
+  last tokens; examples are kept or left out as wholes; a long query loses its
+  own first tokens (as in the authors' code), and a long target its last.
 
   Args:
     ds: elements of an `EpisodeSource`.
     sequence_length: seqio's lengths; None cuts nothing.
-    vocabulary: of all features.
-    in_context: every query is read after the definition and all shots, in the
-      model's own input (the in-context baseline).
-    taught: a teacher is to read the same, in `teacher_inputs`.
-    markers: texts in place of the two separators.
+    text_format: what stands around the parts.
+    in_context: whether the downstream model itself reads the definition and all
+      examples before every query (the in-context baseline).
+    taught: whether to add `teacher_inputs`, in which a teacher reads the same.
 
   Returns:
-    Elements with `hyper_inputs` (definition, shots, EOS), `inputs` and
-    `targets` `[queries, ...]` (targets end in EOS), their texts, `task`, and
-    what a metric may need.
+    Elements with, in int32, `hyper_inputs` `[tokens]` (definition and
+    examples), `inputs` and `targets` `[queries, tokens]`, and `left_out`, the
+    number of examples that did not fit. Beside them stand the texts of the
+    queries, `task`, and what a metric may need.
 
   Raises:
-    UserError: a length leaves no room for a separator and a token.
+    UserError: a length leaves no room for the format and one token.
   """
-  define, sep_input, sep_target = _separators(vocabulary, markers)
-  eos = vocabulary.eos_id
-  around = len(sep_input) + len(sep_target)
-  hyper_room, input_room, target_room = _rooms(sequence_length, around)
+  form = text_format
+  hyper_room, input_room, target_room = _rooms(sequence_length, form)
   teacher_room = features.length_of(sequence_length, 'teacher_inputs')
-
-  def column(rows: tf.RaggedTensor, tokens: list[int]) -> tf.Tensor:
-    return tf.tile(tf.constant([tokens], tf.int32), [rows.nrows(), 1])
 
   @tf.autograph.experimental.do_not_convert
   def convert(episode: Episode) -> Episode:
-    shots = tf.stack([episode['shot_inputs'], episode['shot_targets']], axis=1)
-    count, queries = tf.shape(shots)[0], tf.size(episode['query_inputs'])
-    # One call of the vocabulary for everything: it is most of the cost.
-    tokens = vocabularies.encode(
-      vocabulary,
-      tf.concat(
-        [
-          episode['definition'][None],
-          tf.reshape(shots, [-1]),
-          episode['query_inputs'],
-          episode['query_targets'],
-        ],
-        axis=0,
-      ),
-    )
-    definition, parts, asked, answers = (
-      tokens[0],
-      tokens[1 : 1 + 2 * count],
-      tokens[1 + 2 * count : 1 + 2 * count + queries],
-      tokens[1 + 2 * count + queries :],
-    )
-    if define:
-      said = tf.cast(tf.size(definition) > 0, tf.int32)
-      mark = tf.constant(define, tf.int32)[: said * len(define)]
-      definition = tf.concat([mark, definition], axis=0)
-    marks = tf.ragged.constant(
-      [sep_input, sep_target], tf.int32, row_splits_dtype=tf.int64
-    )
-    marks = tf.gather(marks, tf.tile([0, 1], [count]))
-    parts = tf.concat([marks, parts], axis=1)
-    shots = tf.RaggedTensor.from_row_lengths(
-      parts.flat_values,
-      tf.reduce_sum(tf.reshape(parts.row_lengths(), [count, 2]), axis=1),
-      validate=False,
-    )
+    definition, shots, queries, answers = _encode(episode, form)
+    count = queries.nrows()
     if input_room is not None:
-      asked = asked[:, -(input_room - around) :]
-    asked = tf.concat(
-      [column(asked, sep_input), asked, column(asked, sep_target)], axis=1
+      around = len(form.start) + len(form.inputs) + len(form.targets)
+      queries = queries[:, -(input_room - around) :]
+    queries = tf.concat(
+      [_column(form.inputs, count), queries, _column(form.targets, count)], 1
     )
     if target_room is not None:
-      answers = answers[:, : target_room - 1]
-    answers = tf.concat([answers, column(answers, [eos])], axis=1)
+      answers = answers[:, : target_room - len(form.target_end)]
+    answers = tf.concat([answers, _column(form.target_end, count)], axis=1)
 
-    def in_full(room: int | None) -> tf.RaggedTensor:
-      left = None
+    def in_full(room: int | None) -> tuple[tf.RaggedTensor, tf.Tensor]:
+      """All queries with the examples before them, and what was left out."""
+      rest = None
       if room is not None:
-        left = room - tf.reduce_max(asked.row_lengths())
-      context = _context(definition, shots, left)
-      return tf.concat([tf.tile(context[None], [queries, 1]), asked], axis=1)
+        longest = tf.reduce_max(queries.row_lengths())
+        rest = room - len(form.start) - tf.cast(longest, tf.int32)
+      context, left_out = _context(definition, shots, form.between, rest)
+      context = tf.tile(context[None], [count, 1])
+      return tf.concat([start, context, queries], axis=1), left_out
 
-    teacher = {}
+    start = _column(form.start, count)
+    # The last example has nothing behind it here.
+    room = None if hyper_room is None else hyper_room + len(form.between)
+    text, left_out = _context(definition, shots, form.between, room)
+    text = text[: tf.maximum(tf.size(text) - len(form.between), 0)]
+    more = {}
     if taught:
-      teacher['teacher_inputs'] = in_full(teacher_room).to_tensor()
+      more['teacher_inputs'] = in_full(teacher_room)[0].to_tensor()
     if in_context:
-      asked = in_full(input_room)
-    text = _context(definition, shots, hyper_room)
+      inputs, left_out = in_full(input_room)
+    else:
+      inputs = tf.concat([start, queries], axis=1)
     return {
-      'hyper_inputs': tf.concat([text, [eos]], axis=0),
-      'inputs': asked.to_tensor(),
-      **teacher,
+      'hyper_inputs': tf.concat(
+        [
+          vocabularies.constant(form.start),
+          text,
+          vocabularies.constant(form.end),
+        ],
+        0,
+      ),
+      'inputs': inputs.to_tensor(),
       'targets': answers.to_tensor(),
+      **more,
+      'left_out': left_out,
       'inputs_pretokenized': episode['query_inputs'],
       'targets_pretokenized': episode['query_targets'],
       **{name: episode[name] for name in _KEPT if name in episode},
@@ -216,28 +198,84 @@ def episode_features(
   return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _separators(
-  vocabulary: seqio.Vocabulary, markers: Markers | None
-) -> tuple[list[int], list[int], list[int]]:
-  """Token ids before a definition, an input and a target."""
-  if markers is None:
-    sep_input, sep_target = vocabularies.separators(vocabulary)
-    return [], [sep_input], [sep_target]
-  texts = (markers.definition, markers.inputs, markers.targets)
-  return tuple(vocabulary.encode(text) for text in texts)
+def _encode(
+  episode: Episode, form: TextFormat
+) -> tuple[tf.Tensor, tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+  """The tokens of an episode's parts, int32.
+
+  Returns:
+    The definition `[tokens]` with what stands before it, empty where the task
+    has none; the shots `[shots, (tokens)]`, each complete, with what stands
+    between it and the next one; the queries and their targets
+    `[queries, (tokens)]`, bare.
+  """
+  shots = tf.stack([episode['shot_inputs'], episode['shot_targets']], axis=1)
+  count = tf.shape(shots)[0]
+  texts = [
+    episode['definition'][None],
+    tf.reshape(shots, [-1]),
+    episode['query_inputs'],
+    episode['query_targets'],
+  ]
+  sizes = [tf.size(part) for part in texts]
+  # One call of the vocabulary for everything: it is most of the cost.
+  joined = tf.strings.join([form.blank, tf.concat(texts, axis=0)])
+  tokens = vocabularies.encode(form.vocabulary, joined)
+  definition, parts, queries, answers = (
+    tokens[end - size : end]
+    for size, end in zip(sizes, _running_sum(sizes), strict=True)
+  )
+  definition = definition[0]
+  exists = (episode['definition'] != '') & (tf.size(definition) > 0)
+  definition = tf.concat(
+    [vocabularies.constant(form.definition), definition], axis=0
+  )
+  definition = definition[: tf.where(exists, tf.size(definition), 0)]
+  # Rows of `parts` are an input, its target, the next input, ...
+  order = tf.tile([0, 1], [count])
+  before = tf.gather(_ragged(form.inputs, form.targets), order)
+  after = tf.gather(_ragged((), form.between), order)
+  parts = tf.concat([before, parts, after], axis=1)
+  lengths = tf.reduce_sum(tf.reshape(parts.row_lengths(), [count, 2]), axis=1)
+  whole = tf.RaggedTensor.from_row_lengths(
+    parts.flat_values, lengths, validate=False
+  )
+  return definition, whole, queries, answers
+
+
+def _running_sum(sizes: list[tf.Tensor]) -> list[tf.Tensor]:
+  return tf.unstack(tf.cumsum(tf.stack(sizes)))
+
+
+def _column(ids: Ids, rows: tf.Tensor) -> tf.Tensor:
+  """The same ids in every row: int32 `[rows, ids]`."""
+  return tf.tile(vocabularies.constant(ids)[None], [rows, 1])
+
+
+def _ragged(*rows: Ids) -> tf.RaggedTensor:
+  return tf.ragged.constant(
+    [list(row) for row in rows],
+    tf.int32,
+    ragged_rank=1,
+    row_splits_dtype=tf.int64,
+  )
 
 
 def _rooms(
-  lengths: Mapping[str, Any] | None, around: int
-) -> tuple[int | None, ...]:
-  """Tokens for definition and shots, for a query and for a target."""
+  lengths: Mapping[str, Any] | None, form: TextFormat
+) -> tuple[int | None, int | None, int | None]:
+  """Tokens for definition and shots, for a query's input, and for a target.
+
+  The second and the third include the format's own ids, the first does not.
+  """
+  around_hyper = len(form.start) + len(form.end)
+  least_needed = {
+    'hyper_inputs': around_hyper,
+    'inputs': len(form.start) + len(form.inputs) + len(form.targets) + 1,
+    'targets': len(form.target_end) + 1,
+  }
   rooms = []
-  # EOS; the separators and a token; a token and EOS.
-  for name, least in (
-    ('hyper_inputs', 1),
-    ('inputs', around + 1),
-    ('targets', 2),
-  ):
+  for name, least in least_needed.items():
     length = features.length_of(lengths, name)
     if lengths and length is not None and length < least:
       raise UserError(
@@ -245,29 +283,49 @@ def _rooms(
         f'an example and its separators: give a length of {least} or more.'
       )
     rooms.append(length)
-  return (None if rooms[0] is None else rooms[0] - 1, *rooms[1:])
+  hyper, inputs, targets = rooms
+  return None if hyper is None else hyper - around_hyper, inputs, targets
 
 
 def _context(
-  definition: tf.Tensor, shots: tf.RaggedTensor, room: Any
-) -> tf.Tensor:
-  """The definition, cut only where it does not fit by itself, then shots."""
+  definition: tf.Tensor, shots: tf.RaggedTensor, between: Ids, room: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """The definition, then the shots that fit, each with `between` behind it.
+
+  Args:
+    definition: int32 `[tokens]`, cut where it does not fit by itself.
+    shots: int32 `[shots, (tokens)]`, each with `between` behind it.
+    between: ids between two examples.
+    room: number of tokens, or None.
+
+  Returns:
+    int32 `[tokens]`, and the number of shots left out, int32 `[]`.
+  """
+  if room is not None:
+    definition = definition[: tf.maximum(room - len(between), 0)]
+  behind = vocabularies.constant(between)[
+    : tf.minimum(tf.size(definition), 1) * len(between)
+  ]
+  definition = tf.concat([definition, behind], axis=0)
   if room is None:
-    return tf.concat([definition, shots.flat_values], axis=0)
-  definition = definition[:room]
-  rest = tf.cast(room, tf.int32) - tf.size(definition)
-  return tf.concat([definition, _whole_shots(shots, rest)], axis=0)
+    kept = shots
+  else:
+    rest = tf.cast(room, tf.int32) - tf.size(definition)
+    kept = _whole_shots(shots, rest)
+  left_out = tf.cast(shots.nrows() - kept.nrows(), tf.int32)
+  return tf.concat([definition, kept.flat_values], axis=0), left_out
 
 
-def _whole_shots(shots: tf.RaggedTensor, room: Any) -> tf.Tensor:
-  """The shots, one after the other, as far as they fit as wholes.
+def _whole_shots(shots: tf.RaggedTensor, room: Any) -> tf.RaggedTensor:
+  """The shots, in their order, as far as they fit as wholes.
 
   Args:
     shots: `[shots, (tokens)]`.
-    room: tokens. A shot that is longer by itself is left out.
+    room: number of tokens. A shot that is longer than that by itself is left
+      out without ending the row of those that fit.
   """
   room = tf.cast(room, tf.int64)
   sizes = tf.cast(shots.row_lengths(), tf.int64)
   alone = sizes <= room
   ends = tf.cumsum(tf.where(alone, sizes, 0))
-  return tf.ragged.boolean_mask(shots, alone & (ends <= room)).flat_values
+  return tf.ragged.boolean_mask(shots, alone & (ends <= room))

@@ -7,7 +7,10 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from hypertuning.data import text_format as text_format_lib
 from hypertuning.data import vocabularies
+from hypertuning.data.features import TextFeature
+from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError
 
 Lengths = Mapping[str, Any]
@@ -36,8 +39,8 @@ def get_task(
   """A registered task or mixture.
 
   Args:
-    name: of it.
-    binding: that gives the name.
+    name: name of the task or mixture.
+    binding: gin binding that gives the name, for the message.
 
   Raises:
     UserError: lists near names, or says how to register one.
@@ -53,7 +56,7 @@ def get_task(
 
 
 def members(name: str) -> list[seqio.Task]:
-  """A task, or those of a mixture by name.
+  """A task as a list of one, or the tasks of a mixture in order of name.
 
   Raises:
     UserError: see `get_task`.
@@ -78,9 +81,10 @@ def episodes(
     name: a registered task or mixture.
     lengths: TASK_FEATURE_LENGTHS; None cuts nothing.
     split: a split of the task.
-    seed: of drawing and shuffling.
-    repeat: endless (training), or once in order (evaluation).
-    use_cached: read what `seqio_cache_tasks` wrote.
+    seed: seed for drawing and shuffling.
+    repeat: whether episodes never end (training), or come once, in order
+      (evaluation).
+    use_cached: whether to read what `seqio_cache_tasks` wrote.
 
   Raises:
     UserError: the split does not exist.
@@ -100,22 +104,39 @@ def episodes(
   )
 
 
-def check_text(name: str, vocabulary: seqio.Vocabulary) -> None:
-  """Refuses a task whose ids mean something else to the model.
+def format_of(task: seqio.Task | seqio.Mixture) -> TextFormat:
+  """The format of a task's text.
+
+  Of a task that a user registered with bare seqio features only the vocabulary
+  is known: its format is guessed.
+  """
+  feature = task.output_features['targets']
+  if isinstance(feature, TextFeature):
+    return feature.text_format
+  vocabulary = vocabularies.from_seqio(feature.vocabulary)
+  return text_format_lib.guessed_format(vocabulary)
+
+
+def check_text(name: str, text_format: TextFormat) -> None:
+  """Refuses a task whose text is laid out in another way than the model's.
+
+  Of a task with bare seqio features only the vocabulary is compared.
 
   Args:
-    name: of the task or mixture.
-    vocabulary: of the model.
+    name: name of the task or mixture.
+    text_format: format of the model.
 
   Raises:
-    UserError: names the task or mixture and both vocabularies.
+    UserError: names the task, its format and the model's.
   """
-
   for task in members(name):
     for feature in task.output_features.values():
-      if not vocabularies.are_same(feature.vocabulary, vocabulary):
-        its, models = map(vocabularies.told, (feature.vocabulary, vocabulary))
+      own: TextFormat | Vocabulary = vocabularies.from_seqio(feature.vocabulary)
+      models: TextFormat | Vocabulary = text_format.vocabulary
+      if isinstance(feature, TextFeature):
+        own, models = feature.text_format, text_format
+      if own != models:
         raise UserError(
-          f'{task.name}: its text is in {its}, but VOCABULARY of the model is '
-          f'{models}: bind `vocabulary` of the task too.'
+          f'{task.name}: its text is in {own}, but TEXT_FORMAT of the model is '
+          f'{text_format}: bind `text_format` of the task too.'
         )

@@ -8,9 +8,11 @@ import seqio
 
 from hypertuning.data import features, fewshot, metrics, symbols, vocabularies
 from hypertuning.data.episodes import EpisodeSource
-from hypertuning.data.fewshot import SCORE_EVAL, Markers
+from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Tasks
+from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
+from hypertuning.renamed import takes_text_format
 
 # Suffix of a task's name, by what the downstream model reads before a query:
 # nothing (phi tells), or definition and shots; or nothing, but a teacher does.
@@ -20,6 +22,7 @@ Splits = Mapping[str, Callable[[], Tasks]]
 MetricFns = Sequence[Callable[..., Mapping[str, float]]]
 
 
+@takes_text_format
 def add_episodes(
   name: str,
   splits: Splits,
@@ -33,8 +36,7 @@ def add_episodes(
   at_most: bool = False,
   options: bool = False,
   symbol_labels: Sequence[str] | None = None,
-  markers: Markers | None = None,
-  vocabulary: seqio.Vocabulary | None = None,
+  text_format: TextFormat | None = None,
   metric_fns: MetricFns = (metrics.exact_match,),
   score_metric_fns: MetricFns = (metrics.rank_accuracy,),
 ) -> str:
@@ -60,8 +62,7 @@ def add_episodes(
     options: the rows have options.
     symbol_labels: labels are replaced by some of these, drawn anew for every
       episode (symbol tuning).
-    markers: text instead of the two separators.
-    vocabulary: bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
     metric_fns: of what is said, as seqio has them.
     score_metric_fns: of the options' scores.
 
@@ -75,7 +76,7 @@ def add_episodes(
     raise UserError(
       f'{name!r} cannot name a task: use letters, digits, "_" and "."'
     )
-  vocabulary = vocabulary or vocabularies.byte_vocabulary()
+  text_format = check(text_format or vocabularies.byte_format())
   relabel = []
   if symbol_labels is not None:
     relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
@@ -97,16 +98,15 @@ def add_episodes(
   for form in FORMS:
     to_tokens = functools.partial(
       fewshot.episode_features,
-      vocabulary=vocabulary,
+      text_format=text_format,
       in_context=form == IN_CONTEXT,
       taught=form == TAUGHT,
-      markers=markers,
     )
     _add(
       name + form,
       asked,
       [*relabel, to_tokens],
-      vocabulary,
+      text_format,
       metrics.texts,
       metric_fns,
     )
@@ -115,7 +115,7 @@ def add_episodes(
         name + form + SCORE_EVAL,
         ranked,
         [*relabel, fewshot.options_as_queries, to_tokens],
-        vocabulary,
+        text_format,
         metrics.ranked_options,
         score_metric_fns,
       )
@@ -175,7 +175,7 @@ def _add(
   name: str,
   source: EpisodeSource,
   preprocessors: Sequence[Callable[..., Any]],
-  vocabulary: seqio.Vocabulary,
+  text_format: TextFormat,
   postprocess_fn: Callable[..., Any],
   metric_fns: MetricFns,
 ) -> None:
@@ -185,7 +185,7 @@ def _add(
     # What is drawn can be cached; what is shown of it depends on the lengths.
     preprocessors=[seqio.CacheDatasetPlaceholder(), *preprocessors],
     output_features=features.output_features(
-      vocabulary, taught=name.endswith(TAUGHT)
+      text_format, taught=name.endswith(TAUGHT)
     ),
     postprocess_fn=postprocess_fn,
     metric_fns=list(metric_fns),

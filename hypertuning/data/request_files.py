@@ -1,6 +1,8 @@
-"""Tasks that a user wrote down: a JSONL file, a task of few examples a line.
+"""Requests that a user wrote down: a JSONL file with one task per line.
 
 {"examples": [{"inputs": "7c", "targets": "cB"}, ...], "queries": ["3c"]}
+
+A line may also have a "definition", a text that says what the task is.
 """
 
 import dataclasses
@@ -9,10 +11,11 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import seqio
+import tensorflow as tf
 
-from hypertuning.data import vocabularies
+from hypertuning.data import fewshot
+from hypertuning.data.sampling import Episode
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 
 Example = tuple[str, str]
@@ -22,21 +25,23 @@ _FORM = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Episode:
-  """A task of the file, or a part of it that fits into one row of a batch.
+class Request:
+  """A task of the file, with all of its queries or some.
 
   Attributes:
     line: number of its line, from 1.
     examples: (input, target) pairs.
     queries: inputs to answer.
+    definition: what the task is, in words; may be empty.
   """
 
   line: int
   examples: Sequence[Example]
   queries: Sequence[str]
+  definition: str = ''
 
 
-def read(path: str) -> list[Episode]:
+def read(path: str) -> list[Request]:
   """The tasks of a file.
 
   Raises:
@@ -54,74 +59,83 @@ def read(path: str) -> list[Episode]:
       f'{path}: not UTF-8 at byte {error.start}; convert the file.'
     ) from error
   lines = list(enumerate(text.split('\n'), start=1))
-  episodes = [
+  requests = [
     _parse(path, number, line) for number, line in lines if line.strip()
   ]
-  if not episodes:
+  if not requests:
     raise UserError(f'{path}: no tasks in it; write one line each: {_FORM}.')
-  return episodes
+  return requests
 
 
-def rows(episodes: Sequence[Episode], queries: int) -> Iterator[Episode]:
-  """Divides tasks in rows of at most `queries` queries."""
-  for episode in episodes:
-    for start in range(0, len(episode.queries), queries):
+def divide(requests: Sequence[Request], queries: int) -> Iterator[Request]:
+  """Divides requests into ones of at most `queries` queries each."""
+  for request in requests:
+    for start in range(0, len(request.queries), queries):
       yield dataclasses.replace(
-        episode, queries=episode.queries[start : start + queries]
+        request, queries=request.queries[start : start + queries]
       )
 
 
-def encode(
-  row: Episode, lengths: Mapping[str, Any], vocabulary: seqio.Vocabulary
-) -> tuple[dict[str, np.ndarray], int]:
-  """A row as model features, in the form of `fewshot.episode_features`.
+def episodes(
+  requests: Sequence[Request],
+  lengths: Mapping[str, Any],
+  text_format: TextFormat,
+  in_context: bool = False,
+  taught: bool = False,
+) -> tf.data.Dataset:
+  """Requests as token features, by the preprocessor of all other tasks.
 
   Args:
-    row: at most as many queries as `lengths` has room for.
+    requests: requests, each with at most as many queries as `lengths` has.
     lengths: TASK_FEATURE_LENGTHS.
-    vocabulary: of inputs and targets.
+    text_format: the model's format.
+    in_context: see `fewshot.episode_features`.
+    taught: see `fewshot.episode_features`.
 
   Returns:
-    Model features without targets, and the number of examples left out because
-    they do not fit.
+    One element of `fewshot.episode_features` per request, in order. Targets
+    hold only what ends an answer.
 
   Raises:
-    UserError: a query does not fit.
+    UserError: a query does not fit. In training a long query loses its start;
+      here it would be answered as if it were another question.
   """
-  sep_input, sep_target = vocabularies.separators(vocabulary)
-  hyper: list[int] = []
-  room, kept = lengths['hyper_inputs'] - 1, 0
-  for x, y in row.examples:
-    shot = [sep_input, *vocabulary.encode(x), sep_target, *vocabulary.encode(y)]
-    if len(shot) > room:
-      continue
-    if len(hyper) + len(shot) > room:
-      break
-    hyper += shot
-    kept += 1
-  count, size = lengths['inputs']
-  inputs = np.zeros((count, size), np.int32)
-  for i, query in enumerate(row.queries):
-    tokens = [sep_input, *vocabulary.encode(query), sep_target]
-    if len(tokens) > size:
-      raise UserError(
-        f'Line {row.line}: the query {query[:40]!r} has {len(tokens)} tokens, '
-        f"but TASK_FEATURE_LENGTHS['inputs'] = {lengths['inputs']!r} has room "
-        f'for {size}.'
-      )
-    inputs[i, : len(tokens)] = tokens
-  hyper_inputs = np.zeros(lengths['hyper_inputs'], np.int32)
-  hyper_inputs[: len(hyper) + 1] = [*hyper, vocabulary.eos_id]
-  targets = np.zeros(lengths['targets'], np.int32)
+  room = lengths['inputs'][-1]
+  for request in requests:
+    for query in request.queries:
+      size = len(text_format.query(query))
+      if size > room:
+        raise UserError(
+          f'Line {request.line}: the query {query[:40]!r} has {size} tokens, '
+          f"but TASK_FEATURE_LENGTHS['inputs'] = {lengths['inputs']!r} has "
+          f'room for {room}.'
+        )
+  texts = tf.TensorSpec([None], tf.string)
+  names = ('shot_inputs', 'shot_targets', 'query_inputs', 'query_targets')
+  drawn = tf.data.Dataset.from_generator(
+    lambda: map(_strings, requests),
+    output_signature={
+      'definition': tf.TensorSpec([], tf.string),
+      **dict.fromkeys(names, texts),
+    },
+  )
+  return fewshot.episode_features(
+    drawn, lengths, text_format, in_context, taught
+  )
+
+
+def _strings(request: Request) -> Episode:
+  """The strings of an `EpisodeSource`'s element; there are no targets yet."""
   return {
-    'hyper_tokens': hyper_inputs,
-    'input_tokens': inputs,
-    'target_tokens': targets,
-    'target_weights': targets,
-  }, len(row.examples) - kept
+    'definition': request.definition,
+    'shot_inputs': [inputs for inputs, _ in request.examples],
+    'shot_targets': [targets for _, targets in request.examples],
+    'query_inputs': list(request.queries),
+    'query_targets': [''] * len(request.queries),
+  }
 
 
-def _parse(path: str, number: int, line: str) -> Episode:
+def _parse(path: str, number: int, line: str) -> Request:
   try:
     task = json.loads(line)
   except json.JSONDecodeError as error:
@@ -131,6 +145,7 @@ def _parse(path: str, number: int, line: str) -> Episode:
     ) from error
   task = task if isinstance(task, dict) else {}
   examples, queries = task.get('examples', []), task.get('queries')
+  definition = task.get('definition', '')
   if not isinstance(queries, list) or not all(
     isinstance(query, str) for query in queries
   ):
@@ -147,5 +162,10 @@ def _parse(path: str, number: int, line: str) -> Episode:
       f'{path}:{number}: "examples" must be a list of objects with the strings '
       f'"inputs" and "targets"; write {_FORM}.'
     )
+  if not isinstance(definition, str):
+    raise UserError(
+      f'{path}:{number}: "definition" must be a string that says what the task '
+      f'is; write {{"definition": "...", {_FORM[1:]}.'
+    )
   pairs = [(example['inputs'], example['targets']) for example in examples]
-  return Episode(number, pairs, queries)
+  return Request(number, pairs, queries, definition)

@@ -1,24 +1,27 @@
-"""Vocabularies, and the separators of few-shot text.
-
-The separators are T5's last two sentinels, as in the authors' code: ids 32000
-and 32001 of T5's vocabulary.
-"""
+"""seqio vocabularies behind our own protocol; many texts encoded at once."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from hypertuning.data import text_format
+from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError
-
-_SEP_INPUT, _SEP_TARGET = 99, 98  # <extra_id_99> and <extra_id_98>
 
 
 @functools.cache
 def byte_vocabulary() -> seqio.ByteVocabulary:
   """Bytes plus 100 sentinels: 359 ids and no file to fetch."""
   return seqio.ByteVocabulary(extra_ids=100)
+
+
+def byte_format() -> TextFormat:
+  """The format of tasks that are given none: T5's over bytes."""
+  return text_format.t5_format(byte_vocabulary())
 
 
 def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
@@ -32,6 +35,144 @@ def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
   return seqio.SentencePieceVocabulary(path, extra_ids=100)
 
 
+class SeqioVocabulary:
+  """A seqio vocabulary as a `Vocabulary`.
+
+  Two are equal if ids mean the same in both, wherever their files are.
+
+  Attributes:
+    wrapped: the seqio vocabulary.
+  """
+
+  def __init__(self, vocabulary: seqio.Vocabulary) -> None:
+    """Wraps a vocabulary.
+
+    Raises:
+      UserError: it is no seqio vocabulary.
+    """
+    if not isinstance(vocabulary, seqio.Vocabulary):
+      raise UserError(
+        f'VOCABULARY is a {type(vocabulary).__name__}, but must be a seqio '
+        'vocabulary, such as @vocabularies.sentencepiece(), or follow '
+        'hypertuning.data.text_format.Vocabulary.'
+      )
+    self.wrapped = vocabulary
+
+  @property
+  def size(self) -> int:
+    """Number of ids, with the extra ones."""
+    return self.wrapped.vocab_size
+
+  @property
+  def extra_ids(self) -> int:
+    """Number of sentinels, which are the last ids."""
+    return self.wrapped.extra_ids
+
+  @property
+  def eos_id(self) -> int:
+    """The id that ends a text."""
+    return self.wrapped.eos_id
+
+  @property
+  def pad_id(self) -> int:
+    """The id that fills up a row."""
+    return self.wrapped.pad_id
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text, without EOS."""
+    return list(self.wrapped.encode(text))
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids, up to EOS."""
+    return self.wrapped.decode(list(ids))
+
+  def __eq__(self, other: object) -> bool:
+    """Whether ids mean the same in both."""
+    if not isinstance(other, SeqioVocabulary):
+      return NotImplemented
+    return are_same(self.wrapped, other.wrapped)
+
+  def __hash__(self) -> int:
+    """By what equal vocabularies share, without reading a file."""
+    return hash((type(self.wrapped), self.extra_ids))
+
+  def __str__(self) -> str:
+    """The vocabulary as an error message names it."""
+    kind = type(self.wrapped).__name__
+    file = getattr(self.wrapped, 'sentencepiece_model_file', '')
+    return f'a {kind} of {self.size} ids{file and f" ({file})"}'
+
+
+class PythonVocabulary(seqio.Vocabulary):
+  """Any `Vocabulary` as seqio wants it, encoded by Python within tf.data.
+
+  A pipeline that runs Python cannot save its place.
+  """
+
+  def __init__(self, vocabulary: Vocabulary) -> None:
+    """Wraps a vocabulary that seqio does not know."""
+    super().__init__(extra_ids=vocabulary.extra_ids)
+    self.wrapped = vocabulary
+
+  @property
+  def eos_id(self) -> int:
+    """The id that ends a text."""
+    return self.wrapped.eos_id
+
+  @property
+  def unk_id(self) -> None:
+    """None: every id is decoded as it is."""
+    return None
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return self.wrapped.size - self.wrapped.extra_ids
+
+  def _encode(self, s: str) -> list[int]:
+    return self.wrapped.encode(s)
+
+  def _decode(self, ids: Sequence[int]) -> str:
+    return self.wrapped.decode(list(ids))
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.RaggedTensor:
+    """int32 ids `[n, (tokens)]` of texts `[n]`."""
+
+    def encode_all(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+      rows = [self.wrapped.encode(text.decode()) for text in texts]
+      flat = [token for row in rows for token in row]
+      sizes = [len(row) for row in rows]
+      return np.array(flat, np.int32), np.array(sizes, np.int64)
+
+    flat, sizes = tf.numpy_function(encode_all, [s], [tf.int32, tf.int64])
+    flat, sizes = (tf.ensure_shape(x, [None]) for x in (flat, sizes))
+    return tf.RaggedTensor.from_row_lengths(flat, sizes, validate=False)
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    raise NotImplementedError('Answers are decoded outside of TensorFlow.')
+
+  def __eq__(self, other: object) -> bool:
+    """Whether both wrap the same vocabulary."""
+    return isinstance(other, PythonVocabulary) and self.wrapped == other.wrapped
+
+  def __hash__(self) -> int:
+    """By the vocabulary."""
+    return hash(self.wrapped)
+
+
+def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
+  """A vocabulary as seqio's features need it."""
+  if isinstance(vocabulary, SeqioVocabulary):
+    return vocabulary.wrapped
+  return PythonVocabulary(vocabulary)
+
+
+def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
+  """The vocabulary of a seqio feature by our own protocol."""
+  if isinstance(vocabulary, PythonVocabulary):
+    return vocabulary.wrapped
+  return SeqioVocabulary(vocabulary)
+
+
 def are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:
   """Whether ids mean the same in both, wherever their files are."""
   pieces = seqio.SentencePieceVocabulary
@@ -40,66 +181,25 @@ def are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:
   return one == other
 
 
-def told(vocabulary: seqio.Vocabulary) -> str:
-  """A vocabulary as a message names it."""
-  kind = type(vocabulary).__name__
-  file = getattr(vocabulary, 'sentencepiece_model_file', '')
-  return f'a {kind} of {vocabulary.vocab_size} ids{file and f" ({file})"}'
+def constant(ids: Sequence[int]) -> tf.Tensor:
+  """A part of a format as int32 `[ids]`, also where it is empty."""
+  return tf.constant(ids, tf.int32, [len(ids)])
 
 
-def sentinel(vocabulary: seqio.Vocabulary, n: int) -> int:
-  """The id of `<extra_id_n>`: sentinels count down from the end.
-
-  Raises:
-    UserError: the vocabulary has no such sentinel.
-  """
-  if not 0 <= n < vocabulary.extra_ids:
-    raise UserError(
-      f'The vocabulary has {vocabulary.extra_ids} extra ids and no '
-      f'<extra_id_{n}>: build it with extra_ids=100.'
-    )
-  return vocabulary.vocab_size - 1 - n
-
-
-def separators(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
-  """Ids of SEP_INPUT, before every input, and SEP_TARGET, before its target.
-
-  Raises:
-    UserError: the vocabulary has fewer than 100 extra ids.
-  """
-  return sentinel(vocabulary, _SEP_INPUT), sentinel(vocabulary, _SEP_TARGET)
-
-
-def encode(vocabulary: seqio.Vocabulary, texts: tf.Tensor) -> tf.RaggedTensor:
+def encode(vocabulary: Any, texts: tf.Tensor) -> tf.RaggedTensor:
   """Token ids of many texts at once, without EOS.
 
   Args:
-    vocabulary: of the ids.
+    vocabulary: the vocabulary of the ids, ours or seqio's.
     texts: strings `[n]`.
 
   Returns:
     int32 `[n, (tokens)]`.
   """
-  if isinstance(vocabulary, seqio.ByteVocabulary):
+  inner = to_seqio(text_format.as_vocabulary(vocabulary))
+  if isinstance(inner, seqio.ByteVocabulary):
     # Its encode_tf takes one string: encode them joined, then cut.
-    flat = vocabulary.encode_tf(tf.strings.reduce_join(texts))
+    flat = inner.encode_tf(tf.strings.reduce_join(texts))
     lengths = tf.cast(tf.strings.length(texts), tf.int64)
     return tf.RaggedTensor.from_row_lengths(flat, lengths, validate=False)
-  return tf.cast(vocabulary.encode_tf(texts), tf.int32)
-
-
-def readable(vocabulary: seqio.Vocabulary, tokens: Iterable[int]) -> str:
-  """Text of token ids with separators and EOS written out; padding is not."""
-  sep_input, sep_target = separators(vocabulary)
-  marks = {sep_input: '<input>', sep_target: '<target>'}
-  marks[vocabulary.eos_id] = '</s>'
-  parts: list[str] = []
-  text: list[int] = []
-  for token in [*map(int, tokens), 0]:
-    if token in marks or token == 0:
-      parts += [vocabulary.decode(text)] if text else []
-      parts += [marks[token]] if token in marks else []
-      text = []
-    else:
-      text.append(token)
-  return ' '.join(parts)
+  return tf.cast(inner.encode_tf(texts), tf.int32)

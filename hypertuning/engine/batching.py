@@ -62,7 +62,7 @@ def batches(
   use_cached: bool = False,
 ) -> tf.data.Dataset:
   """Batches of a task: see `lookup` and `to_batches`."""
-  lookup.check_text(name, model.input_vocabulary)
+  lookup.check_text(name, model.text_format)
   drawn = lookup.episodes(name, lengths, split, seed, repeat, use_cached)
   return to_batches(model, drawn, lengths, batch_size, repeat)
 
@@ -155,9 +155,7 @@ def check_vocabulary(model: HyperTuningModel) -> None:
   Raises:
     UserError: names VOCAB_SIZE and the size that is needed.
   """
-  needed = max(
-    model.input_vocabulary.vocab_size, model.output_vocabulary.vocab_size
-  )
+  needed = model.text_format.vocabulary.size
   networks = {
     'downstream': model.module.downstream,
     'hypermodel': model.module.hypermodel,

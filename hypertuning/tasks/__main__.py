@@ -116,7 +116,7 @@ def _show(options: argparse.Namespace, show: types.ModuleType) -> int:
 
 
 def _validate(options: argparse.Namespace, show: types.ModuleType) -> int:
-  from hypertuning.data import vocabularies
+  from hypertuning.data import text_format, vocabularies
 
   vocabulary = vocabularies.byte_vocabulary()
   if options.vocabulary:
@@ -126,7 +126,7 @@ def _validate(options: argparse.Namespace, show: types.ModuleType) -> int:
     show.parse_fields(options.field),
     options.shots,
     options.queries,
-    vocabulary,
+    text_format.as_vocabulary(vocabulary),
   )
   print('\n'.join(lines))
   return 0 if usable else 1

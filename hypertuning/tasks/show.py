@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import seqio
 
-from hypertuning.data import features, fewshot, lookup, vocabularies
+from hypertuning.data import features, fewshot, lookup
 from hypertuning.data.row_files import FIELDS, check
 from hypertuning.data.rows import RowTask
+from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError
 
 Lengths = Mapping[str, Any]
@@ -37,12 +38,12 @@ def describe(
   if lengths is not None:
     features.check_lengths(lengths)
   task = lookup.get_task(name)
-  vocabulary = task.output_features['targets'].vocabulary
+  text_format = lookup.format_of(task)
   shown = lookup.episodes(name, lengths, split).take(count)
   for number, episode in enumerate(shown.as_numpy_iterator()):
     title = _string(episode.get('task', b''))
     yield f'--- episode {number}' + (f' of {title}' if title else '')
-    yield from _episode(episode, vocabulary)
+    yield from _episode(episode, text_format)
   # Lengths before anything is cut.
   whole = lookup.episodes(name, None, split).take(sample)
   sizes = _sizes(whole.as_numpy_iterator())
@@ -55,7 +56,7 @@ def describe_file(
   fields: Mapping[str, str],
   shots: int,
   queries: int,
-  vocabulary: seqio.Vocabulary,
+  vocabulary: Vocabulary,
 ) -> tuple[list[str], bool]:
   """Lines that say what is in a file of rows, and whether it can be used.
 
@@ -103,20 +104,20 @@ def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _episode(
-  episode: Mapping[str, Any], vocabulary: seqio.Vocabulary
+  episode: Mapping[str, Any], text_format: TextFormat
 ) -> Iterator[str]:
   hyper = episode['hyper_inputs']
   yield f'hypermodel reads ({_size(hyper)} tokens):'
-  yield f'  {vocabularies.readable(vocabulary, hyper)}'
+  yield f'  {text_format.readable(hyper)}'
   pairs = zip(episode['inputs'], episode['targets'], strict=True)
   for i, (inputs, targets) in enumerate(pairs):
     yield f'query {i}: downstream reads ({_size(inputs)} tokens):'
-    yield f'  {vocabularies.readable(vocabulary, inputs)}'
+    yield f'  {text_format.readable(inputs)}'
     mark = ''
     if 'is_correct' in episode:
       mark = ', right' if episode['is_correct'][i] else ', wrong'
     yield f'  and says ({_size(targets)} tokens{mark}):'
-    yield f'  {vocabularies.readable(vocabulary, targets)}'
+    yield f'  {text_format.readable(targets)}'
 
 
 def _sizes(episodes: Iterator[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -132,7 +133,7 @@ def _sizes(episodes: Iterator[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   return {name: np.array(values) for name, values in sizes.items()}
 
 
-def _encoded(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> np.ndarray:
+def _encoded(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
   return np.array([len(vocabulary.encode(text)) for text in texts])
 
 

@@ -123,9 +123,9 @@ def test_task_with_too_few_examples(fails, tmp_path, monkeypatch):
     '  {"train": lambda: rows, "validation": lambda: rows},\n'
     '  shots=2, queries=1),\n'
     '  preprocessors=[functools.partial(fewshot.episode_features,\n'
-    '    vocabulary=vocabularies.byte_vocabulary())],\n'
+    '    text_format=vocabularies.byte_format())],\n'
     '  output_features=features.output_features(\n'
-    '    vocabularies.byte_vocabulary()))\n'
+    '    vocabularies.byte_format()))\n'
   )
   monkeypatch.syspath_prepend(tmp_path)
   message = fails(

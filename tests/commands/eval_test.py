@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import runner
 import seqio
-import tensorflow as tf
 
 from hypertuning import eval as eval_lib
 from hypertuning import infer as infer_lib
 from hypertuning.adapters import io
 from hypertuning.data import (
-  episodes,
-  fewshot,
   lookup,
   metrics,
   request_files,
+  text_format,
   vocabularies,
 )
 from hypertuning.engine import batching
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.evaluation import scoring
 
@@ -242,43 +241,65 @@ def test_a_file_gives_the_answers_of_the_same_seqio_task(checkpoint, tmp_path):
     assert a['prediction'] == b['prediction'] and a['score'] == b['score']
 
 
-@pytest.mark.parametrize('room', [7, 20, 21, 48])
-def test_files_are_encoded_as_tasks_are(room):
-  """Whole examples only, whatever the room for them."""
-  lengths = {**runner.LENGTHS, 'hyper_inputs': room}
-  vocabulary = vocabularies.byte_vocabulary()
-  examples = [('1a', 'B'), ('a long input', 'C'), ('2b', 'D'), ('3é', 'E')]
-  queries = ['7a', '8b']
-  source = episodes.EpisodeSource(
-    {'train': lambda: {'t': [(f'{i}', 'y') for i in range(9)]}},
-    shots=4,
-    queries=2,
+def _markers():
+  return text_format.markers_format(
+    vocabularies.byte_vocabulary(), 'Task: ', ' In: ', ' Out: '
   )
-  spec = source.get_dataset('train').element_spec
-  strings = {
-    'task': 't',
-    'definition': '',
-    'draw': 0,
-    'shot_inputs': [x for x, _ in examples],
-    'shot_targets': [y for _, y in examples],
-    'query_inputs': queries,
-    'query_targets': ['P', 'Q'],
+
+
+def test_a_file_is_read_in_the_models_own_format(checkpoint, tmp_path):
+  """With its markers, its definition, and examples only as wholes."""
+  model = runner.model(text_format=_markers())
+  examples = [{'inputs': '1a', 'targets': 'B'}, {'inputs': 'c', 'targets': 'D'}]
+  line = {'definition': 'Say it.', 'examples': examples, 'queries': ['3a']}
+  path = _task_file(tmp_path / 'in.jsonl', line)
+  lengths = {'hyper_inputs': 64, 'inputs': (2, 16), 'targets': (2, 4)}
+  (part,) = infer_lib._from_file(model, path, lengths, 8, Partitioner())
+  decode = vocabularies.byte_vocabulary().decode
+  # By their lengths: what the hypermodel reads, and the downstream model.
+  texts = {
+    x.shape[1:]: [decode(row[row > 0].tolist()) for row in np.atleast_2d(x[0])]
+    for x in map(np.asarray, part.batch.values())
+    if x.shape[1:] in ((64,), (2, 16))
   }
-  dataset = tf.data.Dataset.from_tensors({k: strings[k] for k in spec})
-  expected = next(
-    fewshot.episode_features(dataset, lengths, vocabulary).as_numpy_iterator()
+  assert texts == {
+    (64,): ['Task: Say it. In: 1a Out: B In: c Out: D'],
+    (2, 16): [' In: 3a Out: ', ''],
+  }
+
+
+def test_a_model_without_phi_reads_the_files_examples(tmp_path):
+  model = runner.model(hyper=False)
+  folder = tmp_path / 'run'
+  runner.train(folder, model, total_steps=1)
+  lengths = {**runner.LENGTHS, 'inputs': (2, 24)}
+  queries = {'queries': ['3a', '4c']}
+  scores = []
+  for target in 'BC':
+    examples = [{'inputs': '1a', 'targets': target}]
+    path = _task_file(tmp_path / 'in.jsonl', {'examples': examples, **queries})
+    rows = _infer(
+      folder,
+      tmp_path / f'out_{target}',
+      model=model,
+      task_feature_lengths=lengths,
+      input_path=path,
+    )
+    scores.append([row['score'] for row in rows])
+  assert (np.array(scores[0]) != scores[1]).all()
+
+
+def test_examples_that_do_not_fit_are_counted_once(
+  checkpoint, tmp_path, capsys
+):
+  examples = [{'inputs': 'x' * 60, 'targets': 'y'}]
+  examples += [{'inputs': 'a', 'targets': 'b'}]
+  line = {'examples': examples, 'queries': ['1', '2', '3']}  # two rows
+  path = _task_file(tmp_path / 'in.jsonl', line)
+  _infer(checkpoint, tmp_path / 'out', input_path=path)
+  assert "1 examples do not fit into TASK_FEATURE_LENGTHS['hyper_inputs']" in (
+    capsys.readouterr().err
   )
-  row = request_files.Episode(1, examples, queries)
-  encoded, left_out = request_files.encode(row, lengths, vocabulary)
-  size = len(expected['hyper_inputs'])
-  hyper = encoded['hyper_tokens']
-  np.testing.assert_array_equal(hyper[:size], expected['hyper_inputs'])
-  assert not hyper[size:].any()
-  width = expected['inputs'].shape[1]
-  inputs = encoded['input_tokens']
-  np.testing.assert_array_equal(inputs[:, :width], expected['inputs'])
-  separator = vocabularies.separators(vocabulary)[0]
-  assert left_out == 4 - np.sum(hyper == separator)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +313,7 @@ def test_files_are_encoded_as_tasks_are(room):
     ('{"queries": [1]}', ':1: "queries" must be'),
     ('{"queries": ["a"], "examples": [{"inputs": "b"}]}', ':1: "examples"'),
     ('{"queries": ["a"], "examples": {}}', ':1: "examples" must be'),
+    ('{"queries": ["a"], "definition": 1}', ':1: "definition" must be'),
   ],
 )
 def test_lines_of_another_form_are_named(tmp_path, text, words):
@@ -303,8 +325,10 @@ def test_lines_of_another_form_are_named(tmp_path, text, words):
 
 
 def test_query_without_room_is_named():
-  row = request_files.Episode(4, [], ['much too long'])
+  request = request_files.Request(4, [], ['much too long'])
   with pytest.raises(
     UserError, match=r"Line 4: .*LENGTHS\['inputs'\] = \(2, 6"
   ):
-    request_files.encode(row, runner.LENGTHS, vocabularies.byte_vocabulary())
+    request_files.episodes(
+      [request], runner.LENGTHS, vocabularies.byte_format()
+    )

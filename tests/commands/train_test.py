@@ -15,7 +15,7 @@ import tiny
 
 from hypertuning import eval as eval_lib
 from hypertuning import trees
-from hypertuning.data import lookup, registry
+from hypertuning.data import lookup, registry, text_format
 from hypertuning.engine import batching, checkpoints, train_state, train_step
 from hypertuning.errors import UserError
 from hypertuning.evaluation import phi_modes, statistics
@@ -199,7 +199,9 @@ def test_text_of_another_vocabulary_is_refused(tmp_path):
       {split: lambda: rows for split in ('train', 'validation')},
       shots=2,
       queries=2,
-      vocabulary=seqio.ByteVocabulary(extra_ids=sentinels),
+      text_format=text_format.t5_format(
+        seqio.ByteVocabulary(extra_ids=sentinels)
+      ),
     )
   # The first task of a mixture does not speak for the others.
   registry.add_mixture('mixed', {'a_bytes': 1.0, 'more_sentinels': 1.0})

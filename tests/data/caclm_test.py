@@ -11,7 +11,7 @@ from hypertuning.data import caclm, features, vocabularies
 from hypertuning.data.caclm import SegmentLengths
 from hypertuning.errors import UserError
 
-FEATURES = features.output_features(vocabularies.byte_vocabulary())
+FEATURES = features.output_features(vocabularies.byte_format())
 JOINER, EOS, FIRST = 259, 1, 1000
 
 

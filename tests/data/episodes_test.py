@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypertuning.data import episodes, fewshot, vocabularies
+from hypertuning.data.text_format import t5_format
 from hypertuning.errors import UserError
 
-VOCABULARY = vocabularies.byte_vocabulary()
+FORMAT = vocabularies.byte_format()
 SEP_INPUT, SEP_TARGET, EOS = 259, 260, 1
 FEATURES = ('hyper_inputs', 'inputs', 'targets')
 
@@ -158,7 +159,7 @@ def test_iterator_is_saved_and_restored(tmp_path):
 
 
 def one_episode(
-  lengths=None, vocabulary=VOCABULARY, shown=2, definition='', **kwargs
+  lengths=None, text_format=FORMAT, shown=2, definition='', **kwargs
 ):
   """Shots `ab>X`, `c>YZ`; queries `d>WV`, `efg>`."""
   pairs = [('ab', 'X'), ('c', 'YZ')][:shown]
@@ -172,7 +173,7 @@ def one_episode(
       'query_targets': ['WV', ''],
     }
   )
-  ds = fewshot.episode_features(ds, lengths, vocabulary, **kwargs)
+  ds = fewshot.episode_features(ds, lengths, text_format, **kwargs)
   (episode,) = ds.as_numpy_iterator()
   return {name: episode[name].tolist() for name in FEATURES}
 
@@ -184,7 +185,7 @@ QUERY_2 = [SEP_INPUT, *ids('efg'), SEP_TARGET]
 
 
 def test_separators_and_features():
-  assert vocabularies.separators(VOCABULARY) == (SEP_INPUT, SEP_TARGET)
+  assert (FORMAT.inputs, FORMAT.targets) == ((SEP_INPUT,), (SEP_TARGET,))
   episode = one_episode()
   assert episode['hyper_inputs'] == [*SHOT_1, *SHOT_2, EOS]
   assert episode['inputs'] == [[*QUERY_1, 0, 0], QUERY_2]
@@ -238,7 +239,7 @@ def test_context_gives_way_to_the_query(room, shots):
 def test_a_shot_too_long_by_itself_does_not_take_the_others_along():
   shots = tf.ragged.constant([[5] * 9, [6, 6], [7, 7]])
   kept = fewshot._whole_shots(shots, 4)
-  assert kept.numpy().tolist() == [6, 6, 7, 7]
+  assert kept.to_list() == [[6, 6], [7, 7]]
 
 
 def test_long_queries_and_targets_keep_separator_and_eos():
@@ -252,7 +253,7 @@ def test_long_queries_and_targets_keep_separator_and_eos():
 
 def test_vocabulary_without_sentinels_is_refused():
   with pytest.raises(UserError, match='99 extra ids'):
-    one_episode(vocabulary=seqio.ByteVocabulary(extra_ids=99))
+    t5_format(seqio.ByteVocabulary(extra_ids=99))
 
 
 def test_sentencepiece_gives_the_ids_of_single_texts(tmp_path):
@@ -278,9 +279,11 @@ def test_sentencepiece_gives_the_ids_of_single_texts(tmp_path):
   shutil.copy(tmp_path / 'm.model', tmp_path / 'n.model')
   copy = vocabularies.sentencepiece(str(tmp_path / 'n.model'))
   assert vocabularies.are_same(vocabulary, copy)
-  assert not vocabularies.are_same(vocabulary, VOCABULARY)
-  sep_input, sep_target = vocabularies.separators(vocabulary)
+  assert not vocabularies.are_same(vocabulary, FORMAT.vocabulary.wrapped)
+  assert t5_format(vocabulary) == t5_format(copy) != FORMAT
+  form = t5_format(vocabulary)
+  (sep_input,), (sep_target,) = form.inputs, form.targets
   assert sep_target - sep_input == 1
-  assert one_episode(vocabulary=vocabulary)['inputs'][0][0] == sep_input
+  assert one_episode(text_format=form)['inputs'][0][0] == sep_input
   with pytest.raises(UserError, match='no such SentencePiece'):
     vocabularies.sentencepiece(str(tmp_path / 'none.model'))

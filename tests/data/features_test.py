@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import features
+from hypertuning.data import features, vocabularies
 from hypertuning.data.features import EpisodeFeatureConverter
 from hypertuning.errors import UserError
 from hypertuning.tasks import toy
@@ -128,5 +128,5 @@ def test_seqio_evaluator(task, right):
 
 
 def test_output_features_leave_eos_to_the_preprocessors():
-  for feature in features.output_features(seqio.ByteVocabulary()).values():
+  for feature in features.output_features(vocabularies.byte_format()).values():
     assert not feature.add_eos

@@ -12,12 +12,19 @@ import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypertuning.data import features, fewshot, registry, symbols, vocabularies
-from hypertuning.data.fewshot import Markers
+from hypertuning.data import (
+  features,
+  fewshot,
+  registry,
+  symbols,
+  text_format,
+  vocabularies,
+)
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.errors import UserError
 
 VOCABULARY = vocabularies.byte_vocabulary()
+FORMAT = vocabularies.byte_format()
 LENGTHS = {'hyper_inputs': 80, 'inputs': (4, 20), 'targets': (4, 8)}
 
 
@@ -68,7 +75,7 @@ def test_every_row_is_asked_once_a_draw_with_shots_of_the_pool():
   assert asked == {str(n): 3 for n in range(7)}
   shots = collections.defaultdict(set)
   for episode in episodes:
-    said = vocabularies.readable(VOCABULARY, episode['hyper_inputs'])
+    said = FORMAT.readable(episode['hyper_inputs'])
     assert said.startswith('?') and said.count('<input>') == 4
     shots[int(episode['draw'])].add(said)
   # A draw has the same shots whatever is asked; another draw has others.
@@ -113,7 +120,7 @@ def test_options_of_a_question_share_an_episode():
     assert episode['is_correct'].tolist() == [int(x == gold) for x in options]
   in_context = examples('parity_in_context_score_eval', lengths=None)
   assert len(in_context) == 21
-  first = vocabularies.readable(VOCABULARY, in_context[0]['inputs'][1])
+  first = FORMAT.readable(in_context[0]['inputs'][1])
   assert first.startswith('?') and first.count('<input>') == 5
   too_few = {**LENGTHS, 'inputs': (2, 20), 'targets': (2, 8)}
   with pytest.raises(UserError, match=r'up to 3 options: give \(3, 20\)'):
@@ -183,7 +190,7 @@ def test_pool_too_small_and_shots_at_most():
     'small', {'validation': lambda: tasks}, shots=9, at_most=True
   )
   shown = [
-    vocabularies.readable(VOCABULARY, e['hyper_inputs']).count('<input>')
+    FORMAT.readable(e['hyper_inputs']).count('<input>')
     for e in examples('small')
   ]
   assert shown == [2, 2, 2, 3, 3]
@@ -196,7 +203,7 @@ def test_rows_can_be_their_own_pool():
   episodes = examples('both')
   assert [e['task'] for e in episodes] == [b'a'] * 6 + [b'b'] * 6
   for episode in episodes:
-    said = vocabularies.readable(VOCABULARY, episode['hyper_inputs'])
+    said = FORMAT.readable(episode['hyper_inputs'])
     shown = set(re.findall(r'<input> (\d)', said))
     assert shown == set('012345') - {episode['inputs_pretokenized'][0].decode()}
 
@@ -207,7 +214,7 @@ def test_markers_and_definitions_in_a_short_room():
     SPLITS,
     shots=4,
     queries=2,
-    markers=Markers('Do: ', ' Q: ', ' A: '),
+    text_format=text_format.markers_format(VOCABULARY, 'Do: ', ' Q: ', ' A: '),
   )
   (episode,) = examples('marked', count=1)
   text = VOCABULARY.decode(episode['hyper_inputs'].tolist())
@@ -232,7 +239,7 @@ def test_symbols_replace_labels_alike_in_shots_queries_and_options():
   )
   seen = set()
   for episode in examples('tuned_score_eval', lengths=None, seed=1):
-    text = vocabularies.readable(VOCABULARY, episode['hyper_inputs'])
+    text = FORMAT.readable(episode['hyper_inputs'])
     shots = [x.split(' <target> ') for x in text[:-5].split('<input> ')[1:]]
     table = {('even', 'odd')[int(x) % 2]: y.strip() for x, y in shots}
     said = texts(episode['targets_pretokenized'])
@@ -302,7 +309,7 @@ def test_episodes_are_cached(tmp_path, monkeypatch):
   assert len(first) == 30
   for episode, other in zip(first, again, strict=True):
     np.testing.assert_array_equal(episode['inputs'], other['inputs'])
-    said = vocabularies.readable(VOCABULARY, episode['hyper_inputs'])
+    said = FORMAT.readable(episode['hyper_inputs'])
     shots = re.findall(r'<input> (\d+) <target> ([eo])', said)
     asked = [int(x) for x in episode['inputs_pretokenized']]
     assert len(shots) == 3 and len(asked) == 2

@@ -61,12 +61,10 @@ def model(hyper: bool = True, width: int = 16, vocab: int = 384, **overrides):
     dropout_rate=overrides.pop('dropout_rate', 0.1),
   )
   head = heads.PrefixHead(config, PrefixSpec(2), 8)
-  vocabulary = vocabularies.byte_vocabulary()
   fields = {
     'downstream': t5.T5(config),
     'hypermodel': hyper_t5.HyperT5(config, head) if hyper else None,
-    'input_vocabulary': vocabulary,
-    'output_vocabulary': vocabulary,
+    'text_format': vocabularies.byte_format(),
     'optimizer_def': optim.adamw(optax.linear_schedule(1e-2, 0.0, 10)),
     'trainable_regex': 'hypermodel/.*' if hyper else 'downstream/.*',
   }

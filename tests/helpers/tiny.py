@@ -15,11 +15,13 @@ from hypertuning.adapters import (
   Prefix,
   PrefixSpec,
 )
+from hypertuning.data.text_format import TextFormat
 from hypertuning.networks import t5
 
 VOCAB = 37
 ATTENTIONS = ('encoder_self', 'decoder_self', 'decoder_cross')
-TEXT = {'input_vocabulary': None, 'output_vocabulary': None}
+# Ids alone: nothing here is decoded to text.
+TEXT_FORMAT = TextFormat(vocabulary=None, end_ids=(1,))
 
 
 def config(**overrides) -> t5.T5Config:
@@ -173,7 +175,7 @@ def model(cfg: t5.T5Config, hypermodel=None, **overrides):
   fields = {
     'downstream': t5.T5(cfg),
     'hypermodel': hypermodel,
-    **TEXT,
+    'text_format': TEXT_FORMAT,
     'optimizer_def': None,
   }
   return models.HyperTuningModel(**{**fields, **overrides})

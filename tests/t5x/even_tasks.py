@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import features, registry, vocabularies
+from hypertuning.data import features, registry, text_format, vocabularies
 from hypertuning.data.rows import Row
 
 
@@ -37,7 +37,7 @@ registry.add_episodes(
   SPLITS,
   shots=3,
   queries=2,
-  vocabulary=seqio.ByteVocabulary(extra_ids=110),
+  text_format=text_format.t5_format(seqio.ByteVocabulary(extra_ids=110)),
 )
 
 
@@ -67,6 +67,6 @@ registry.add_task(
   'from_python',
   source=seqio.FunctionDataSource(from_python, splits=('train', 'validation')),
   preprocessors=[],
-  output_features=features.output_features(vocabularies.byte_vocabulary()),
+  output_features=features.output_features(vocabularies.byte_format()),
   metric_fns=[],
 )

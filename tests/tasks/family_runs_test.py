@@ -9,6 +9,7 @@ import runner
 import shared
 
 from hypertuning import eval as eval_lib
+from hypertuning.data import text_format as text_formats
 from hypertuning.data import vocabularies
 from hypertuning.tasks import (
   metaicl,
@@ -29,39 +30,39 @@ def small(tmp_path_factory):
   return root
 
 
-def vocabulary_of(real):
+def format_of(real):
   if real:
     path = shared.DATA / 'tokenizer' / 't5' / 'spiece.model'
-    return vocabularies.sentencepiece(str(path))
-  return vocabularies.byte_vocabulary()
+    return text_formats.t5_format(vocabularies.sentencepiece(str(path)))
+  return vocabularies.byte_format()
 
 
-def natural_instructions_family(small, real, vocabulary):
+def natural_instructions_family(small, real, text_format):
   name = natural_instructions.natural_instructions(
     str(shared.DATA / 'superni' if real else small / 'ni'),
     track='offline' if real else 'default',
     setting='def_shots',
     queries=2,
-    vocabulary=vocabulary,
+    text_format=text_format,
   )
   return name, name, 'test', LENGTHS
 
 
-def p3_family(small, real, vocabulary):
+def p3_family(small, real, text_format):
   folder = str(shared.DATA / 'p3_train' if real else small / 'p3')
   train = p3.t0_train(
-    folder, shots=4, queries=2, longest_mean=320, vocabulary=vocabulary
+    folder, shots=4, queries=2, longest_mean=320, text_format=text_format
   )
   test = p3.held_out(
     str(shared.DATA / 'p3_heldout' if real else small / 'p3_held_out'),
     shots=4,
     datasets=('super_glue_cb', 'anli_GPT_3'),
-    vocabulary=vocabulary,
+    text_format=text_format,
   )
   return train, test, 'validation', RANKED
 
 
-def metaicl_family(small, real, vocabulary):
+def metaicl_family(small, real, text_format):
   """Real rows in MetaICL's layout: its own scripts need a network."""
   folder = small / 'metaicl'
   if real:
@@ -77,8 +78,10 @@ def metaicl_family(small, real, vocabulary):
         shots = random.Random(seed).sample(labelled(name, 'train'), 4)
         write_metaicl(folder, name, f'4_{seed}_train', shots)
         write_metaicl(folder, name, f'4_{seed}_test', labelled(name, 'test'))
-  train = metaicl.train(str(folder), k=4, vocabulary=vocabulary)
-  test = metaicl.test(str(folder), k=4, seeds=(100, 13), vocabulary=vocabulary)
+  train = metaicl.train(str(folder), k=4, text_format=text_format)
+  test = metaicl.test(
+    str(folder), k=4, seeds=(100, 13), text_format=text_format
+  )
   return train, test, 'validation', RANKED
 
 
@@ -95,7 +98,7 @@ def write_metaicl(folder, name, part, rows):
   family_files.write_lines(path, [{'task': name, **row} for row in rows])
 
 
-def symbol_family(small, real, vocabulary):
+def symbol_family(small, real, text_format):
   folder = shared.DATA / 'icl' if real else small / 'icl'
   if not real:
     for name in ('agnews', 'sst2', 'trec'):
@@ -110,7 +113,7 @@ def symbol_family(small, real, vocabulary):
     'shots': 3,
     'fields': metaicl.FIELDS,
     'words': str(folder / 'symbols' / 'words_en_basic.txt'),
-    'vocabulary': vocabulary,
+    'text_format': text_format,
   }
 
   def files(split, *names):
@@ -130,7 +133,7 @@ def symbol_family(small, real, vocabulary):
   )
 
 
-def own_family(small, real, unused_vocabulary):
+def own_family(small, real, unused_format):
   path = small / 'own' / 'mine.jsonl'
   fields = {'inputs': 'q', 'targets': 'a'}
   if real:
@@ -163,12 +166,11 @@ FAMILIES = {
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_family_trains_and_gives_a_score_table(family, real, small, tmp_path):
   register, aggregate, groups = FAMILIES[family]
-  vocabulary = vocabulary_of(real and family != 'own')
-  train, test, split, lengths = register(small, real, vocabulary)
+  text_format = format_of(real and family != 'own')
+  train, test, split, lengths = register(small, real, text_format)
   model = runner.model(
     vocab=32_128 if real else 384,
-    input_vocabulary=vocabulary,
-    output_vocabulary=vocabulary,
+    text_format=text_format,
     trainable_regex='.*',
   )
   runner.train(

@@ -6,7 +6,7 @@ import pytest
 import seqio
 import shared
 
-from hypertuning.data import vocabularies
+from hypertuning.data import text_format, vocabularies
 from hypertuning.errors import UserError
 from hypertuning.tasks import function_vectors
 
@@ -96,7 +96,9 @@ def test_the_real_folder():
   """56 tasks, 16 of them held out, none of a function that is trained on."""
   path = shared.DATA / 'tokenizer' / 't5' / 'spiece.model'
   name = function_vectors.function_vectors(
-    str(REAL), 'vectors_real', vocabulary=vocabularies.sentencepiece(str(path))
+    str(REAL),
+    'vectors_real',
+    text_format=text_format.t5_format(vocabularies.sentencepiece(str(path))),
   )
   names = sorted(file.stem for file in REAL.glob('*.jsonl'))
   held = function_vectors.choose(names, 16)

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 import runner
+import seqio
 
+from hypertuning.data import registry, text_format
 from hypertuning.tasks import __main__ as command
 
 LENGTHS = "{'hyper_inputs': 20, 'inputs': (4, 5), 'targets': (4, 5)}"
@@ -39,6 +41,21 @@ def test_show_prints_episodes_and_what_is_cut(capsys):
   assert re.search(r'query 3: downstream reads \(4 tokens\)', out)
   assert 'hyper_inputs: 20 of 37.0 tokens' in out
   assert '100.0% are cut to 20' in out and '0.0% are cut to 5' in out
+
+
+def test_show_prints_text_of_any_vocabulary(capsys):
+  registry.add_episodes(
+    'no_sentinels',
+    {'train': lambda: {'t': [(f'{n}', 'ab'[n % 2]) for n in range(9)]}},
+    shots=2,
+    text_format=text_format.markers_format(seqio.ByteVocabulary(extra_ids=0)),
+  )
+  code, out, _ = run(capsys, 'show', 'no_sentinels', '--n', '1')
+  assert code == 0
+  assert re.search(
+    r'   Input: \d Output: [ab] Input: \d Output: [ab] </s>', out
+  )
+  assert re.search(r'   Input: \d Output: \n', out)
 
 
 def test_show_says_what_is_wrong(capsys):
