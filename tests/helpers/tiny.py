@@ -170,10 +170,10 @@ def episodes(
   }
 
 
-def model(cfg: t5.T5Config, hypermodel=None, **overrides):
+def model(cfg: t5.T5Config | None = None, hypermodel=None, **overrides):
   """A `HyperTuningModel`."""
   fields = {
-    'downstream': t5.T5(cfg),
+    'downstream': t5.T5(cfg) if cfg else None,
     'hypermodel': hypermodel,
     'text_format': TEXT_FORMAT,
     'optimizer_def': None,
