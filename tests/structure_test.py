@@ -6,6 +6,7 @@ needed fails a test.
 
 import ast
 import collections
+import functools
 import graphlib
 import pathlib
 import subprocess
@@ -144,6 +145,7 @@ def _parts_imported(path: pathlib.Path) -> set[str]:
   return ours - {_part(path)}
 
 
+@functools.cache
 def _graph() -> dict[str, dict[str, str]]:
   """Part to the parts that it imports, each with one file that does so."""
   graph: dict[str, dict[str, str]] = collections.defaultdict(dict)
