@@ -99,8 +99,6 @@ NAMES_TO_CLEAN = {
   'hypertuning/sweeping/expansion.py',
   'hypertuning/tasks/show.py',
   'hypertuning/train.py',
-  'launch/tpu.py',
-  'launch/tpu_steps.py',
   'tasks/function_vectors.py',
   'tasks/own.py',
   'tasks/p3.py',
