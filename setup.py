@@ -33,6 +33,8 @@ setuptools.setup(
   if (_HERE / 'README.md').exists()
   else '',
   long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['hypertuning*']) + list(_DATA),
   package_dir=_DATA,

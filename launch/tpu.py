@@ -28,7 +28,7 @@ import tpu_steps as steps
 
 _STOCKOUT = re.compile(r'capacity|stockout|RESOURCE_EXHAUSTED|"code": 8\b')
 _HOPELESS = re.compile(r'PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT')
-_TRIES = 5  # of watch, while gcloud fails time after time
+_TRIES = 5  # failures of gcloud in a row that end a watch
 
 
 def create(options: steps.Options) -> None:
@@ -96,12 +96,12 @@ def stop(options: steps.Options) -> None:
 
   launch/tpu.py stop --name=mine --zone=us-central2-b --run=first
   """
-  said = steps.stop(options)
-  if said == 'missing' and not options.dry_run:
+  state = steps.stop(options)
+  if state == 'missing' and not options.dry_run:
     raise steps.LaunchError(
       f'no run {options.run} on {options.name}: launch/tpu.py status lists them'
     )
-  steps.say(options, f'{options.run}: {said}')
+  steps.say(options, f'{options.run}: {state}')
 
 
 def delete(options: steps.Options) -> None:
@@ -131,7 +131,7 @@ def watch(options: steps.Options) -> None:
     )
   steps.pack(options)
   steps.check_bucket(options)
-  assume = 'absent'  # A dry run: there is nothing, and then a run has ended.
+  assume = 'absent'  # a dry run takes the TPU as absent, then the run as ended
   failures = troubles = stockouts = 0
   suspect = False
   while True:
@@ -148,7 +148,8 @@ def watch(options: steps.Options) -> None:
           f'{options.run} was stopped: `start` starts it again'
         )
       if seen.startswith('exit') and not suspect:
-        # Workers fail for want of one that is being taken away: look again.
+        # A preemption takes one worker first, and the others fail for it. Look
+        # once more before the program is blamed.
         suspect = True
       elif seen.startswith('exit'):
         suspect = False
@@ -173,7 +174,7 @@ def watch(options: steps.Options) -> None:
 
 
 def _look(options: steps.Options, assume: str) -> str:
-  """How things are: absent, preempted, waiting, or the verdict on the run."""
+  """State of TPU and run: absent, preempted, waiting, or the run's verdict."""
   state = steps.state(options, '' if assume == 'absent' else 'READY')
   if not state:
     return 'absent'
@@ -197,7 +198,7 @@ def _look(options: steps.Options, assume: str) -> str:
 
 
 def _bring_back(options: steps.Options, seen: str) -> None:
-  """From what was seen to a run that runs."""
+  """Brings the TPU and the run from the state `seen` back to running."""
   if seen == 'preempted':
     steps.delete(options)
   if seen in ('absent', 'preempted'):
@@ -210,8 +211,8 @@ def _bring_back(options: steps.Options, seen: str) -> None:
 
 
 def _fail(options: steps.Options, seen: str, failures: int) -> None:
-  """Starts a command that has failed again, or gives up."""
-  steps.stop(options)  # the workers that wait for those that failed
+  """Starts a failed command again, or gives up after `max_failures`."""
+  steps.stop(options)  # other workers still wait for the one that failed
   if failures == options.max_failures:
     raise steps.LaunchError(
       f'{options.run} has failed ({seen}): read why with `launch/tpu.py log '
@@ -225,7 +226,7 @@ def _fail(options: steps.Options, seen: str, failures: int) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in one line."""
+  """Prints what is wrong in one line, and exits."""
 
   def error(self, message: str) -> NoReturn:
     print(
@@ -235,7 +236,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _matching(pattern: str, example: str) -> Callable[[str], str]:
-  """An argument that has a form."""
+  """A parser of arguments that refuses those that do not match a pattern."""
 
   def check(text: str) -> str:
     if not re.fullmatch(pattern, text):
@@ -246,7 +247,7 @@ def _matching(pattern: str, example: str) -> Callable[[str], str]:
 
 
 def _group() -> _Parser:
-  """Options that several subcommands share."""
+  """An empty parser for options that several subcommands share."""
   return _Parser(add_help=False)
 
 
@@ -255,9 +256,9 @@ def _parser() -> _Parser:
   parser = _Parser('launch/tpu.py', description=__doc__, formatter_class=raw)
   common = _group()
   for name, what in (
-    ('name', 'of the TPU VM'),
-    ('zone', 'of the TPU VM, such as us-central2-b'),
-    ('project', "of the TPU VM; gcloud's own default without"),
+    ('name', 'name of the TPU VM'),
+    ('zone', 'zone of the TPU VM, such as us-central2-b'),
+    ('project', 'project of the TPU VM; by default that of gcloud'),
   ):
     variable = f'TPU_{name.upper()}'
     common.add_argument(
@@ -277,7 +278,8 @@ def _parser() -> _Parser:
     help='v4-64, v5p-32, v5litepod-16 (that is v5e), v6e-8, ...',
   )
   creating.add_argument(
-    '--version', help='of the runtime; by default that of the accelerator'
+    '--version',
+    help='version of the runtime; by default that of the accelerator',
   )
   price = creating.add_mutually_exclusive_group()
   price.add_argument(
@@ -322,9 +324,9 @@ def _parser() -> _Parser:
   add(create, creating)
   add(setup, sending)
   add(start, run)
-  add(status).add_argument('--run', type=name_of_run, help='of this run only')
+  add(status).add_argument('--run', type=name_of_run, help='only this run')
   following = add(log, run)
-  following.add_argument('--worker', type=int, default=0, help='(0)')
+  following.add_argument('--worker', type=int, default=0, help='its number (0)')
   following.add_argument(
     '--no_follow', action='store_true', help='end where the log ends now'
   )

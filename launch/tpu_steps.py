@@ -1,6 +1,6 @@
-"""The commands of launch/tpu.py, and the steps that they make up.
+"""The commands that launch/tpu.py runs, and the steps made of them.
 
-Only the standard library, as it runs on laptops.
+It imports the standard library alone, as it runs on laptops.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORKER = 'hypertuning/launch/tpu_worker.sh'
-# The runtime version of an accelerator family, where --version gives none.
+# Accelerator family to its runtime version, for where --version is not set.
 VERSIONS = {
   'v2': 'tpu-ubuntu2204-base',
   'v3': 'tpu-ubuntu2204-base',
@@ -26,19 +26,24 @@ Options = argparse.Namespace
 
 
 class LaunchError(Exception):
-  """Something the user can mend, in one line."""
+  """A fault that the user can mend; the text is one line."""
 
 
 class NotSetUpError(LaunchError):
-  """The workers do not have our code yet."""
+  """The workers do not have the code of this checkout yet."""
 
 
 class CommandError(LaunchError):
-  """A command failed; `stderr` is all it said."""
+  """A command failed.
+
+  Attributes:
+    stderr: all that the command wrote to standard error.
+  """
 
   def __init__(self, doing: str, code: int, stderr: str) -> None:
     lines = [line for line in stderr.splitlines() if re.search(r'\w', line)]
-    # What follows is advice, but where the error is JSON.
+    # gcloud writes advice behind its error, so that the last line is not the
+    # reason. An error that ends in `{` is JSON, whose lines follow it.
     errors = [x for x in lines if x.startswith('ERROR:') and x[-1] != '{']
     last = [f'exit code {code}', *lines, *errors][-1]
     super().__init__(f'{doing}: {last.strip()}')
@@ -49,7 +54,7 @@ class CommandError(LaunchError):
 
 
 def tpu_vm(options: Options, verb: str, *arguments: str) -> list[str]:
-  """`gcloud compute tpus tpu-vm VERB ...` on the TPU's zone and project."""
+  """`gcloud compute tpus tpu-vm VERB ...` for the TPU's zone and project."""
   project = [f'--project={options.project}'] if options.project else []
   return [
     *('gcloud', 'compute', 'tpus', 'tpu-vm', verb, *arguments),
@@ -58,7 +63,7 @@ def tpu_vm(options: Options, verb: str, *arguments: str) -> list[str]:
 
 
 def create_command(options: Options) -> list[str]:
-  """Creates the TPU VM with the runtime of its accelerator family."""
+  """The command that creates the TPU VM, with its family's runtime."""
   family = options.accelerator_type.split('-')[0]
   kinds = [f'--{k}' for k in ('spot', 'preemptible') if getattr(options, k)]
   return tpu_vm(
@@ -72,17 +77,17 @@ def create_command(options: Options) -> list[str]:
 
 
 def delete_command(options: Options) -> list[str]:
-  """Deletes the TPU VM without a question."""
+  """The command that deletes the TPU VM without asking back."""
   return tpu_vm(options, 'delete', options.name, '--quiet')
 
 
 def describe_command(options: Options) -> list[str]:
-  """Says the state of the TPU VM."""
+  """The command that prints the state of the TPU VM."""
   return tpu_vm(options, 'describe', options.name, '--format=value(state)')
 
 
 def copy_command(options: Options) -> list[str]:
-  """Copies the archive into the home folder of every worker."""
+  """The command that copies the archive into every worker's home folder."""
   target = f'{options.name}:hypertuning.tar'
   return tpu_vm(
     options, 'scp', str(archive(options)), target, '--worker=all', '--quiet'
@@ -92,7 +97,13 @@ def copy_command(options: Options) -> list[str]:
 def ssh_command(
   options: Options, remote: str, worker: str = 'all'
 ) -> list[str]:
-  """Runs a line of shell on workers."""
+  """The command that runs a line of shell on workers.
+
+  Args:
+    options: options of the subcommand.
+    remote: the line of shell.
+    worker: number of the worker, or `all`.
+  """
   return tpu_vm(
     options,
     'ssh',
@@ -109,18 +120,18 @@ def on_worker(*words: str) -> str:
 
 
 def bucket_command(options: Options, bucket: str) -> list[str]:
-  """Lists the top of a bucket."""
+  """The command that lists the top of a bucket."""
   project = [f'--project={options.project}'] if options.project else []
   return ['gcloud', 'storage', 'ls', bucket, *project]
 
 
 def archive(options: Options) -> pathlib.Path:
-  """Where the code for a TPU is packed, in a folder that git ignores."""
+  """Path of the packed code for a TPU, in a folder that git ignores."""
   return ROOT / 'build' / f'{options.name}.tar'
 
 
 def model_bucket(command: list[str]) -> str | None:
-  """The bucket of MODEL_DIR in a command, if it is in one."""
+  """The bucket that MODEL_DIR of a command lies in; None if in no bucket."""
   for argument in command:
     found = re.search(r'MODEL_DIR.*?(gs://[^/\'"\s]+)', argument)
     if found:
@@ -128,11 +139,11 @@ def model_bucket(command: list[str]) -> str | None:
   return None
 
 
-# Steps. Each runs commands, or prints them.
+# Steps. Each runs commands, or prints them in a dry run.
 
 
 def say(options: Options, text: str) -> None:
-  """Prints a line, but among the commands of a dry run."""
+  """Prints a line; a dry run prints commands alone."""
   if not options.dry_run:
     print(text, flush=True)
 
@@ -144,7 +155,23 @@ def run(
   assume: str = '',
   stream: bool = False,
 ) -> str:
-  """Runs a command, or prints it; returns what it said, or `assume`."""
+  """Runs a command, or prints it in a dry run.
+
+  Args:
+    options: options of the subcommand.
+    command: words of the command.
+    doing: what it is run for, as errors name it.
+    assume: what a dry run returns.
+    stream: whether standard output goes to the terminal and is not returned.
+
+  Returns:
+    Standard output of the command.
+
+  Raises:
+    LaunchError: the program is missing, or a worker reports an error.
+    NotSetUpError: the worker has no code.
+    CommandError: the command failed.
+  """
   if options.dry_run:
     print(shlex.join(command), flush=True)
     return assume
@@ -172,16 +199,16 @@ def run(
 
 
 def ask(options: Options, remote: str, doing: str) -> dict[str, list[str]]:
-  """What each worker answers, by its host name."""
-  said = run(options, ssh_command(options, remote), doing)
+  """Runs a line of shell on all workers; gives their answers by host name."""
+  output = run(options, ssh_command(options, remote), doing)
   answers: dict[str, list[str]] = {}
-  for host, words in _ANSWER.findall(said):
+  for host, words in _ANSWER.findall(output):
     answers.setdefault(host, []).append(words)
   return answers
 
 
 def state(options: Options, assume: str = 'READY') -> str:
-  """The state of the TPU VM; '' where there is none."""
+  """The state of the TPU VM, '' if it does not exist; `assume` if dry."""
   doing = f'looking for {options.name}'
   try:
     return run(options, describe_command(options), doing, assume).strip()
@@ -204,7 +231,13 @@ def delete(options: Options) -> None:
 
 
 def pack(options: Options) -> None:
-  """Packs HEAD, once: later setups of a watched run get the same code."""
+  """Packs HEAD into the archive.
+
+  A watch packs once, so that a run gets the same code after each preemption.
+
+  Raises:
+    LaunchError: files have changed since HEAD, and `allow_dirty` is not set.
+  """
   doing = 'packing the code'
   git = ['git', '-C', str(ROOT)]
   if run(options, [*git, 'status', '--porcelain'], doing).strip():
@@ -225,7 +258,7 @@ def pack(options: Options) -> None:
 
 
 def install(options: Options) -> None:
-  """Brings code and packages onto every worker, and looks for the TPU."""
+  """Installs code and packages on every worker, and looks for its TPU."""
   doing = f'setting up {options.name}'
   say(options, f'{doing}: copying the code')
   run(options, copy_command(options), doing)
@@ -241,7 +274,11 @@ def install(options: Options) -> None:
 
 
 def check_bucket(options: Options) -> None:
-  """Refuses a MODEL_DIR in a bucket that cannot be read."""
+  """Checks that the bucket of MODEL_DIR can be read.
+
+  Raises:
+    LaunchError: it cannot.
+  """
   bucket = model_bucket(options.argv)
   if bucket is None:
     return
@@ -255,7 +292,7 @@ def check_bucket(options: Options) -> None:
 
 
 def start(options: Options) -> None:
-  """Starts the command of the run on every worker."""
+  """Starts the run's command on every worker."""
   remote = on_worker('start', options.run, *options.argv)
   doing = f'starting {options.run}'
   say(options, f'{doing} on {options.name}')
@@ -263,13 +300,20 @@ def start(options: Options) -> None:
 
 
 def stop(options: Options) -> str:
-  """Stops the run everywhere; says what became of it."""
+  """Stops the run on every worker; returns its verdict."""
   remote = on_worker('stop', options.run, str(options.grace))
   return verdict(ask(options, remote, f'stopping {options.run}'))
 
 
 def verdict(answers: dict[str, list[str]]) -> str:
-  """What the workers' answers mean for the run: one state for all."""
+  """One state of the run, from the answers of all workers.
+
+  Args:
+    answers: host name to the answers of that worker.
+
+  Returns:
+    `missing`, `stopped`, `lost` or `running`, or `exit N` if the run has ended.
+  """
   states = {words[-1].split(' ', 1)[1] for words in answers.values()}
   if states <= {'missing'}:
     return 'missing'

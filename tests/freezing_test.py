@@ -1,4 +1,7 @@
-"""What does not train is not a parameter: no gradient, no slot, no change."""
+"""What does not train is not a parameter: no gradient, no slot, no change.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import functools
 import re

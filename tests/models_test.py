@@ -1,4 +1,7 @@
-"""The model object: losses by hand, phi given or generated, t5x's contract."""
+"""The model object: losses by hand, phi given or generated, t5x's contract.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import functools
 import inspect

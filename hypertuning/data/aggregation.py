@@ -1,4 +1,4 @@
-"""Means over the tasks of a benchmark, as its authors take them."""
+"""Means over the tasks of a benchmark, taken as its authors take them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,34 +7,37 @@ import numpy as np
 
 Row = dict[str, Any]
 AVERAGE = 'average'
-# Beside a number: its standard error, and what a mean has not.
+# Endings of fields: the standard error of a number, and fields that a mean over
+# tasks leaves out.
 _STDERR = '_stderr'
 _NO_MEAN = ('_low', '_high', '_std')
 
 
 def averages(results: Sequence[Row]) -> list[Row]:
-  """The mean over tasks (each counts the same) for every phi mode of theirs.
+  """The mean over tasks for every phi mode; each task counts the same.
 
   Args:
-    results: rows of `eval.evaluate`.
+    results: rows that `eval.evaluate` returns.
 
   Returns:
-    Rows of the task 'average'; none where there is one task only, nor of a mode
-    that some task has not.
+    One row of the task 'average' per phi mode that all tasks have; no rows if
+    there is a single task.
   """
   return _means(results, AVERAGE) if len(_tasks(results)) > 1 else []
 
 
 def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
-  """Means over groups, over groups of those, and over the last ones.
+  """Means over groups of tasks, over groups of groups, and over all.
 
   Args:
-    results: rows of `eval.evaluate`.
-    *levels: a name (of a task, then of a group) to its group.
+    results: rows that `eval.evaluate` returns.
+    *levels: functions from a name to the name of its group. The first one takes
+      names of tasks, each further one those of the groups before.
 
   Returns:
-    Rows of the groups of every level that have several members, and 'average',
-    of the modes that all members have.
+    Rows for the groups of every level, but for groups that have the name of a
+    task, and rows of the task 'average'; all for the phi modes that every
+    member has.
   """
   found: list[Row] = []
   rows = list(results)
@@ -55,7 +58,16 @@ def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
 def worst(
   results: Sequence[Row], group_of: Callable[[str], str], metric: str
 ) -> list[Row]:
-  """The mean over groups of the least value in each, as task 'worst'."""
+  """The least value of a metric in each group, averaged over groups.
+
+  Args:
+    results: rows that `eval.evaluate` returns.
+    group_of: function from the name of a task to that of its group.
+    metric: field of the rows.
+
+  Returns:
+    One row of the task 'worst' per phi mode that all tasks have.
+  """
   found = []
   for mode, rows in _by_mode(results).items():
     least: dict[str, float] = {}
@@ -74,7 +86,10 @@ def _tasks(results: Sequence[Row]) -> set[str]:
 
 
 def _by_mode(results: Sequence[Row]) -> dict[str, list[Row]]:
-  """Rows of the modes that all tasks have: others cannot stand beside them."""
+  """Rows by phi mode, for the modes that all tasks have.
+
+  A mean over fewer tasks must not stand beside one over all of them.
+  """
   modes: dict[str, list[Row]] = {}
   for row in results:
     modes.setdefault(row['phi'], []).append(row)
@@ -88,13 +103,14 @@ def _means(results: Sequence[Row], task: str) -> list[Row]:
 
 def _mean(rows: Sequence[Row], task: str) -> Row:
   mean: Row = {'task': task, 'phi': rows[0]['phi']}
-  if all('episodes' in row for row in rows):  # t5x does not tell
+  if all('episodes' in row for row in rows):  # t5x does not count them
     mean['episodes'] = sum(row['episodes'] for row in rows)
   for name in [k for k in rows[0] if isinstance(rows[0][k], float)]:
     if name.endswith(_NO_MEAN) or any(name not in row for row in rows):
       continue
     values = np.array([row[name] for row in rows])
-    if name.endswith(_STDERR):  # tasks are independent
+    if name.endswith(_STDERR):
+      # Tasks are independent: the variances of their numbers add up.
       mean[name] = float(np.sqrt(np.sum(np.square(values))) / len(rows))
     else:
       mean[name] = float(values.mean())

@@ -1,7 +1,8 @@
-"""Texts for hyperpretraining: the interpreter's own documentation, or a folder.
+"""Texts for hyperpretraining: the interpreter's documentation, or a folder.
 
-The first is on every machine: the language reference that `help()` shows and
-the docstrings of the standard library, read from source and never imported.
+The documentation is on every machine: the language reference that `help()`
+shows, and the docstrings of the standard library, which are read from source
+and never imported.
 """
 
 import ast
@@ -29,10 +30,11 @@ def python_documentation(split: str) -> tuple[str, ...]:
   """Documentation texts of the running interpreter.
 
   Args:
-    split: `train`, or `validation` for about 5% of the texts, chosen by name.
+    split: `train`, or `validation`, which holds about 5% of the texts. A hash
+      of its name puts a text in one or the other.
 
   Returns:
-    Texts in a fixed order; no text is in both splits.
+    Texts in an order that is the same on every call.
   """
   return tuple(
     text for name, text in _all_documentation() if split_of(name) == split
@@ -42,20 +44,20 @@ def python_documentation(split: str) -> tuple[str, ...]:
 def text_files(
   folder: str, split: str, pattern: str = '**/*.txt'
 ) -> list[pathlib.Path]:
-  """The text files below a folder, every one of them found to be UTF-8.
+  """The text files of one split of a folder, each checked to be UTF-8.
 
   Args:
-    folder: where to look.
-    split: `train`, or `validation` for about 5% of the files, by name (one
-      file where that would be none).
-    pattern: glob, relative to the folder.
+    folder: the folder to search.
+    split: `train`, or `validation`, which holds about 5% of the files, chosen
+      by a hash of the name, and at least one.
+    pattern: glob of the files, relative to the folder.
 
   Returns:
-    Paths in the order of names.
+    Paths, sorted.
 
   Raises:
-    UserError: no such folder, fewer than two texts in it, or a file that is
-      not UTF-8.
+    UserError: the folder does not exist or holds fewer than two texts, or a
+      file is not UTF-8.
   """
   root = pathlib.Path(folder).expanduser()
   if not root.is_dir():
@@ -70,7 +72,7 @@ def text_files(
   names = {path: path.relative_to(root).as_posix() for path in texts}
   held_out = [path for path in texts if split_of(names[path]) == 'validation']
   if not held_out or len(held_out) == len(texts):
-    # A handful of files may all fall on one side.
+    # The hash may put all of a handful of files on one side.
     held_out = [min(texts, key=lambda path: _digest(names[path]))]
   return [
     path for path in texts if (path in held_out) == (split == 'validation')
@@ -78,7 +80,7 @@ def text_files(
 
 
 def split_of(name: str) -> str:
-  """`train` or `validation`, by a hash of the name."""
+  """The split that a text of this name belongs to, by a hash of the name."""
   held_out = _digest(name)[0] < 256 * _VALIDATION_SHARE
   return 'validation' if held_out else 'train'
 
@@ -89,7 +91,7 @@ def _digest(name: str) -> bytes:
 
 @functools.cache
 def _all_documentation() -> tuple[tuple[str, str], ...]:
-  """Names and texts; a text that several objects share is there once."""
+  """Pairs of name and text; a text that several objects share comes once."""
   texts = {text: f'topic {k}' for k, text in sorted(topics.topics.items())}
   stdlib = pathlib.Path(sysconfig.get_path('stdlib'))
   for path in sorted(stdlib.rglob('*.py')):
@@ -103,7 +105,7 @@ def _all_documentation() -> tuple[tuple[str, str], ...]:
 def _docstrings(path: pathlib.Path) -> Iterator[tuple[str, str]]:
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of the sources that are parsed
+      warnings.simplefilter('ignore')  # invalid escapes in other people's code
       tree = ast.parse(path.read_bytes())
   except (SyntaxError, ValueError):
     return  # a template, not a module

@@ -1,7 +1,8 @@
-"""Metrics of decoded text and of options' scores, as seqio has them.
+"""Metrics of decoded text and of scored options, for seqio tasks.
 
-A metric function gets targets and predictions (or scores) of all episodes, each
-episode as `texts` or `ranked_options` give it, and returns percentages.
+A metric function takes the targets of all episodes and their predictions (or
+scores), each episode in the form that the postprocessor `texts` or
+`ranked_options` returns. It returns percentages.
 """
 
 import functools
@@ -27,15 +28,18 @@ def texts(
   is_target: bool = False,
   **unused: Any,
 ) -> Any:
-  """Postprocessor of an episode: its answers.
+  """Postprocessor of an episode whose queries are answered by text.
 
   Args:
-    output: decoded text of every query.
-    example: the episode's features.
-    is_target: whether these are the targets.
+    output: one decoded text per query.
+    example: features of the episode; `query_references` in it are further right
+      answers.
+    is_target: whether `output` is the targets, not the predictions.
+    **unused: seqio's other arguments.
 
   Returns:
-    A text a query; of targets a list a query, with all that counts as right.
+    Of predictions one text per query. Of targets one list per query, with every
+    text that counts as right.
   """
   answers = [text(value) for value in output]
   if not is_target:
@@ -50,11 +54,17 @@ def texts(
 def ranked_options(
   output: Any, example: Mapping[str, Any] | None = None, **unused: Any
 ) -> dict[str, np.ndarray]:
-  """Postprocessor of an episode of `fewshot.options_as_queries`.
+  """Postprocessor of an episode whose queries are options to be scored.
+
+  Args:
+    output: the text of each option.
+    example: features of the episode, as `fewshot.options_as_queries` made them.
+    **unused: seqio's other arguments.
 
   Returns:
-    `question`, `is_correct`, `tokens` (how many the option has, EOS too) and
-    `option`, the text, each `[queries]`.
+    Arrays `[queries]`: `question`, the number of the question that the option
+    answers, `is_correct`, `tokens`, the length of the option with its end
+    token, and `option`, its text.
   """
   assert example is not None  # seqio gives it
   return {
@@ -71,7 +81,7 @@ def ranked_options(
 def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """Percentage of queries whose text is one of the references.
 
-  Predictions of an episode's padded queries, behind its last target, do not
+  Predictions behind an episode's last target belong to padding and do not
   count.
 
   Raises:
@@ -83,19 +93,20 @@ def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """ROUGE-L as Super-NaturalInstructions scores it.
 
-  Stemmed F-measure, the greatest over references, the mean over queries; and
-  exact match of normalised text (lower case, no punctuation).
+  `rouge_l` is the F-measure on stemmed words, the greatest over the references
+  of a query, then the mean over queries. `exact_match` compares texts in lower
+  case and without punctuation.
   """
   scorer = _rouge_scorer()
 
-  def best(references: Sequence[str], said: str) -> float:
+  def best(references: Sequence[str], answer: str) -> float:
     return max(
-      scorer.score(target=reference, prediction=said)['rougeL'].fmeasure
+      scorer.score(target=reference, prediction=answer)['rougeL'].fmeasure
       for reference in references
     )
 
-  def same(references: Sequence[str], said: str) -> bool:
-    return _normalised(said) in {_normalised(x) for x in references}
+  def same(references: Sequence[str], answer: str) -> bool:
+    return _normalised(answer) in {_normalised(x) for x in references}
 
   return {
     'rouge_l': _mean(best, targets, predictions),
@@ -104,7 +115,7 @@ def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
 
 
 def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
-  """F1 of every label that is a target, averaged; in percent."""
+  """F1 in percent, averaged over the labels that are a target somewhere."""
   pairs = [(r[0], p) for r, p in _pairs(targets, predictions)]
   return {'macro_f1': _macro_f1(*zip(*pairs, strict=True)) if pairs else 0.0}
 
@@ -115,11 +126,12 @@ def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """Percentage of questions whose likeliest option is right, as T0 has it.
+  """Percentage of questions whose likeliest option is right, as T0 counts it.
 
   Args:
-    targets: an episode as `ranked_options` gives it.
-    scores: summed log-probabilities, `[queries]` an episode, padded ones last.
+    targets: one result of `ranked_options` per episode.
+    scores: one array `[queries]` of summed log-probabilities per episode;
+      padding comes behind its options.
   """
   return _ranked(targets, scores, by_mean=False)
 
@@ -127,23 +139,23 @@ def rank_accuracy(
 def mean_rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """The same by the mean log-probability of a token, as MetaICL has it."""
+  """`rank_accuracy` by the mean log-probability per token, as in MetaICL."""
   return _ranked(targets, scores, by_mean=True)
 
 
 def mean_rank_macro_f1(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """MetaICL's F1 of classification: the mean over the labels of a task."""
+  """MetaICL's F1 for classification, averaged over the labels of a task."""
   chosen = _chosen(targets, scores, by_mean=True)
   if not chosen:
     return {'macro_f1': 0.0}
-  gold, said, _ = zip(*chosen, strict=True)
-  return {'macro_f1': _macro_f1(gold, said)}
+  gold, answers, _ = zip(*chosen, strict=True)
+  return {'macro_f1': _macro_f1(gold, answers)}
 
 
 def text(value: str | bytes) -> str:
-  """A text as it is compared."""
+  """A text without white space around it, as metrics compare texts."""
   decoded = value.decode() if isinstance(value, bytes) else str(value)
   return decoded.strip()
 
@@ -159,30 +171,34 @@ def _ranked(
 def _chosen(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> list[tuple[str, str, bool]]:
-  """Right option, likeliest option and whether that is right, a question.
+  """Per question: right option, likeliest option, whether the latter is right.
 
-  Of options that are equally likely, the first is taken.
+  Of options that are equally likely, the first is taken. A question may list an
+  option twice, so that "right" is not the same as "has the right text".
   """
   found = []
-  for ranked, given in zip(targets, scores, strict=True):
-    score = np.asarray(given, np.float64)[: len(ranked['question'])]
+  for ranked, values in zip(targets, scores, strict=True):
+    score = np.asarray(values, np.float64)[: len(ranked['question'])]
     if by_mean:
       score = score / ranked['tokens']
     for question in np.unique(ranked['question']):
-      of = np.flatnonzero(ranked['question'] == question)
-      best = of[np.argmax(score[of])]
+      rows = np.flatnonzero(ranked['question'] == question)
+      best = rows[np.argmax(score[rows])]
       right = ranked['is_correct'][best]
-      gold = ranked['option'][of[np.argmax(ranked['is_correct'][of])]]
+      gold = ranked['option'][rows[np.argmax(ranked['is_correct'][rows])]]
       found.append((str(gold), str(ranked['option'][best]), bool(right)))
   return found
 
 
-def _macro_f1(gold: Sequence[str], said: Sequence[str]) -> float:
+def _macro_f1(gold: Sequence[str], answers: Sequence[str]) -> float:
   scores = []
   for label in sorted(set(gold)):
-    pairs = [(g == label, s == label) for g, s in zip(gold, said, strict=True)]
-    hits = sum(g and s for g, s in pairs)
-    scores.append(2 * hits / sum(int(g) + int(s) for g, s in pairs))
+    pairs = [
+      (right == label, answer == label)
+      for right, answer in zip(gold, answers, strict=True)
+    ]
+    hits = sum(right and answer for right, answer in pairs)
+    scores.append(2 * hits / sum(int(r) + int(a) for r, a in pairs))
   return 100.0 * float(np.mean(scores))
 
 
@@ -203,16 +219,16 @@ def _pairs(
   Raises:
     UserError: fewer texts than targets.
   """
-  for asked, said in zip(targets, predictions, strict=True):
-    if len(said) < len(asked):
+  for queries, answers in zip(targets, predictions, strict=True):
+    if len(answers) < len(queries):
       raise UserError(
-        f'An episode asks {len(asked)} queries, of which {len(said)} were '
+        f'An episode asks {len(queries)} queries, of which {len(answers)} were '
         'answered: give TASK_FEATURE_LENGTHS room for as many as the task has.'
       )
   return [
     pair
-    for asked, said in zip(targets, predictions, strict=True)
-    for pair in zip(asked, list(said)[: len(asked)], strict=True)
+    for queries, answers in zip(targets, predictions, strict=True)
+    for pair in zip(queries, list(answers)[: len(queries)], strict=True)
   ]
 
 

@@ -1,6 +1,6 @@
-"""P3 as it lies on disks today: rendered rows, T0's table, raw rows.
+"""Reads P3 in the forms in which it is stored: rows, T0's table, raw data.
 
-Rendered rows of a folder are of these layouts, which may stand side by side:
+A folder may hold rendered rows in any of these layouts, and mix them:
 
     <any>.jsonl[.gz]                 rows of many prompts, of all splits
     <any>.<split>.jsonl[.gz]         rows of many prompts
@@ -40,8 +40,13 @@ _LISTS = ('index.jsonl', 't0_mixture_table.jsonl')
 def rate(train_size: int, prompts: int, cap: int = CAP) -> int:
   """The rate of one prompt of a data set in T0's mixture.
 
-  As T0's code has it: the cap is divided among the prompts, but the size of a
-  data set below it is not.
+  T0's code divides the cap among the prompts of a data set, but not the size of
+  a data set that is below the cap. The same is done here.
+
+  Args:
+    train_size: number of training rows of the data set.
+    prompts: number of prompts over the data set.
+    cap: greatest number of rows that a data set may count as.
   """
   return cap // prompts if train_size > cap else train_size
 
@@ -50,13 +55,16 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
   """Rates of the prompts of T0's training mixture.
 
   Args:
-    path: a data set a line, with `do_train`, `train_size` (rows), `num_prompts`
-      and `prompts`.
-    kind: `BASE` for T0, `GPT_EVAL` for what T0+ adds, `SGLUE` for what T0++
-      adds.
+    path: JSON lines, one per data set, with `do_train`, `train_size` (rows),
+      `num_prompts` and `prompts`.
+    kind: value of `do_train` to take: `BASE` for T0, `GPT_EVAL` for what T0+
+      adds, `SGLUE` for what T0++ adds.
+
+  Returns:
+    Name of each prompt to its rate.
 
   Raises:
-    UserError: no such file, or a line without a field.
+    UserError: the file does not exist, or a line lacks a field.
   """
   rates: dict[str, int] = {}
   for number, item in _json_lines(path):
@@ -73,15 +81,19 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
 
 
 def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
-  """Rows of every prompt of a folder; what repeats is kept once.
+  """Rows of every prompt of a folder, without repetitions.
 
   Args:
-    folder: see the module.
+    folder: a folder in one of the layouts above.
     split: `train` or `validation`.
-    most: of a prompt; of more rows, some at equal distances are taken.
+    most: greatest number of rows per prompt. Where there are more, rows at
+      equal distances are taken.
+
+  Returns:
+    Name of each prompt to its rows.
 
   Raises:
-    UserError: no files of the split, or a row of them is wrong.
+    UserError: the folder has no files of the split, or a row is wrong.
   """
   found: dict[str, dict[tuple[str, str], Row]] = {}
   for prompt, paths in _files(folder, split).items():
@@ -96,7 +108,7 @@ def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
 
 
 def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
-  """Rows of a data set before they are rendered.
+  """Rows of a data set, before a prompt renders them.
 
   Args:
     path: a file of JSON lines, or `tfds:NAME#SPLIT` for a data set of
@@ -104,7 +116,7 @@ def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
       `tfds:super_glue/cb#train`.
 
   Raises:
-    UserError: no such file or data set, or a line that is not JSON.
+    UserError: the file or data set does not exist, or a line is not JSON.
   """
   if path.startswith(_TFDS):
     yield from _tfds_rows(path)
@@ -114,7 +126,7 @@ def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _files(folder: str, split: str) -> dict[str, list[pathlib.Path]]:
-  """Files by the prompt that they are of, '' for files of many prompts."""
+  """Name of each prompt to its files; '' to files of several prompts."""
   root = pathlib.Path(folder).expanduser()
   others = tuple(f'.{other}.' for other in _SPLITS if other != split)
   found = {

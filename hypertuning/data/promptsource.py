@@ -1,7 +1,7 @@
-"""P3's prompts: templates of promptsource, rendered over raw rows.
+"""P3's prompts: promptsource's templates, rendered over raw rows.
 
-promptsource itself needs libraries of 2022; its rules are few (its
-`templates.py`), and ours gives the rows of P3 byte for byte.
+promptsource itself needs libraries of 2022. Its rules are few (they are in its
+`templates.py`), and this module gives the rows of P3 byte for byte.
 """
 
 import dataclasses
@@ -25,14 +25,15 @@ _LONGEST = 2048  # characters of a field
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A prompt of a data set.
+  """One prompt of a data set.
 
   Attributes:
-    task: P3's name of the task: data set, subset and prompt.
-    name: of the prompt.
-    jinja: input and target.
-    answer_choices: jinja of the options, or None.
-    original_task: whether it is one of those that T0 is evaluated with.
+    task: P3's name of the task, made of data set, subset and prompt.
+    name: name of the prompt.
+    jinja: template of input and target, divided by `|||`.
+    answer_choices: template of the options, divided by `|||`; None without.
+    original_task: whether the prompt asks what the data set was made for. T0 is
+      evaluated with these prompts alone.
   """
 
   task: str
@@ -42,11 +43,11 @@ class Template:
   original_task: bool = True
 
   def render(self, example: Mapping[str, Any], seed: int = 0) -> Row | None:
-    """A row, or None where the prompt has no text or target for it.
+    """Renders one raw row; None if the prompt has no input or target for it.
 
     Args:
-      example: the raw row.
-      seed: of the prompts that choose at random.
+      example: fields of the raw row.
+      seed: seed for prompts that choose among wordings at random.
 
     Raises:
       UserError: the row lacks a field that the prompt names.
@@ -57,8 +58,8 @@ class Template:
     try:
       options: list[str] = []
       if self.answer_choices:
-        said = _compiled(self.answer_choices).render(values)
-        options = [_unescaped(part.strip()) for part in said.split(_PIPES)]
+        text = _compiled(self.answer_choices).render(values)
+        options = [_unescaped(part.strip()) for part in text.split(_PIPES)]
         values['answer_choices'] = options
       jinja = self.jinja.replace('}}', f' | string | truncate({_LONGEST}) }}}}')
       parts = _compiled(jinja).render(values).split(_PIPES)
@@ -78,11 +79,11 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
   """The prompts of a `templates.yaml`.
 
   Args:
-    path: of the file.
-    task_prefix: of the tasks' names, such as `super_glue_cb`.
+    path: path of the file.
+    task_prefix: beginning of the tasks' names, such as `super_glue_cb`.
 
   Raises:
-    UserError: no such file, or not a file of templates.
+    UserError: the file does not exist, or is not a file of templates.
   """
   try:
     loaded = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
@@ -108,7 +109,7 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
 
 
 def task_name(prefix: str, name: str) -> str:
-  """P3's name of a task."""
+  """P3's name of the task that a prompt makes of a data set."""
   return re.sub(r'[^\w\d\._]+', '_', f'{prefix}_{name}')
 
 

@@ -1,4 +1,4 @@
-"""Rows of binary files: parquet, and TFRecords as seqio caches them."""
+"""Reads rows from binary files: parquet, and TFRecords as seqio caches them."""
 
 import pathlib
 import re
@@ -12,21 +12,26 @@ _TFRECORD = re.compile(r'.*\.tfrecord(-\d+-of-\d+)?')
 
 
 def is_record_file(path: str) -> bool:
-  """Whether `read` takes a file of this name."""
+  """Whether `read` can read a file of this name."""
   name = pathlib.Path(path).name
   return name.endswith('.parquet') or bool(_TFRECORD.fullmatch(name))
 
 
 def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
-  """Number, from 1, and fields of the rows of a file.
+  """Reads the rows of a file, each with its number, counted from 1.
 
   Args:
-    path: `.parquet`, `.tfrecord` or `.tfrecord-NNNNN-of-NNNNN`.
-    most: of a file with more rows than this, rows at equal distances are read:
-      files are often sorted by label.
+    path: a file ending in `.parquet`, `.tfrecord` or
+      `.tfrecord-NNNNN-of-NNNNN`.
+    most: greatest number of rows to read. From a file with more, rows at equal
+      distances are read and not the first ones, since files are often sorted
+      by label.
+
+  Yields:
+    The number of each row, and its fields.
 
   Raises:
-    UserError: no such file, or not one of its kind.
+    UserError: the file does not exist, or is not what its name says.
   """
   read_kind = _parquet if path.endswith('.parquet') else _tfrecord
   try:
@@ -66,7 +71,10 @@ def _tfrecord(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
 
 
 def _value(feature: Any) -> Any:
-  """A list, of texts if they were written as bytes; one value by itself."""
+  """The values of a feature: a list, or the value itself if there is one.
+
+  Bytes are decoded to texts.
+  """
   kind = feature.WhichOneof('kind')
   values = list(getattr(feature, kind).value) if kind else []
   values = [x.decode('utf-8') if isinstance(x, bytes) else x for x in values]

@@ -1,13 +1,14 @@
-"""Rows from a file: JSONL, JSON or TSV, gzipped or not, parquet or TFRecords.
+"""Reads rows from a file: JSONL, JSON or TSV (also gzipped), or a binary file.
 
     {"inputs": "2 + 2", "targets": "4"}
     {"inputs": "Is it true?", "targets": "yes", "options": ["yes", "no"]}
 
-Optional fields: `options` (rank classification), `references` (other right
-answers), `definition` (the same in all rows of a task), `task` (a file of
-several tasks) and `id`. A TSV file has a header; its options and references are
-JSON lists, and a JSON file is a list of such objects. Problems of a JSON or a
-binary file are named by the number of the row.
+Optional fields are `options` (for rank classification), `references` (further
+right answers), `definition` (the same in all rows of a task), `task` (for a
+file with several tasks) and `id`. A TSV file has a header, and its options and
+references are JSON lists. A JSON file is a list of objects like those above.
+Binary files are those of `record_files`. A problem in a JSON or binary file is
+named by the number of the row, in others by the line.
 """
 
 import csv
@@ -30,7 +31,13 @@ _MOST_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What is wrong with a line of a file, and what to do."""
+  """One fault of a file.
+
+  Attributes:
+    path: the file.
+    line: number of the line or row, from 1.
+    text: what is wrong, and what to do.
+  """
 
   path: str
   line: int
@@ -50,24 +57,25 @@ def read(
   """The tasks of a file.
 
   Args:
-    path: `.jsonl`, `.json` or `.tsv`, with or without `.gz`, or see
-      `record_files`.
-    fields: names in the file for those of `FIELDS` that it calls otherwise.
-    strip: leave out white space around texts, options and references.
-    name: of the task of rows without `task`; that of the file by default.
-    most: rows read of a binary file, see `record_files.read`.
+    path: a file ending in `.jsonl`, `.json` or `.tsv`, with or without `.gz`,
+      or a binary file of `record_files`.
+    fields: those of `FIELDS` that have another name in the file, to that name.
+    strip: whether to remove white space around texts, options and references.
+    name: name of the task of rows that have no field `task`; by default the
+      name of the file.
+    most: greatest number of rows to read from a binary file.
 
   Returns:
-    Task name to task.
+    Name of each task to the task.
 
   Raises:
-    UserError: names the file and the first lines that are wrong, and says why.
+    UserError: a row is wrong; names the file and its first wrong lines.
   """
   tasks, problems = check(path, fields, strip, name, most)
   if problems:
-    shown = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
+    lines = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
     more = len(problems) - _MOST_SHOWN
-    raise UserError(shown + (f'\n... and {more} more' if more > 0 else ''))
+    raise UserError(lines + (f'\n... and {more} more' if more > 0 else ''))
   return tasks
 
 
@@ -78,17 +86,18 @@ def check(
   name: str | None = None,
   most: int | None = None,
 ) -> tuple[dict[str, RowTask], list[Problem]]:
-  """The tasks of a file, and all that is wrong with it.
+  """The tasks of a file, and every fault of the file.
 
   Args:
-    path: see `read`.
-    fields: see `read`.
-    strip: see `read`.
-    name: see `read`.
-    most: see `read`.
+    path: as in `read`.
+    fields: as in `read`.
+    strip: as in `read`.
+    name: as in `read`.
+    most: as in `read`.
 
   Returns:
-    Tasks of the rows that are right, and a problem a wrong one.
+    The tasks made of the rows that are right, and one problem per row that is
+    wrong.
 
   Raises:
     UserError: the file cannot be read at all, or a name of `fields` is unknown.
@@ -131,13 +140,13 @@ def check(
 
 
 class _Wrong(Exception):
-  """What is wrong with a row."""
+  """A row is wrong; the text says how."""
 
 
 def _items(
   path: str, problems: list[Problem], most: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Line number and fields of every row that can be parsed."""
+  """The rows that can be parsed, each with its number."""
   if record_files.is_record_file(path):
     return record_files.read(path, most)
   lines = _lines(path, problems)
@@ -149,7 +158,7 @@ def _items(
 
 
 def _lines(path: str, problems: list[Problem]) -> list[tuple[int, str]]:
-  """Number and text of the lines that hold anything."""
+  """The lines that are not blank, each with its number."""
   try:
     data = pathlib.Path(path).expanduser().read_bytes()
     if path.endswith('.gz'):

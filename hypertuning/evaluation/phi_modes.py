@@ -1,4 +1,11 @@
-"""Held-out loss and text with generated phi and what it is compared with."""
+"""Phi modes: generated phi, and what it is compared with.
+
+The same episodes are answered once per mode, so that differences between modes
+are paired. `generated` uses the phi that the hypermodel makes from the
+episode's own examples. `other` uses the phi of another episode, `averaged` the
+mean phi of several draws of examples, `random` noise of phi's size, and `none`
+the frozen model without an adapter.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,15 +24,16 @@ AVERAGED, RANDOM = 'averaged', 'random'
 
 
 def default_modes(model: HyperTuningModel) -> tuple[str, ...]:
-  """The modes that a model is compared in unless others are asked for."""
+  """The modes that an evaluation compares unless `PHI_MODES` names others."""
   return (GENERATED, OTHER, NONE) if model.has_hypermodel else (NONE,)
 
 
 def check_modes(modes: Sequence[str], model: HyperTuningModel) -> None:
-  """Refuses phi modes that the model cannot be run in.
+  """Refuses phi modes that need a hypermodel where the model has none.
 
   Raises:
-    UserError: names the mode and those that can be had.
+    UserError: `modes` is empty or holds a mode that this model does not have;
+      the message lists the modes that it has.
   """
   there = default_modes(model)
   if model.has_hypermodel:
@@ -41,20 +49,27 @@ def with_phi(
   draws: int = 1,
   rng: jax.Array | None = None,
 ) -> Adapters | None:
-  """Phi as a mode has it.
+  """The adapters that each episode of a batch is answered with in one mode.
 
   Args:
-    phi: of `[episodes]`.
-    mode: `other` gives each real episode the phi of the next one in the batch
-      that asks something else, or of the one before it: of another task, where
-      tasks come in turn. `averaged` gives the mean over the draws of what it
-      asks, `random` normal noise of phi's root mean square, leaf by leaf.
-    is_real: `[episodes]`; rows that fill up a batch come last.
-    draws: so many episodes in a row ask the same, with other shots.
-    rng: of the noise.
+    phi: the generated adapters; every leaf has a leading `[episodes]` axis.
+      None if the model has no hypermodel.
+    mode: one of this module's modes. `other` swaps phi between episodes: each
+      real episode gets the phi of the next episode in the batch that asks
+      different queries, and the last one gets that of the episode before it.
+      Where the tasks of a split come in turn, that is another task's phi.
+      `averaged` gives every episode the mean phi over the draws of shots for
+      its queries. `random` replaces each leaf by normal noise whose root mean
+      square is that leaf's.
+    is_real: bool `[episodes]`, False for the rows that fill up the last batch;
+      these come after all real ones.
+    draws: number of consecutive episodes that ask the same queries and differ
+      only in their shots.
+    rng: key for the noise of `random`; other modes do not read it.
 
   Returns:
-    Phi of `[episodes]`, or None for none.
+    Adapters of the same shapes as `phi`, or None where the mode is `none` or
+    the model has no hypermodel.
   """
   if mode == NONE or phi is None:
     return None
@@ -73,32 +88,36 @@ def with_phi(
 
 
 def neighbors(episodes: int, batch_size: int, draws: int = 1) -> np.ndarray:
-  """Whose phi the mode `other` gives each episode.
+  """For each episode, the episode whose phi it gets in the mode `other`.
 
   Args:
-    episodes: in all; rows that fill up the last batch repeat the first ones.
-    batch_size: episodes a batch.
-    draws: see `with_phi`.
+    episodes: number of real episodes in the split. The rows that fill up the
+      last batch are the first episodes again.
+    batch_size: number of episodes per batch.
+    draws: number of consecutive episodes that ask the same queries, as in
+      `with_phi`.
 
   Returns:
-    Numbers of episodes, int `[episodes]`.
+    Episode numbers, int `[episodes]`.
   """
   numbers = np.arange(episodes)
   rows = numbers % batch_size
-  first = numbers - rows  # of the batch
+  first = numbers - rows  # the number of the first episode of the batch
   real = np.minimum(batch_size, episodes - first)
   taken = np.asarray(_others(jnp.asarray(rows), jnp.asarray(real), draws))
   return np.where(taken < real, first + taken, (taken - real) % episodes)
 
 
 def _others(rows: jax.Array, real: jax.Array, draws: int) -> jax.Array:
-  """Rows of a batch to those of `other`."""
-  # Never one's own: if only one question is real, the first one that fills up.
+  """For each row of a batch, the row whose phi the mode `other` takes."""
+  # A row must never get its own phi. If all real rows ask the same queries, the
+  # rows that fill up the batch are taken, hence at least `2 * draws`.
   after = rows + draws
   inside = after < jnp.maximum(real, 2 * draws)
   return jnp.where(inside, after, rows - draws)
 
 
 def _noise(rng: jax.Array, x: jax.Array) -> jax.Array:
+  # In float32: squares of small values vanish in bfloat16.
   size = jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
   return (size * jax.random.normal(rng, x.shape)).astype(x.dtype)

@@ -14,17 +14,20 @@ Batch = Mapping[str, jax.Array]
 def summarize(
   outputs: Mapping[str, np.ndarray], together: int = 1
 ) -> dict[str, float]:
-  """Losses a token, their standard errors, and paired differences.
+  """Losses per token, their standard errors, and paired gaps between modes.
 
   Args:
-    outputs: of `collect`.
-    together: so many episodes in a row ask the same, and count as one.
+    outputs: what `eval_step.collect` returns: `tokens` and one `score/<mode>`
+      per mode, each `[episodes, queries]`.
+    together: number of consecutive episodes that ask the same queries. They are
+      not independent, so that each such group is one sample of the statistics.
 
   Returns:
-    `loss/<mode>` and `loss/<mode>_stderr` in nats a token (episodes weighted
-    by their tokens); where there is generated phi also `gap/<mode>`, the loss
-    in that mode minus the loss with generated phi, with `_stderr`, `_low` and
-    `_high` (95% interval over episodes, paired).
+    `loss/<mode>` and `loss/<mode>_stderr` in nats per target token, each
+    episode weighted by its number of target tokens. If the modes include
+    `generated`, also `gap/<mode>` for every other mode: its loss minus the loss
+    with generated phi, with `_stderr`, and with `_low` and `_high` for the
+    paired 95% interval over episodes.
   """
 
   def of_rows(x: np.ndarray) -> np.ndarray:
@@ -52,17 +55,23 @@ def summarize(
 
 
 def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-  """`sum(values) / sum(weights)` and its standard error over rows.
+  """`sum(values) / sum(weights)` and the standard error of that ratio.
 
   Args:
-    values: `[rows]` sums.
-    weights: `[rows]` counts; rows are independent, what is in a row is not.
+    values: float `[rows]`, one sum per row, for example of losses.
+    weights: float `[rows]`, how many terms each sum has. Rows are taken as
+      independent of one another; the terms within a row need not be.
+
+  Returns:
+    The ratio and its standard error, NaN for both if the weights are all zero.
   """
   total = weights.sum()
   if total == 0:
     return math.nan, math.nan
   mean = values.sum() / total
   rows = len(values)
+  # A weighted mean is a ratio of two random sums: its error comes from the
+  # residuals of the rows, not from the spread of their own means.
   residuals = values - mean * weights
   spread = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
   return float(mean), float(math.sqrt(spread) / total)

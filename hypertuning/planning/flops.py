@@ -1,7 +1,7 @@
-"""Matmuls of a traced function, counted in its jaxpr.
+"""Counts the FLOPs of matmuls in the jaxpr of a traced function.
 
-XLA's own count takes the body of a loop once, however often it runs; a traced
-function says how often, and has what rematerialisation computes again.
+XLA's own count takes the body of a loop once, however often it runs. A jaxpr
+says how often a loop runs, and includes what rematerialisation computes again.
 """
 
 import math
@@ -10,7 +10,11 @@ from typing import Any
 
 
 def walk(jaxpr: Any) -> Iterator[tuple[Any, int]]:
-  """Every equation of a jaxpr and how often it runs, sub-jaxprs included."""
+  """Every equation of a jaxpr, sub-jaxprs included, and how often it runs.
+
+  Only `scan` counts as a loop: the number of turns of a `while` is not known
+  before it runs, and it counts once.
+  """
   for equation in jaxpr.eqns:
     yield equation, 1
     times = 1
@@ -25,7 +29,7 @@ def walk(jaxpr: Any) -> Iterator[tuple[Any, int]]:
 
 
 def matmul_flops(jaxpr: Any) -> int:
-  """Multiply-adds of all matmuls, twice: exact, over all devices."""
+  """FLOPs of all matmuls over all devices, two per multiply-add; exact."""
   total = 0
   for equation, times in walk(jaxpr):
     if equation.primitive.name == 'dot_general':

@@ -1,7 +1,8 @@
-"""What a compiled program moves, read from its text.
+"""Bytes that a compiled program moves, read from its HLO text.
 
-XLA's own cost analysis counts the body of a loop once. Here the bodies are
-followed from the entry on, as often as their conditions say they run.
+XLA's own cost analysis counts the body of a loop once. Here the program is
+followed from its entry, and a body counts as often as the condition of its loop
+lets it run.
 """
 
 import collections
@@ -18,7 +19,8 @@ _COLLECTIVES = (
   'all-to-all',
   'ragged-all-to-all',
 )
-# Names for what is elsewhere, and what only calls others.
+# Instructions that move nothing: they name what lies elsewhere, or only call
+# other computations.
 _FREE = (
   'parameter',
   'constant',
@@ -52,7 +54,7 @@ class _Instruction:
     return [_bytes(dtype, shape) for dtype, shape, _ in self._arrays()]
 
   def in_memory(self) -> list[int]:
-    """The same, 0 for what lies in another space than the chip's memory."""
+    """Bytes of every array of the result; 0 for arrays outside main memory."""
     return [
       0 if 'S(' in layout else _bytes(dtype, shape)
       for dtype, shape, layout in self._arrays()
@@ -62,7 +64,7 @@ class _Instruction:
     return _ARRAY.findall(self.type)
 
   def attribute(self, name: str) -> str | None:
-    """Such as the `body` of a `while`."""
+    """The value of an attribute, such as the `body` of a `while`."""
     found = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
     return found[1] if found else None
 
@@ -73,11 +75,14 @@ _Computations = Mapping[str, Sequence[_Instruction]]
 def collective_bytes(text: str) -> dict[str, int]:
   """Bytes that each device receives from others, by kind of collective.
 
-  Rings are assumed: a device receives all of what is gathered, permuted or
-  scattered, and an all-reduce twice its size.
+  Rings are assumed: a device receives the whole of what is gathered, permuted
+  or scattered, and twice the size of what an all-reduce sums.
 
   Args:
-    text: `compiled.as_text()`, of one device's program.
+    text: the program of one device, from `compiled.as_text()`.
+
+  Returns:
+    Kind of collective, such as `all-gather`, to bytes per device and step.
   """
   computations, entry = _parse(text)
   received: collections.Counter[str] = collections.Counter()
@@ -100,7 +105,7 @@ def collective_bytes(text: str) -> dict[str, int]:
 def _transferred(
   instruction: _Instruction, computation: Sequence[_Instruction]
 ) -> int:
-  """Bytes of the larger one of operands and results."""
+  """Bytes of a collective's operands or of its results, whichever is more."""
   sizes = instruction.sizes()
   if instruction.opcode.endswith('-start') and len(sizes) > 1:
     # (operands, results, flags): whichever is larger.
@@ -114,12 +119,13 @@ def _transferred(
 def memory_bytes(text: str) -> int:
   """Bytes that one device's kernels read from and write to its memory.
 
-  Each reads its operands once and writes its results once, but for what the
-  compiler keeps on the chip, and of slices and updates only the part that is
-  touched. What a kernel reads twice or leaves out is not seen: an estimate.
+  A kernel is taken to read each operand once and to write each result once.
+  What the compiler keeps on the chip does not count, and of slices and updates
+  only the part that is touched does. This is an estimate: whether a kernel
+  reads something twice, or not at all, cannot be seen in the text.
 
   Args:
-    text: `compiled.as_text()`, of one device's program.
+    text: the program of one device, from `compiled.as_text()`.
   """
   computations, entry = _parse(text)
   indexed = {
@@ -129,7 +135,8 @@ def memory_bytes(text: str) -> int:
   for instruction, times, inside in _run(computations, entry, fused=False):
     opcode = instruction.opcode
     if opcode in ('copy-start', 'slice-start'):
-      # Between memory and the chip; of operand and result the smaller moves.
+      # A copy between memory and the chip moves the smaller of operand and
+      # result: the larger one is what it is cut from or put into.
       total += times * min(instruction.sizes()[:2])
     elif opcode not in _FREE and not opcode.endswith('-done'):
       for name in dict.fromkeys(instruction.operands):
@@ -147,7 +154,14 @@ def _read(
   users: Iterable[_Instruction],
   indexed: Mapping[str, Mapping[str, _Instruction]],
 ) -> int:
-  """Bytes of an operand of `size` that those of `users` that use it look at."""
+  """Bytes that kernels read of one operand.
+
+  Args:
+    name: name of the operand.
+    size: its size in bytes, which the result does not exceed.
+    users: instructions, among them those that use the operand.
+    indexed: computation to its instructions by name.
+  """
   total = 0
   for user in users:
     if name not in user.operands or total >= size:
@@ -173,7 +187,7 @@ def _written(
   siblings: Mapping[str, _Instruction],
   indexed: Mapping[str, Mapping[str, _Instruction]],
 ) -> int:
-  """Bytes that a kernel writes: of updates in place, only the update."""
+  """Bytes that a kernel writes; an update in place writes only the update."""
   body = indexed.get(kernel.attribute('calls') or '')
   roots = [kernel]
   if body:
@@ -196,7 +210,17 @@ def _written(
 def _run(
   computations: _Computations, name: str, times: int = 1, fused: bool = True
 ) -> Iterator[tuple[_Instruction, int, str]]:
-  """Instructions, how often each runs, and the computation it is in."""
+  """Follows a program in the order in which it runs.
+
+  Args:
+    computations: all computations of the program.
+    name: the computation to start with.
+    times: how often that computation runs.
+    fused: whether to follow calls into fusions and reductions too.
+
+  Yields:
+    Each instruction, how often it runs, and the name of its computation.
+  """
   for instruction in computations[name]:
     yield instruction, times, name
     if instruction.opcode == 'while':
@@ -221,8 +245,8 @@ def _trips(
 ) -> int:
   """How often a loop that counts from 0 runs its body.
 
-  Its condition compares a counter to a constant; its body adds a step to the
-  counter, which is 2 where the compiler has unrolled it once.
+  The condition of the loop compares a counter to a constant. The body adds a
+  step to the counter, which is 2 where the compiler has unrolled the loop once.
   """
   known = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
   if known:
@@ -236,6 +260,7 @@ def _trips(
 def _step(
   condition: Sequence[_Instruction], body: Sequence[_Instruction]
 ) -> int:
+  """What the body of a loop adds to its counter; 1 if that is not found."""
   by_name = {i.name: i for i in body}
   roots = [i for i in body if i.is_root]
   for counter in condition:
@@ -303,7 +328,7 @@ def _split_type(text: str) -> tuple[str, str]:
 
 
 def _until_closed(text: str) -> str:
-  """What stands before the parenthesis that closes an open one."""
+  """The text before the parenthesis that closes one opened before it."""
   depth = 1
   for place, character in enumerate(text):
     depth += (character == '(') - (character == ')')

@@ -1,4 +1,4 @@
-"""Costs of a step as text and as JSON."""
+"""Shows the costs of a step as text, as JSON and as a table."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,12 @@ _GIB, _MIB = 2**30, 2**20
 
 
 def describe(costs: Costs, topology: Topology) -> Iterator[str]:
-  """Lines on one step that fits."""
+  """Lines of text about one step.
+
+  Args:
+    costs: costs of a step that fits.
+    topology: the slice that it was compiled for.
+  """
   times = roofline.estimate(costs, topology)
   hbm = topology.chip.hbm_bytes / _GIB
   received = sum(costs.collective_bytes.values())
@@ -48,7 +53,12 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
 
 
 def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
-  """All numbers of a step; no `estimate` of one that does not fit."""
+  """All numbers of a step, ready for JSON.
+
+  Args:
+    costs: costs of the step. If it does not fit, the result has no `estimate`.
+    topology: the slice that it was compiled for.
+  """
   values: dict[str, Any] = {
     'topology': topology.name,
     'chips': topology.chips,
@@ -62,18 +72,19 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
 
 
 def rank(costs: Costs, topology: Topology) -> float:
-  """A key to sort steps that fit by, the most queries first."""
+  """Sort key for steps that fit: most queries per chip and second first."""
   return -roofline.estimate(costs, topology).queries_per_chip_second
 
 
 def table(
   rows: Sequence[tuple[Mapping[str, Any], Costs]], topology: Topology
 ) -> Iterator[str]:
-  """Markdown of steps that fit.
+  """Lines of a Markdown table, one row per step.
 
   Args:
-    rows: what differs between the configurations, and their costs.
-    topology: the slice.
+    rows: for each step that fits, the bindings that tell it from the others,
+      and its costs.
+    topology: the slice that all were compiled for.
   """
   names = list(dict.fromkeys(name for row in rows for name in row[0]))
   columns = [

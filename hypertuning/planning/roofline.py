@@ -1,11 +1,11 @@
-"""How long a step takes at best and at worst, by what limits it."""
+"""Estimates the time of a step from matmuls, memory and interconnect."""
 
 import dataclasses
 
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
-MATMUL_SHARE = 0.7  # of the peak, which matmuls of these shapes reach
+MATMUL_SHARE = 0.7  # share of the peak that matmuls of these shapes reach
 ASSUMPTIONS = (
   f'matmuls at {MATMUL_SHARE:.0%} of the peak; what chips receive comes round '
   'one ring (two links); each kernel reads and writes memory once. "best" '
@@ -16,17 +16,18 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """Seconds of a step.
+  """The time of one step, in seconds, and how well chips are used.
 
   Attributes:
-    matmul_seconds: executed FLOPs.
-    memory_seconds: bytes to and from memory.
-    network_seconds: bytes from other chips.
-    best_seconds: the longest of the three.
-    worst_seconds: nothing else goes on while bytes come from other chips.
-    best_utilisation: useful FLOPs by the peak in the best case (MFU).
-    worst_utilisation: in the worst case.
-    queries_per_chip_second: in the worst case.
+    matmul_seconds: time for the executed FLOPs alone.
+    memory_seconds: time to read and write memory alone.
+    network_seconds: time to receive bytes from other chips alone.
+    best_seconds: time if all three overlap, the longest of them.
+    worst_seconds: time if nothing else goes on while a chip receives bytes.
+    best_utilisation: share of the peak that useful FLOPs reach in
+      `best_seconds` (MFU).
+    worst_utilisation: the same share in `worst_seconds`.
+    queries_per_chip_second: queries per second and chip in `worst_seconds`.
   """
 
   matmul_seconds: float
@@ -40,7 +41,12 @@ class Estimate:
 
 
 def estimate(costs: Costs, topology: Topology) -> Estimate:
-  """Times of a step that fits."""
+  """Estimates the time of a step.
+
+  Args:
+    costs: what the compiled step computes and moves; it must fit.
+    topology: the slice that it runs on.
+  """
   chip = topology.chip
   matmul = costs.executed_flops / (chip.flops * MATMUL_SHARE)
   memory = costs.hbm_bytes / chip.hbm_rate

@@ -1,7 +1,7 @@
-"""TPU chips and slices by name, and slices whose devices can be compiled for.
+"""TPU chips and slices by name, and devices to compile for.
 
-libtpu takes names that no cloud has (v5e:4x4x4), refuses some that exist
-(v4-128) and counts others in cores: names are translated here, by a table.
+libtpu accepts names that no cloud has (v5e:4x4x4), refuses some that exist
+(v4-128), and counts others in cores. A table here translates the names.
 """
 
 import dataclasses
@@ -26,20 +26,22 @@ _SQUARES = '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16'.split()
 class Chip:
   """A generation of TPUs; rates are those of one chip.
 
-  From Google Cloud's pages on each generation, but for v4's interconnect, of
-  which they give no number.
+  The numbers are from Google Cloud's pages on each generation, except for v4's
+  interconnect, for which those pages give none.
 
   Attributes:
-    name: as libtpu calls it, which is also its name in shapes.
-    cloud: what cloud names start with.
-    cores: how many a chip counts in cloud names.
-    flops: bfloat16 operations a second.
-    hbm_bytes: memory, a little of which the system keeps.
-    hbm_rate: bytes a second to and from memory.
-    ring_rate: bytes a second into a chip round one ring of chips, which uses
-      two of its links; of all links together divided by their number.
-    shapes: slices in chips.
-    config: what tells libtpu that a chip's two cores are one device.
+    name: name of the generation in libtpu, which names of shapes start with.
+    cloud: beginnings of cloud names.
+    cores: number that one chip counts for in cloud names.
+    flops: bfloat16 operations per second.
+    hbm_bytes: size of the memory, a little of which the system keeps.
+    hbm_rate: bytes per second to and from memory.
+    ring_rate: bytes per second that a chip receives from one ring of chips. A
+      ring uses two of a chip's links; published rates are those of all links
+      added up, and are divided by their number.
+    shapes: shapes of the slices, in chips.
+    config: libtpu's name for the setting in which the two cores of a chip are
+      one device; None where that is the default.
   """
 
   name: str
@@ -100,27 +102,32 @@ CHIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice: `shape` chips of one generation."""
+  """A slice of TPUs.
+
+  Attributes:
+    chip: the generation of its chips.
+    shape: how the chips are arranged, such as `2x4x4`.
+  """
 
   chip: Chip
   shape: str
 
   @property
   def name(self) -> str:
-    """Such as `v4:2x4x4`."""
+    """The name by generation and shape, such as `v4:2x4x4`."""
     return f'{self.chip.name}:{self.shape}'
 
   @property
   def chips(self) -> int:
-    """How many there are; each is one device."""
+    """Number of chips; each is one device."""
     return _size(self.shape)
 
 
 def find(name: str) -> Topology:
-  """A slice by its cloud name (`v4-64`) or its shape (`v4:2x4x4`).
+  """Finds a slice by its cloud name (`v4-64`) or its shape (`v4:2x4x4`).
 
   Raises:
-    UserError: there is no such slice; lists those that there are.
+    UserError: no slice has this name; the message lists those that exist.
   """
   for chip in CHIPS:
     for shape in chip.shapes:
@@ -136,7 +143,7 @@ def find(name: str) -> Topology:
 
 
 def devices(topology: Topology) -> tuple[Any, ...]:
-  """The slice's chips, for a compiler that has none of them.
+  """Devices that stand for a slice's chips, to compile for without a TPU.
 
   Raises:
     UserError: libtpu is not installed, or does not know the slice.
@@ -147,8 +154,8 @@ def devices(topology: Topology) -> tuple[Any, ...]:
       "hypertuning's extra [plan]."
     )
   os.environ.update(_ENVIRONMENT)
-  # Neither a TPU of this machine's nor jax's cache, which cannot read compiled
-  # programs of devices that are not there.
+  # A TPU of this machine must not be taken for the slice, and jax's cache
+  # cannot read programs back that were compiled for devices that do not exist.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_enable_compilation_cache', False)
   kwargs: dict[str, Any] = {}
@@ -182,6 +189,6 @@ def _size(shape: str) -> int:
 
 
 def _names(chip: Chip, shape: str) -> list[str]:
-  """All names of a slice, by its shape last."""
+  """All names of a slice; the one by its shape is last."""
   count = _size(shape) * chip.cores
   return [*(f'{cloud}{count}' for cloud in chip.cloud), f'{chip.name}:{shape}']

@@ -21,23 +21,24 @@ def against_axis(
   metric: str = 'accuracy',
   text: str = '',
 ) -> Section:
-  """Methods along an axis.
+  """One metric of several methods along an axis of the sweep.
 
   Args:
-    sweep: with the evaluations.
-    axis: of the sweep; names of points that are numbers are drawn as such.
-    methods: name of a method to the stage of its evaluation, which has this
-      axis, and the phi mode there.
-    name: of the section and its files.
-    title: above it.
-    label: of the axis; its name if None.
-    task: of `results.jsonl`.
-    metric: of `results.jsonl`.
-    text: a sentence on it.
+    sweep: the sweep whose evaluations are shown.
+    axis: name of an axis of the sweep. Points whose names are all numbers are
+      drawn at their numbers, others at equal distances.
+    methods: name of each method to the stage that evaluates it, whose cells
+      differ along this axis, and the phi mode to show.
+    name: name of the section, which its files get too.
+    title: heading of the section.
+    label: what the axis is called in the section; its own name if None.
+    task: a task of `results.jsonl`.
+    metric: a field of `results.jsonl`.
+    text: a sentence that explains the section, below the heading.
 
   Raises:
-    UserError: the sweep or a stage has not this axis, or a stage, phi mode,
-      task or the metric is in no finished run.
+    UserError: the sweep or a stage does not have this axis, or no finished run
+      has the stage, phi mode, task or metric.
   """
   points = sweep.axes.get(axis)
   if not points:

@@ -1,4 +1,4 @@
-"""What the runs say to claims about them."""
+"""Claims about the runs, each with what the runs say about it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from hypertuning.reporting.sweep_results import Stage, Sweep
 Claim = tuple[str, Source, Source, str]  # text, better, worse, metric
 HOLDS, FAILS, OPEN = 'holds', 'does not hold', 'undecided'
 _KINDS = {HOLDS: 'holds', FAILS: 'fails', OPEN: 'open'}
-# Less of these is better.
+# Metrics of which less is better; of all others, more is.
 _COSTS = ('loss', 'steps_to_target', 'seconds_to_target')
 
 
@@ -25,18 +25,19 @@ def claims(
   name: str = 'claims',
   title: str = 'Claims',
 ) -> Section:
-  """Says of each claim whether it holds.
+  """A table of claims with the numbers on both sides and a verdict.
 
   Args:
-    sweep: with the evaluations.
-    claims: text, what is better, what is worse, each as (stage, phi mode,
-      task), and by which metric; decided by the difference of the two.
-    ratios: the same, decided by the ratio of the means of the two.
-    name: of the section and its files.
-    title: above it.
+    sweep: the sweep whose evaluations are compared.
+    claims: claims that the difference of two numbers decides. Each is a text,
+      the source said to be better and the one said to be worse, both as (stage,
+      phi mode, task), and the metric.
+    ratios: claims of the same form that the ratio of the two means decides.
+    name: name of the section, which its files get too.
+    title: heading of the section.
 
   Raises:
-    UserError: a stage, phi mode, task or metric is in no finished run.
+    UserError: no finished run has the stage, phi mode, task or metric.
   """
   judged = [_judge(sweep, claim, False) for claim in claims]
   judged += [_judge(sweep, claim, True) for claim in ratios]
@@ -58,12 +59,16 @@ def claims(
 
 
 def verdict(estimate: Estimate | None, border: float, less: bool) -> str:
-  """Whether a number is on the right side of a border.
+  """Whether the whole interval of a number is on one side of a border.
 
   Args:
-    estimate: of the number; None if there are no runs.
+    estimate: the number and its interval; None if there are no runs.
     border: 0 for a difference, 1 for a ratio.
-    less: whether the right side is below it.
+    less: whether the claim holds below the border, and not above it.
+
+  Returns:
+    `HOLDS`, `FAILS`, or `OPEN` where the interval holds the border or is not
+    known.
   """
   if estimate is None or not estimate.has_interval:
     return OPEN
@@ -88,7 +93,7 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
   compare = statistics.ratio if as_ratio else statistics.difference
   estimate = compare(first, second) if first else None
   kind = 'ratio' if as_ratio else 'difference'
-  said = verdict(estimate, 1.0 if as_ratio else 0.0, metric in _COSTS)
+  decision = verdict(estimate, 1.0 if as_ratio else 0.0, metric in _COSTS)
   problem = better.problem or worse.problem
   compared = Text(problem or 'no common seed', 'absent')
   if estimate is not None:
@@ -103,7 +108,7 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
         for measure, source in zip((better, worse), sources, strict=True)
       ),
       _with_small(compared, kind),
-      Text(said, _KINDS[said]),
+      Text(decision, _KINDS[decision]),
     ],
     {
       'claim': text,
@@ -112,7 +117,7 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
       'worse': ' '.join(sources[1]),
       'compared by': kind,
       **sections.estimate_record(estimate, planned, problem),
-      'verdict': said,
+      'verdict': decision,
     },
     [better.stage, worse.stage],
   )

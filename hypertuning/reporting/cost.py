@@ -7,13 +7,13 @@ from hypertuning.reporting.measures import Measure, Source
 from hypertuning.reporting.sections import Figure, Section, Table, Text
 from hypertuning.reporting.sweep_results import Sweep
 
-# Ways in the rows of `hypertuning.benchmarks.query_cost`.
+# Values of the field `way` in what `hypertuning.benchmarks.query_cost` writes.
 _MAKING, _WITH_PHI, _IN_CONTEXT = (
   'making phi',
   'query with phi',
   'query in context',
 )
-# Field, its factor in a table, and its head.
+# Field of the results, to the factor and the unit that a table shows it in.
 _COSTS = {'flops': (1e-6, 'MFLOPs'), 'seconds': (1e3, 'ms')}
 
 
@@ -31,18 +31,18 @@ def cost(
   """Accuracy against FLOPs and time, and when making phi has paid for itself.
 
   Args:
-    sweep: with runs of `hypertuning.benchmarks.query_cost`.
-    methods: name of a method to the stage that measured its cost, the `way`
-      there (`query with phi`, `query in context`), and its evaluation as
-      (stage, phi mode, task).
-    models: name of a hypermodel to the stage that measured its cost.
-    metric: of the evaluations.
-    name: of the section and its files.
-    title: above it.
-    text: a sentence on it.
+    sweep: a sweep with runs of `hypertuning.benchmarks.query_cost`.
+    methods: name of each method to the stage that measured its cost, the `way`
+      of answering there (`query with phi` or `query in context`), and its
+      evaluation as (stage, phi mode, task).
+    models: name of each hypermodel to the stage that measured its cost.
+    metric: the metric of the evaluations to show.
+    name: name of the section, which its files get too.
+    title: heading of the section.
+    text: a sentence that explains the section, below the heading.
 
   Raises:
-    UserError: a stage, way, phi mode, task or the metric is in no finished run.
+    UserError: no finished run has the stage, way, phi mode, task or metric.
   """
   quality = {
     method: measures.result(sweep, source, metric)
@@ -98,17 +98,17 @@ def phi_size(
   title: str = 'Bytes of phi',
   text: str = 'What one keeps of a task in place of its examples.',
 ) -> Section:
-  """Bytes of the phi of a task.
+  """How many bytes the phi of one task takes.
 
   Args:
-    sweep: with runs of `hypertuning.benchmarks.query_cost`.
-    models: name of a hypermodel to the stage that measured its cost.
-    name: of the section and its files.
-    title: above it.
-    text: a sentence on it.
+    sweep: a sweep with runs of `hypertuning.benchmarks.query_cost`.
+    models: name of each hypermodel to the stage that measured its cost.
+    name: name of the section, which its files get too.
+    title: heading of the section.
+    text: a sentence that explains the section, below the heading.
 
   Raises:
-    UserError: a stage is not there, or its finished runs have no such numbers.
+    UserError: the sweep lacks a stage, or its finished runs lack the numbers.
   """
   fields = {'float32': 'phi_bytes', 'bfloat16': 'phi_bytes_bfloat16'}
   found = {
@@ -164,13 +164,13 @@ def _break_even(sweep: Sweep, models: Mapping[str, str], name: str) -> Table:
     queries = {field: _queries(*found[field]) for field in _COSTS}
     numbers = [_scaled(m, field) for field in _COSTS for m in found[field]]
     rows.append([Text(model), *numbers, *queries.values()])
-    told = {
+    record = {
       f'{field}, {way}': measure.estimate.mean if measure.estimate else ''
       for field in _COSTS
       for way, measure in zip(ways, found[field], strict=True)
     }
-    told |= {f'queries by {field}': t.text for field, t in queries.items()}
-    records.append({'hypermodel': model, **told})
+    record |= {f'queries by {field}': t.text for field, t in queries.items()}
+    records.append({'hypermodel': model, **record})
     stages.append(sweep.stage(stage))
   return Table(
     name,

@@ -1,4 +1,4 @@
-"""Numbers against steps, over the runs of a stage."""
+"""Curves: numbers against steps, one line for each run of a stage."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ Line = Mapping[float, Mapping[str, float]]  # step to the numbers there
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-  """Lines of runs.
+  """The lines of a stage's runs.
 
   Attributes:
-    lines: of each run that has one.
-    planned: runs of the stage.
-    problem: why a run has no line.
+    lines: one line for each run that has one.
+    planned: number of runs that the stage has in the sweep.
+    problem: why a run has no line; empty if all have one.
   """
 
   lines: Sequence[Line]
@@ -27,18 +27,18 @@ class Curves:
 
   @property
   def steps(self) -> list[float]:
-    """Steps that all lines have: with others, a mean would jump."""
+    """Steps that all lines have; at others, the mean would jump."""
     if not self.lines:
       return []
     first, *rest = self.lines
     return sorted(step for step in first if all(step in r for r in rest))
 
   def at(self, step: float, field: str) -> list[float]:
-    """A number of all lines at a step."""
+    """The number of every line at a step."""
     return [line[step][field] for line in self.lines]
 
   def estimates(self, field: str) -> list[tuple[float, Estimate]]:
-    """Means and their intervals."""
+    """The mean over lines and its interval at every step."""
     return [
       (step, statistics.mean(self.at(step, field))) for step in self.steps
     ]
@@ -50,10 +50,10 @@ def read(
   """The lines of a stage's finished runs.
 
   Args:
-    stage: of the runs.
-    line_of: a finished run to its line; empty if it has none.
-    file: that lines are read from, for a message.
-    fields: of that file, for a message.
+    stage: the stage whose runs are read.
+    line_of: function from a finished run to its line, empty if it has none.
+    file: name of the file that lines come from, for the message of an error.
+    fields: the fields that a line needs, for the message of an error.
 
   Raises:
     UserError: no finished run has a line.

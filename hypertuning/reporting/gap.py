@@ -1,4 +1,4 @@
-"""How much of the way from a frozen model to another one phi goes."""
+"""Which share of the gap between two models a generated phi closes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,20 +23,20 @@ def gap_closed(
   text: str = 'Percent of the way from the frozen model alone (0) to few-shot '
   'multi-task fine-tuning of the model itself (100).',
 ) -> Section:
-  """(method - floor) / (ceiling - floor), in percent.
+  """`(method - floor) / (ceiling - floor)` of each method, in percent.
 
   Args:
-    sweep: with the evaluations.
-    methods: name to (stage, phi mode, task).
-    floor: as a method, what is 0.
-    ceiling: as a method, what is 100.
-    metric: a number of `results.jsonl`.
-    name: of the section and its files.
-    title: above it.
-    text: a sentence on it.
+    sweep: the sweep whose evaluations are compared.
+    methods: name of each method to (stage, phi mode, task).
+    floor: the result that counts as 0, as (stage, phi mode, task).
+    ceiling: the result that counts as 100, as (stage, phi mode, task).
+    metric: a field of `results.jsonl`.
+    name: name of the section, which its files get too.
+    title: heading of the section.
+    text: a sentence that explains the section, below the heading.
 
   Raises:
-    UserError: a stage, phi mode, task or the metric is in no finished run.
+    UserError: no finished run has the stage, phi mode, task or metric.
   """
   low = measures.result(sweep, floor, metric)
   high = measures.result(sweep, ceiling, metric)
@@ -48,18 +48,18 @@ def gap_closed(
     planned = max(m.planned for m in (measure, low, high))
     values, floors, ceilings = measures.paired(measure, low, high)
     problem = measure.problem or low.problem or high.problem
-    estimate, shown = None, Text(problem or 'no common seed', 'absent')
+    estimate, share = None, Text(problem or 'no common seed', 'absent')
     if values:
       closed = (100 * np.subtract(values, floors)).tolist()
       whole = np.subtract(ceilings, floors).tolist()
       estimate = statistics.ratio(closed, whole)
-      shown = sections.interval(estimate, planned, 1)
+      share = sections.interval(estimate, planned, 1)
     drawn[method] = estimate
-    number = shown.text.partition(' [' if estimate else ':')[0]
-    labels.append(f'{number} {shown.small}'.rstrip())
-    rows.append([Text(method), sections.number(metric, measure), shown])
-    told = sections.estimate_record(estimate, planned, problem)
-    records.append({'method': method, **told})
+    number = share.text.partition(' [' if estimate else ':')[0]
+    labels.append(f'{number} {share.small}'.rstrip())
+    rows.append([Text(method), sections.number(metric, measure), share])
+    record = sections.estimate_record(estimate, planned, problem)
+    records.append({'method': method, **record})
   table = Table(
     name,
     ['method', metric, 'share of the gap, percent'],

@@ -1,4 +1,4 @@
-"""What phi of a text is worth during hyperpretraining."""
+"""How much a text's own phi lowers the loss during hyperpretraining."""
 
 from collections.abc import Mapping
 
@@ -22,16 +22,16 @@ def losses(
   name: str = 'hyperpretraining',
   title: str = 'Loss during hyperpretraining',
 ) -> Section:
-  """Loss on held-out text against steps, for each kind of phi.
+  """Loss on held-out text against training steps, in each phi mode.
 
   Args:
-    sweep: with the training runs.
-    stages: name of a kind of adapter to the stage that trains it.
-    name: of the section and its files.
-    title: above it.
+    sweep: the sweep whose training runs are shown.
+    stages: name of each kind of adapter to the stage that trains it.
+    name: name of the section, which its files get too.
+    title: heading of the section.
 
   Raises:
-    UserError: there is no such stage, or a finished run has no such losses.
+    UserError: the sweep lacks a stage, or a finished run has no such losses.
   """
   found = {kind: sweep.stage(stage) for kind, stage in stages.items()}
   figure, axes = plots.panels(
@@ -46,9 +46,9 @@ def losses(
       plots.band(axis, lines.estimates(mode), label, _COLOURS[mode])
     axis.set_title(sections.line_label(kind, lines))
     axis.set_xlabel('steps of hyperpretraining')
-    row, told = _end(kind, stage, lines)
+    row, numbers = _end(kind, stage, lines)
     rows.append(row)
-    records += told
+    records += numbers
   axes[0].set_ylabel('loss, nats a token')
   plots.legend(figure, axes[0])
   all_stages = list(found.values())
@@ -90,10 +90,10 @@ def _line(cell: Cell) -> curves.Line:
 def _end(
   kind: str, stage: Stage, found: curves.Curves
 ) -> tuple[list[Text], list[dict[str, object]]]:
-  """A row of the table and the CSV file's records on it: the last step."""
+  """The last step of a stage: a row of the table, and its CSV records."""
   if not found.steps:
-    told = Text(found.problem, 'absent')
-    return [Text(kind), told, *[Text('')] * (len(_MODES) + 2)], []
+    absent = Text(found.problem, 'absent')
+    return [Text(kind), absent, *[Text('')] * (len(_MODES) + 2)], []
   step = found.steps[-1]
   values = {mode: found.at(step, mode) for mode in _MODES}
   estimates = {mode: statistics.mean(values[mode]) for mode in _MODES}

@@ -1,4 +1,4 @@
-"""One number of every run of a stage, or why it is not there."""
+"""Measures: one number from every run of a stage, or why it is missing."""
 
 import dataclasses
 import math
@@ -24,16 +24,17 @@ _WITHOUT_SEED = ''
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """A number over seeds.
+  """One number of a stage, with its value for every seed.
 
   Attributes:
-    values: seed to number, of the runs that have it.
+    values: seed to number, for the runs that have it.
     errors: seed to the number's standard error over episodes, nan if unknown.
-    planned: runs of the stage.
-    problem: what a table says in place of a number.
-    unknown: what no finished run has; empty if some has the number, or if none
-      is finished.
-    stage: that the runs are of.
+    planned: number of runs that the stage has in the sweep.
+    problem: why a run has no number, as a table shows it; empty if all have
+      one.
+    unknown: message that finished runs exist but do not know this number, with
+      the names that they do know; empty otherwise.
+    stage: the stage that the runs belong to.
   """
 
   values: Mapping[str, float]
@@ -45,7 +46,7 @@ class Measure:
 
   @property
   def estimate(self) -> Estimate | None:
-    """Mean and interval; of a stage with one run, over its episodes."""
+    """Mean and interval over seeds, or over episodes if one run is planned."""
     if not self.values:
       return None
     if self.planned == 1:
@@ -54,7 +55,7 @@ class Measure:
     return statistics.mean(list(self.values.values()))
 
   def known(self) -> 'Measure':
-    """Itself.
+    """This measure, if some finished run can have it.
 
     Raises:
       UserError: the finished runs do not have the number.
@@ -65,11 +66,10 @@ class Measure:
 
 
 def result(sweep: Sweep, source: Source, metric: str) -> Measure:
-  """A number of `results.jsonl`, for each seed.
+  """The number of a source in `results.jsonl`, for each seed.
 
   Raises:
-    UserError: there is no such stage, or the finished runs do not have the
-      number.
+    UserError: the sweep lacks the stage, or the finished runs the number.
   """
   stage, phi, task = source
   where = {'phi': (phi,), 'task': (task,)}
@@ -82,13 +82,13 @@ def of_stage(
   metric: str,
   cells: Sequence[Cell] | None = None,
 ) -> Measure:
-  """A number of `results.jsonl`, for each seed.
+  """The number of one row of `results.jsonl`, for each seed.
 
   Args:
-    stage: whose runs are asked.
-    where: field to the values that the row may have there.
-    metric: field of the number.
-    cells: those of the stage to ask; None for all.
+    stage: the stage whose runs are read.
+    where: field to the values that it may have in the row.
+    metric: the field that holds the number.
+    cells: the cells of the stage to read; all if None.
   """
   cells = stage.cells if cells is None else cells
   values, errors, problems = {}, {}, {}
@@ -103,24 +103,27 @@ def of_stage(
   done = [cell for cell in cells if cell.state == DONE]
   unknown = ''
   if done and not values and not _has(done, where, metric):
-    asked = ', '.join(
+    sought = ', '.join(
       f'{name} {" or ".join(map(repr, names))}' for name, names in where.items()
     )
-    unknown = f'{done[0].name}/results.jsonl: no {metric!r} with {asked}; ' + (
-      '; '.join(f'{name} is one of {_seen(done, name)}' for name in where)
-      + f'; numbers are {_seen_numbers(done)}.'
+    known = '; '.join(f'{name} is one of {_seen(done, name)}' for name in where)
+    unknown = (
+      f'{done[0].name}/results.jsonl: no {metric!r} with {sought}; {known}; '
+      f'numbers are {_seen_numbers(done)}.'
     )
   # A failure says more than that others have not run.
-  told = sorted(problems.values(), key=lambda text: not text.startswith(FAILED))
+  reasons = sorted(
+    problems.values(), key=lambda text: not text.startswith(FAILED)
+  )
   return Measure(
-    values, errors, len(cells), told[0] if told else '', unknown, stage
+    values, errors, len(cells), reasons[0] if reasons else '', unknown, stage
   )
 
 
 def paired(*measures: Measure) -> list[list[float]]:
-  """The numbers of the seeds that all have, one list a measure.
+  """The numbers of the seeds that all measures have, one list per measure.
 
-  A stage without seeds has the same number beside every seed.
+  A stage without a seed axis has one number, which stands beside every seed.
   """
   seeded = [m for m in measures if SEED in m.stage.axes]
   first = (seeded or measures)[0]
@@ -134,7 +137,7 @@ def paired(*measures: Measure) -> list[list[float]]:
 
 
 class _Absent(Exception):
-  """A cell does not have a number; says why."""
+  """A cell has no number; the text says why."""
 
 
 def _number(

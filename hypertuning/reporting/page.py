@@ -1,4 +1,4 @@
-"""Sections as one HTML page, and their tables as Markdown and CSV."""
+"""Writes sections as one HTML page, and their tables as Markdown and CSV."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ _TEMPLATE = pathlib.Path(__file__).with_name('page.html.jinja')
 
 
 def html(title: str, folder: str, sections: Sequence[Section]) -> str:
-  """The page; it needs no other file and no network.
+  """A whole report as HTML, which needs no other file and no network.
 
   Args:
-    title: of the page.
-    folder: of the sweep.
-    sections: of the page, in order.
+    title: title of the page.
+    folder: folder of the sweep, as the page names it.
+    sections: sections in the order of the page.
   """
   environment = jinja2.Environment(
     autoescape=True,
@@ -35,14 +35,14 @@ def html(title: str, folder: str, sections: Sequence[Section]) -> str:
 
 
 def provenance(stages: Sequence[Stage]) -> dict[str, str]:
-  """The finished runs of stages, and the gin files that made them."""
-  told = {}
+  """Finished runs of each stage, to the gin files that they ran with."""
+  sources = {}
   for stage in stages:
     runs = [cell.name for cell in stage.done]
     files = dict.fromkeys(f for cell in stage.done for f in cell.gin_files)
     if runs:
-      told[', '.join(runs)] = ', '.join(files)
-  return told
+      sources[', '.join(runs)] = ', '.join(files)
+  return sources
 
 
 def markdown(table: Table) -> str:
@@ -56,7 +56,7 @@ def markdown(table: Table) -> str:
 
 
 def as_csv(records: Sequence[Mapping[str, object]]) -> str:
-  """Numbers of a table as CSV; its columns are those of any record."""
+  """Records of a table as CSV, with a column for every field of any record."""
   columns = list(dict.fromkeys(name for record in records for name in record))
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator='\n')

@@ -47,7 +47,7 @@ matplotlib.rcParams.update(_STYLE)
 def panels(
   count: int, width: float, height: float, **kwargs: Any
 ) -> tuple[Any, list[Any]]:
-  """A figure with panels side by side, in inches."""
+  """A figure of `count` panels side by side, `width` by `height` inches."""
   figure, axes = pyplot.subplots(
     1,
     count,
@@ -66,7 +66,7 @@ def band(
   colour: str,
   marker: str = '',
 ) -> None:
-  """A line of means, in a band of their intervals."""
+  """Draws a line of means and a band of their intervals."""
   steps = [step for step, _ in points]
   axis.plot(
     steps,
@@ -77,7 +77,7 @@ def band(
     markersize=4,
     linewidth=1.6,
   )
-  # A line of one run has no band: nan is not drawn.
+  # One run alone has no interval: its bounds are nan, which is not drawn.
   axis.fill_between(
     steps,
     [estimate.low for _, estimate in points],
@@ -91,7 +91,7 @@ def band(
 def dot(
   axis: Any, across: float, height: Estimate, label: str, colour: str
 ) -> None:
-  """A mean at a place of the axis, with its interval."""
+  """Draws a mean with its interval at the place `across`."""
   half = height.high - height.mean
   axis.errorbar(
     [across],
@@ -105,7 +105,7 @@ def dot(
 
 
 def legend(figure: Any, axis: Any) -> None:
-  """What the lines of all panels are, below them."""
+  """Draws one legend for all panels, below them."""
   handles, labels = axis.get_legend_handles_labels()
   figure.legend(
     handles, labels, loc='outside lower center', ncols=min(len(labels), 4)
@@ -118,11 +118,12 @@ def bars(
   labels: Sequence[str],
   colours: Sequence[str],
 ) -> None:
-  """Horizontal bars; one without a number has its label alone."""
+  """Draws horizontal bars; an estimate of None leaves the label alone."""
   means = [e.mean if e else 0.0 for e in estimates.values()]
-  # An interval that is unbounded is not drawn, as one that is not known.
+  # Unbounded and unknown intervals are not drawn. Rounding may put a bound on
+  # the wrong side of the mean, which matplotlib refuses.
   errors = [
-    [max(e.mean - e.low, 0.0), max(e.high - e.mean, 0.0)]  # but for rounding
+    [max(e.mean - e.low, 0.0), max(e.high - e.mean, 0.0)]
     if e and math.isfinite(e.low)
     else [math.nan, math.nan]
     for e in estimates.values()
@@ -143,18 +144,18 @@ def bars(
 
 
 def colours(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-  """Each name with a colour."""
+  """Pairs each name with a colour; after eight, colours repeat."""
   for index, name in enumerate(names):
     yield name, COLOURS[index % len(COLOURS)]
 
 
 def svg(figure: Any, name: str) -> str:
-  """A figure as an `<svg>` element, and closes it.
+  """Closes a figure and returns it as an `<svg>` element.
 
   Args:
-    figure: of `panels`.
-    name: unlike that of any other figure of the page: it goes before the
-      element's ids, which hold for the whole page.
+    figure: a figure that `panels` made.
+    name: a name that no other figure of the page has. It is put before the ids
+      in the element, since ids must be unique on a page.
   """
   file = io.StringIO()
   nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))

@@ -1,4 +1,4 @@
-"""Tuning of phi on single tasks, from several starts."""
+"""Tuning of adapters on single tasks, compared over where it starts."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from hypertuning.reporting.sweep_results import Cell, Sweep
 
 _CURVES = ('accuracy', 'loss')
 _STEPS, _SECONDS = 'steps_to_target', 'seconds_to_target'
-# Head of a column: the phi and the field of `results.jsonl`.
+# Heading of a column, to the values of `phi` and the field that it shows.
 _COLUMNS = {
   'accuracy at step 0': ('start', 'accuracy'),
   'accuracy at the end': ('tuned', 'accuracy'),
@@ -32,20 +32,20 @@ def starts(
   text: str = 'Phi itself is tuned on each held-out task; the curves are means '
   'over tasks.',
 ) -> Section:
-  """Curves of tuning, and what it takes to reach the target.
+  """Curves of tuning, and the steps and seconds that reach the target.
 
   Args:
-    sweep: with runs of `hypertuning.adapt`.
-    stages: name of a start to the stage that tunes from it.
-    reference: the start that the others are divided by.
-    task: of the table, as in `results.jsonl`.
-    name: of the section and its files.
-    title: above it.
-    text: a sentence on it.
+    sweep: a sweep with runs of `hypertuning.adapt`.
+    stages: name of each start to the stage that tunes from it.
+    reference: name of the start whose numbers the others are divided by.
+    task: the task of `results.jsonl` that the table shows.
+    name: name of the section, which its files get too.
+    title: heading of the section.
+    text: a sentence that explains the section, below the heading.
 
   Raises:
-    UserError: there is no such stage or start, or a finished run lacks a
-      number.
+    UserError: the sweep lacks a stage, `reference` is not among the starts, or
+      a finished run lacks a number.
   """
   if reference not in stages:
     raise UserError(
@@ -81,8 +81,8 @@ def starts(
     row = [Text(start)]
     for column, measure in measured.items():
       row.append(_shown(column, measure))
-      told = sections.record(measure)
-      records.append({'start': start, 'number': column, **told})
+      record = sections.record(measure)
+      records.append({'start': start, 'number': column, **record})
     for head, column in ratios.items():
       ours, theirs = measured[column], numbers[reference][column]
       first, second = measures.paired(ours, theirs)
@@ -93,8 +93,8 @@ def starts(
         if estimate
         else Text(problem or 'no common seed', 'absent')
       )
-      told = sections.estimate_record(estimate, ours.planned, problem)
-      records.append({'start': start, 'number': head, **told})
+      record = sections.estimate_record(estimate, ours.planned, problem)
+      records.append({'start': start, 'number': head, **record})
     rows.append(row)
   runs = list(found.values())
   return Section(
@@ -138,7 +138,7 @@ def _shown(column: str, measure: Measure) -> Text:
 
 
 def mean_over_tasks(cell: Cell) -> curves.Line:
-  """A run's curves as one, at the steps that all tasks have."""
+  """The mean curve of a run over its tasks, at the steps that all have."""
   tasks: dict[str, dict[float, Mapping[str, float]]] = {}
   for row in cell.tables.get('curves', ()):
     if any(name not in row for name in ('task', 'step', *_CURVES)):

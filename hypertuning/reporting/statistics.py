@@ -16,10 +16,10 @@ class Estimate:
   """A number and its 95% interval.
 
   Attributes:
-    mean: the number.
-    low: of the interval; nan where runs are too few to tell.
-    high: as `low`.
-    n: runs.
+    mean: the number itself.
+    low: lower bound of the interval, nan where too few runs leave it unknown.
+    high: upper bound of the interval, nan where `low` is.
+    n: number of runs behind the number.
   """
 
   mean: float
@@ -34,10 +34,11 @@ class Estimate:
 
 
 def mean(values: Sequence[float]) -> Estimate:
-  """The mean of runs, and its interval by Student's t.
+  """The mean over runs, with an interval by Student's t.
 
   Args:
-    values: one a run, at least one; of one run there is no interval.
+    values: one number per run, at least one. With a single run the interval is
+      unknown.
   """
   array = np.asarray(values, float)
   centre = float(array.mean())
@@ -46,33 +47,33 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def from_standard_error(value: float, error: float) -> Estimate:
-  """One run, whose interval is that over its own episodes.
+  """The number of one run, with an interval over the run's own episodes.
 
   Args:
-    value: the run's number.
-    error: its standard error, nan if that is not known.
+    value: the number of the run.
+    error: standard error of that number over episodes, nan if unknown.
   """
   half = _NORMAL * error
   return Estimate(value, value - half, value + half, 1)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-  """The mean of `first - second`, paired run by run."""
+  """The mean of `first - second`, where both have one number per run."""
   return mean(np.subtract(first, second).tolist())
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Estimate:
-  """The mean of `first` over that of `second`, paired run by run.
+  """The mean of `first` divided by the mean of `second`, paired by run.
 
   The interval is Fieller's: all `r` for which the t interval of `first - r *
-  second` has 0 in it. It is unbounded where `second` may be 0.
+  second` contains 0. It is unbounded where the mean of `second` may be 0.
 
   Args:
-    first: one a run.
-    second: one a run.
+    first: numerators, one per run.
+    second: denominators of the same runs, in the same order.
 
   Returns:
-    Estimate with nan as mean if `second` is 0 in all runs.
+    The ratio; its mean is nan if the mean of `second` is 0.
   """
   a, b = np.asarray(first, float), np.asarray(second, float)
   n = len(a)
@@ -81,6 +82,7 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Estimate:
   centre = float(a.mean() / b.mean())
   if n < 2:
     return Estimate(centre, math.nan, math.nan, n)
+  # Fieller's condition is quadratic in r; its roots are the bounds.
   spread = _quantile(n) ** 2 / n * np.cov(a, b)
   square = b.mean() ** 2 - spread[1, 1]
   if square <= 0:

@@ -1,4 +1,7 @@
-"""Prefix and LoRA: closed forms in float64, placement and order."""
+"""Prefix and LoRA: closed forms in float64, placement and order.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import functools
 import itertools

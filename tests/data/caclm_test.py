@@ -1,4 +1,4 @@
-"""CACLM segments (papers.md G, pitfalls 12 and 18)."""
+"""CACLM segments (docs/pitfalls.md, pitfalls 12 and 18)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The episode sampler and few-shot text (papers.md G, pitfalls 13 and 18)."""
+"""The episode sampler and few-shot text (docs/pitfalls.md, pitfalls 13, 18)."""
 
 import collections
 import shutil

@@ -1,4 +1,7 @@
-"""HyperT5 and its heads: phi depends on the examples and on nothing else."""
+"""HyperT5 and its heads: phi depends on the examples and on nothing else.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import functools
 import math

@@ -1,4 +1,7 @@
-"""Decoding through the cache, step by step, equals teacher forcing."""
+"""Decoding through the cache, step by step, equals teacher forcing.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""Greedy, sampled and beam decoding: over a toy by hand, and over a T5."""
+"""Greedy, sampled and beam decoding: over a toy by hand, and over a T5.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,7 @@
-"""T5 against transformers, and its scan, remat, dtype and dropout variants."""
+"""T5 against transformers, and its scan, remat, dtype and dropout variants.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import functools
 

@@ -1,0 +1,251 @@
+"""How the library is built: who imports whom, how long files are, names.
+
+Each list of exceptions is there to be emptied: an entry that is no longer
+needed fails a test.
+"""
+
+import ast
+import collections
+import functools
+import graphlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import runner
+
+ROOT = runner.ROOT
+PACKAGE = ROOT / 'hypertuning'
+
+COMMANDS = ('train', 'eval', 'infer', 'adapt', 'sweep', 'report', 'plan')
+# What each module or package of the library may import of the library. Leaves
+# come first; nothing imports a command, `t5x_engine`, `benchmarks` or `tasks`.
+LAYERS = {
+  'errors': set(),
+  'paths': set(),
+  'trees': set(),
+  'gin_utils': {'errors', 'paths'},
+  'adapters': {'errors', 'trees'},
+  'networks': {'errors', 'adapters'},
+  'hypermodels': {'errors', 'adapters', 'networks'},
+  'objectives': {'errors'},
+  'data': {'errors'},
+  'models': {'errors', 'trees', 'adapters', 'networks', 'objectives'},
+  'evaluation': {'errors', 'adapters', 'data', 'models'},
+  'engine': {'errors', 'trees', 'adapters', 'data', 'models', 'evaluation'},
+  'planning': {'errors', 'models', 'engine'},
+  'sweeping': {'errors', 'paths', 'gin_utils', 'engine'},
+  'reporting': {'errors', 'engine', 'sweeping'},
+  'benchmarks': {
+    *('errors', 'gin_utils', 'data', 'models', 'engine', 'planning'),
+  },
+  'tasks': {'errors', 'paths', 'data'},
+  't5x_engine': {
+    *('errors', 'trees', 'gin_utils', 'adapters', 'data', 'models', 'engine'),
+  },
+}
+_PARTS = {*LAYERS} - {'benchmarks', 'tasks', 't5x_engine'}
+LAYERS |= {name: _PARTS for name in COMMANDS}
+
+IMPORT_EXCEPTIONS = {
+  ('models', 'data'): 'the model names its feature converter, as t5x wants it',
+  ('evaluation', 'engine'): 'scoring prints its table by engine.summaries',
+  ('plan', 'train'): 'it plans the very arguments of the command train',
+}
+# Pure JAX: a process that only makes a network need not wait for TensorFlow.
+PURE = ('adapters', 'networks', 'hypermodels', 'objectives', 'models')
+PURE_EXCEPTIONS = {
+  'models': 'imports data.features, a seqio feature converter, at the top',
+}
+_HEAVY = ('tensorflow', 'seqio', 'tensorflow_datasets')
+
+MOST_LINES = 400
+LONG_FILES = {
+  'hypertuning/models.py': 'loss, scores and decoding in one class',
+  'hypertuning/networks/t5.py': 'stacks that other families will share',
+}
+
+# Prepositions, adverbs and participles: a reader asks "which what?".
+BANNED_NAMES = {
+  *('of', 'there', 'said', 'told', 'asked', 'together', 'given', 'shown'),
+}
+# Files whose names are still to be changed.
+NAMES_TO_CLEAN = {
+  'hypertuning/adapt.py',
+  'hypertuning/adapters/io.py',
+  'hypertuning/benchmarks/query_cost.py',
+  'hypertuning/data/episodes.py',
+  'hypertuning/data/fewshot.py',
+  'hypertuning/data/registry.py',
+  'hypertuning/data/rows.py',
+  'hypertuning/data/sampling.py',
+  'hypertuning/data/vocabularies.py',
+  'hypertuning/engine/checkpoints.py',
+  'hypertuning/engine/summaries.py',
+  'hypertuning/eval.py',
+  'hypertuning/evaluation/phi_modes.py',
+  'hypertuning/evaluation/scoring.py',
+  'hypertuning/evaluation/statistics.py',
+  'hypertuning/gin_utils.py',
+  'hypertuning/infer.py',
+  'hypertuning/reporting/published.py',
+  'hypertuning/reporting/runs.py',
+  'hypertuning/reporting/sections.py',
+  'hypertuning/reporting/sweep_results.py',
+  'hypertuning/reporting/sweep_table.py',
+  'hypertuning/sweep.py',
+  'hypertuning/sweeping/cells.py',
+  'hypertuning/sweeping/expansion.py',
+  'hypertuning/tasks/show.py',
+  'hypertuning/train.py',
+  'tasks/function_vectors.py',
+  'tasks/own.py',
+  'tasks/p3.py',
+  'tasks/symbol_tuning.py',
+}
+
+
+def _part(path: pathlib.Path) -> str:
+  """The module or package at the library's top that a file belongs to."""
+  names = path.relative_to(ROOT).with_suffix('').parts
+  return names[0] if names[0] == 'tasks' else names[1]
+
+
+def _files() -> list[pathlib.Path]:
+  return sorted([*PACKAGE.rglob('*.py'), *(ROOT / 'tasks').glob('*.py')])
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+  """Full names of what a module imports, wherever in the file."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return names
+
+
+def _parts_imported(path: pathlib.Path) -> set[str]:
+  parts = [name.split('.') for name in _imports(path)]
+  ours = {names[1] for names in parts if names[0] == 'hypertuning'}
+  return ours - {_part(path)}
+
+
+@functools.cache
+def _graph() -> dict[str, dict[str, str]]:
+  """Part to the parts that it imports, each with one file that does so."""
+  graph: dict[str, dict[str, str]] = collections.defaultdict(dict)
+  for path in _files():
+    if path == PACKAGE / '__init__.py':
+      continue
+    for name in _parts_imported(path):
+      graph[_part(path)][name] = path.relative_to(ROOT).as_posix()
+  return graph
+
+
+def test_every_part_has_its_place_in_the_table():
+  parts = {_part(p) for p in _files() if p != PACKAGE / '__init__.py'}
+  assert parts == set(LAYERS)
+
+
+@pytest.mark.parametrize('part', LAYERS)
+def test_a_part_imports_only_what_it_may(part):
+  for name, path in _graph()[part].items():
+    allowed = LAYERS[part] | {b for a, b in IMPORT_EXCEPTIONS if a == part}
+    assert name in allowed, f'{path} imports {name}'
+
+
+def test_the_table_has_no_circle():
+  list(graphlib.TopologicalSorter(LAYERS).static_order())
+
+
+def test_exceptions_of_imports_are_needed():
+  graph = _graph()
+  for (part, name), reason in IMPORT_EXCEPTIONS.items():
+    assert reason
+    assert name in graph[part], f'take ({part}, {name}) out of the exceptions'
+
+
+def test_only_the_engine_of_t5x_imports_t5x():
+  for path in _files():
+    tops = {name.split('.')[0] for name in _imports(path)}
+    if path != PACKAGE / 't5x_engine.py':
+      assert 't5x' not in tops, path
+
+
+def test_networks_and_tables_do_without_gin():
+  """gin configures classes from outside; reports need no jax either."""
+  for path in _files():
+    tops = {name.split('.')[0] for name in _imports(path)}
+    if _part(path) in PURE:
+      assert 'gin' not in tops, path
+    if _part(path) == 'reporting':
+      assert not tops & {'gin', 'jax', 'flax', *_HEAVY}, path
+
+
+@pytest.fixture(scope='module')
+def loaded_with() -> dict[str, list[str]]:
+  """Part to the heavy packages loaded once it and those before it are."""
+  code = 'import sys, importlib\n'
+  for part in PURE:
+    modules = [
+      '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+      for path in _files()
+      if _part(path) == part
+    ]
+    code += (
+      f'for m in {modules}: importlib.import_module(m)\n'
+      f'print({part!r}, *(m for m in {_HEAVY} if m in sys.modules))\n'
+    )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    env=runner.environment(),
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  lines = [line.split() for line in done.stdout.splitlines()]
+  return {part: heavy for part, *heavy in lines}
+
+
+@pytest.mark.parametrize('part', PURE)
+def test_networks_load_without_tensorflow(part, loaded_with):
+  """In a process of its own: what other packages import counts too."""
+  assert bool(loaded_with[part]) == (part in PURE_EXCEPTIONS), loaded_with
+
+
+def test_no_file_is_long():
+  lines = {
+    path.relative_to(ROOT).as_posix(): len(path.read_text('utf-8').splitlines())
+    for path in _files()
+  }
+  long = {name for name, count in lines.items() if count > MOST_LINES}
+  assert long == set(LONG_FILES)
+
+
+def _names(tree: ast.AST) -> set[str]:
+  """Names of variables, arguments, fields and functions of a module."""
+  names = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+      names.add(node.id)
+    elif isinstance(node, ast.arg):
+      names.add(node.arg)
+    elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+      names.add(node.name)
+  return names
+
+
+def test_names_are_nouns_and_verbs():
+  paths = [*_files(), *sorted((ROOT / 'launch').glob('*.py'))]
+  unclean = {}
+  for path in paths:
+    banned = _names(ast.parse(path.read_text('utf-8'))) & BANNED_NAMES
+    if banned:
+      unclean[path.relative_to(ROOT).as_posix()] = banned
+  new = {k: v for k, v in unclean.items() if k not in NAMES_TO_CLEAN}
+  assert not new
+  clean = NAMES_TO_CLEAN - set(unclean)
+  assert not clean, 'take these out of NAMES_TO_CLEAN'
