@@ -20,7 +20,7 @@ from hypertuning.reporting import sweep_table
 from hypertuning.sweeping import cells, expansion, launcher, scheduler
 from hypertuning.sweeping.cells import Cell
 
-FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
+FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/experiments/toy.gin')
 TRAIN = {
   'command': 'hypertuning.train',
   'gin_files': ('gin/optimizers/adamw.gin', 'gin/local/train.gin'),
