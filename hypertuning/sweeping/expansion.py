@@ -41,7 +41,7 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
         tuple(plan.gin_files),
         plan.bindings,
         {
-          binding: _needed(f'STAGES: {name!r}', source, point, stages, found)
+          binding: _needed(f'STAGES: {name!r}', source, point, found)
           for binding, source in plan.after.items()
         },
         plan.parts,
@@ -93,6 +93,7 @@ class _Plan:
 def _plan(
   name: str, stage: Mapping[str, Any], point: Mapping[str, str], axes: Axes
 ) -> _Plan:
+  """Puts the command of a stage at a point together."""
   own = {
     field: stage[field]
     for field in ('command', 'gin_files', 'bindings', 'after')
@@ -106,11 +107,11 @@ def _plan(
   )
   last: list[str] = []
   for axis, label in point.items():
-    meant = dict(axes[axis][label])
-    alone = meant.pop('per_stage', {}).get(name, {})
-    if name not in meant.pop('stages', (name,)):
-      meant = {}
-    for source in (meant, alone):
+    common = dict(axes[axis][label])
+    special = common.pop('per_stage', {}).get(name, {})
+    if name not in common.pop('stages', (name,)):
+      common = {}
+    for source in (common, special):
       fields = dict(source)
       plan.gin_files += fields.pop('gin_files', ())
       last += fields.pop('last_gin_files', ())
@@ -122,7 +123,7 @@ def _plan(
         plan.after.pop(binding, None)
       plan.after |= after
       plan.bindings |= fields
-    part = {**meant, 'per_stage': alone} if alone else meant
+    part = {**common, 'per_stage': special} if special else common
     plan.parts[f'point {label!r} of {axis!r} in AXES'] = part
   plan.gin_files += [*stage['gin_files'], *last]
   return plan
@@ -132,7 +133,6 @@ def _needed(
   where: str,
   source: str,
   point: Mapping[str, str],
-  stages: Stages,
   found: Mapping[str, Mapping[Labels, Cell]],
 ) -> Cell:
   """The cell that a stage starts from.
@@ -141,8 +141,10 @@ def _needed(
     where: the stage that starts, for messages.
     source: the other stage, as `slips.split` reads it.
     point: point of the stage that starts.
-    stages: see `sweep.sweep`.
-    found: cells so far.
+    found: name of a stage to its cells, as far as they are made.
+
+  Returns:
+    The cell with the labels of `source`, else at the same point.
   """
   needed, labels = slips.split(source, point)
   if needed not in found:

@@ -143,22 +143,22 @@ def _check_axes(
     _check_dict(f'AXES: {axis!r}', points)
     if not points:
       raise UserError(f'AXES: {axis!r} has no points.')
-    for label, meant in points.items():
-      if not isinstance(label, str) or not isinstance(meant, Mapping):
+    for label, fields in points.items():
+      if not isinstance(label, str) or not isinstance(fields, Mapping):
         raise UserError(
           f'AXES: point {label!r} of {axis!r} must be a name (a string) of '
           'bindings (a dict).'
         )
-      _check_point(f'AXES: point {label!r} of {axis!r}', meant, stages)
+      _check_point(f'AXES: point {label!r} of {axis!r}', fields, stages)
 
 
 def _check_point(
-  where: str, meant: Mapping[str, Any], stages: Mapping[str, Any]
+  where: str, fields: Mapping[str, Any], stages: Mapping[str, Any]
 ) -> None:
-  per_stage = meant.get('per_stage', {})
+  per_stage = fields.get('per_stage', {})
   _check_dict(f"{where}: 'per_stage'", per_stage)
   for field, only in (
-    ('stages', meant.get('stages', ())),
+    ('stages', fields.get('stages', ())),
     ('per_stage', tuple(per_stage)),
   ):
     unknown = [only] if isinstance(only, str) else set(only) - set(stages)
@@ -167,7 +167,7 @@ def _check_point(
         f'{where} is for the stages {only!r} in {field!r}; give some of '
         f'{tuple(stages)!r}.'
       )
-  for part in (meant, *per_stage.values()):
+  for part in (fields, *per_stage.values()):
     _check_dict(where, part)
     _check_files(where, part)
     _check_dict(f"{where}: 'after'", part.get('after', {}))
