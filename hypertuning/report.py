@@ -49,10 +49,10 @@ def report(
       have.
   """
   sweep = sweep_results.read(sweep_dir, aggregate)
-  made = [section(sweep) for section in sections]
-  tables = [table for section in made for table in section.tables]
+  parts = [section(sweep) for section in sections]
+  tables = [table for section in parts for table in section.tables]
   for kind, names in {
-    'sections': [section.name for section in made],
+    'sections': [section.name for section in parts],
     'tables': [table.name for table in tables],
   }.items():
     for name in names:
@@ -70,10 +70,10 @@ def report(
     summaries.write_text(sweep_dir, f'{table.name}.md', page.markdown(table))
     records = page.as_csv(table.records)
     summaries.write_text(sweep_dir, f'{table.name}.csv', records)
-  text = page.html(title, sweep_dir, made)
+  text = page.html(title, sweep_dir, parts)
   summaries.write_text(sweep_dir, 'report.html', text)
   path = pathlib.Path(sweep_dir, 'report.html')
-  for table in made[0].tables if made else ():
+  for table in parts[0].tables if parts else ():
     print(page.markdown(table))
   print(f'Report: {path}')
   return path

@@ -103,9 +103,9 @@ def sweep(
     flush=True,
   )
   scheduler.run(work, num_workers)
-  found = reporting.read(output_dir)
-  sweep_table.write(found, metric, phi, average_over)
-  reasons = _unusable(found)
+  results = reporting.read(output_dir)
+  sweep_table.write(results, metric, phi, average_over)
+  reasons = _unusable(results)
   failed = [cell for cell in work if cell.folder in reasons]
   if failed:
     first = failed[0]
@@ -123,11 +123,11 @@ def sweep(
   return work
 
 
-def _unusable(found: reporting.Sweep) -> dict[pathlib.Path, str]:
+def _unusable(results: reporting.Sweep) -> dict[pathlib.Path, str]:
   """Folder of each cell without usable results, and what is wrong with it."""
   return {
-    found.folder / cell.name: cell.reason or cell.state
-    for stage in found.stages.values()
+    results.folder / cell.name: cell.reason or cell.state
+    for stage in results.stages.values()
     for cell in stage.cells
     if cell.state != reporting.DONE
   }

@@ -104,14 +104,14 @@ def methods(
 def _tasks(
   sweep: Sweep, methods: Mapping[str, tuple[str, str]], metric: str
 ) -> list[str]:
-  found = {
+  names = {
     row['task']: None
     for stage, phi in methods.values()
     for cell in sweep.stage(stage).done
     for row in cell.tables.get('results', ())
     if row.get('phi') == phi and metric in row and 'task' in row
   }
-  return list(found) or ['average']
+  return list(names) or ['average']
 
 
 def _check(
@@ -120,9 +120,9 @@ def _check(
   """Refuses a method or a column for which no finished run has a number."""
   slices = [list(row.values()) for row in table.values()]
   slices += [[row[column] for row in table.values()] for column in columns]
-  for found in slices:
-    if all(measure.unknown for measure in found):
-      raise UserError(found[0].unknown)
+  for numbers in slices:
+    if all(measure.unknown for measure in numbers):
+      raise UserError(numbers[0].unknown)
 
 
 def _shown(metric: str, measure: Measure) -> Text:

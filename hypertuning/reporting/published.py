@@ -72,8 +72,8 @@ def published(
       groups.setdefault(group, []).append(row)
   text = 'Published numbers are of the papers’ models, as their authors say.'
   tables = [
-    _table(f'{name} {group}', group, found, ours)
-    for group, found in groups.items()
+    _table(f'{name} {group}', group, group_rows, ours)
+    for group, group_rows in groups.items()
   ]
   return Section(name, title, text, [], tables)
 
@@ -92,16 +92,16 @@ def _table(
   methods: dict[str, dict[str, Row]] = {}
   for row in rows:
     methods.setdefault(row['method'], {})[row['task']] = row
-  shown = []
-  for method, found in methods.items():
+  lines = []
+  for method, by_task in methods.items():
     values = [
-      Text(found[task]['value'] if task in found else '', 'number')
+      Text(by_task[task]['value'] if task in by_task else '', 'number')
       for task in tasks
     ]
-    texts = [_measured(found.get(task), ours) for task in measured_tasks]
+    texts = [_measured(by_task.get(task), ours) for task in measured_tasks]
     texts = texts or [Text('')]
-    sources = dict.fromkeys(row['source'] for row in found.values())
-    shown.append([Text(method), *values, *texts, Text('; '.join(sources))])
+    sources = dict.fromkeys(row['source'] for row in by_task.values())
+    lines.append([Text(method), *values, *texts, Text('; '.join(sources))])
   stages = {
     ours[_key(row)][1].stage.name: ours[_key(row)][1].stage
     for row in rows
@@ -112,7 +112,7 @@ def _table(
   return Table(
     re.sub(r'\W+', '_', name).lower(),
     [group, *tasks, *heads, 'source'],
-    shown,
+    lines,
     [{**row, **_record(row, ours)} for row in rows],
     'What no stage stands for is empty.',
     list(stages.values()),

@@ -128,25 +128,25 @@ class Sweep:
 
   def _at(self, stage: Stage, label: str, axes: Sequence[str]) -> Stage:
     """The cells of a stage at a point of an axis that is not in `axes`."""
-    found = {
+    by_axis = {
       axis: [cell for cell in stage.cells if cell.point[axis] == label]
       for axis in stage.axes
       if axis not in axes
     }
-    chosen = [axis for axis, cells in found.items() if cells]
-    if len(chosen) != 1:
+    with_label = [axis for axis, cells in by_axis.items() if cells]
+    if len(with_label) != 1:
       labels = {
-        cell.point[axis]: None for axis in found for cell in stage.cells
+        cell.point[axis]: None for axis in by_axis for cell in stage.cells
       }
       raise UserError(
-        f'{self.plan}: stage {stage.name!r} has {len(chosen)} axes with a '
+        f'{self.plan}: stage {stage.name!r} has {len(with_label)} axes with a '
         f'point {label!r}; its points are {", ".join(labels) or "none"}.'
       )
     return Stage(
       f'{stage.name}/{label}',
       stage.command,
-      [axis for axis in stage.axes if axis != chosen[0]],
-      found[chosen[0]],
+      [axis for axis in stage.axes if axis != with_label[0]],
+      by_axis[with_label[0]],
     )
 
 

@@ -53,21 +53,21 @@ def write(
     if cell.state != DONE:
       failed.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
   summaries.write_text(folder, 'table.csv', _csv(axes, groups, failed))
-  shown = {
+  selected = {
     key[:-1]: values
     for key, values in groups.items()
     if key[-1] == metric and phi in (None, key[-3])
   }
-  if not shown and groups:
+  if not selected and groups:
     raise UserError(
       f'METRIC = {metric!r}, PHI = {phi!r}: no cell has it; there is '
       f'{", ".join(sorted({key[-1] for key in groups}))}, with '
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  table = _markdown(axes, shown, failed, metric)
+  table = _markdown(axes, selected, failed, metric)
   summaries.write_text(folder, 'table.md', table)
-  if shown:
-    _plot(sweep.folder / 'table.png', shown, metric)
+  if selected:
+    _plot(sweep.folder / 'table.png', selected, metric)
   print(table)
 
 
@@ -124,9 +124,9 @@ def _csv(
     ]
   ]
   for key, values in groups.items():
-    found = statistics.mean(values)
-    ends = (found.low, found.high) if found.has_interval else ('', '')
-    lines.append([*key, found.mean, *ends, found.n, ''])
+    estimate = statistics.mean(values)
+    ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
+    lines.append([*key, estimate.mean, *ends, estimate.n, ''])
   for place, reasons in failed.items():
     lines += [[*place, *[''] * 7, why] for why in reasons]
   return _lines(lines)
@@ -147,13 +147,13 @@ def _markdown(
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
   lines = [head]
   for key, values in groups.items():
-    found = statistics.mean(values)
+    estimate = statistics.mean(values)
     between = ''
-    if found.has_interval:
-      ends = (summaries.shown(metric, x) for x in (found.low, found.high))
+    if estimate.has_interval:
+      ends = (summaries.shown(metric, x) for x in (estimate.low, estimate.high))
       between = ' to '.join(ends)
-    shown = summaries.shown(metric, found.mean)
-    lines.append([*key, shown, between, f'{found.n}'])
+    text = summaries.shown(metric, estimate.mean)
+    lines.append([*key, text, between, f'{estimate.n}'])
   for place, reasons in failed.items():
     for why in reasons:
       lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])

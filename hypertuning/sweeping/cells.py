@@ -298,10 +298,10 @@ def _plain(value: Any) -> Any:
 def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
   """Reads a JSON object that has these tables."""
   try:
-    found = json.loads(path.read_text('utf-8'))
+    content = json.loads(path.read_text('utf-8'))
     for name in tables:
-      found[name].keys()
-    return found
+      content[name].keys()
+    return content
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path}: is damaged ({error!r}); delete it.') from error
 

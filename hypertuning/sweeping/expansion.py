@@ -27,9 +27,9 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
     UserError: names the stage, axis or field at fault.
   """
   slips.check(output_dir, stages, axes)
-  found: dict[str, dict[Labels, Cell]] = {}
+  by_stage: dict[str, dict[Labels, Cell]] = {}
   for name, stage in stages.items():
-    cells = found[name] = {}
+    cells = by_stage[name] = {}
     for labels in _points(stage, axes):
       point = dict(zip(stage.get('axes', axes), labels, strict=True))
       plan = _plan(name, stage, point, axes)
@@ -41,12 +41,12 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
         tuple(plan.gin_files),
         plan.bindings,
         {
-          binding: _needed(f'STAGES: {name!r}', source, point, found)
+          binding: _start(f'STAGES: {name!r}', source, point, by_stage)
           for binding, source in plan.after.items()
         },
         plan.parts,
       )
-  work = [cell for cells in found.values() for cell in cells.values()]
+  work = [cell for cells in by_stage.values() for cell in cells.values()]
   folders = [cell.folder for cell in work]
   for folder in folders:
     if folders.count(folder) > 1:
@@ -129,11 +129,11 @@ def _plan(
   return plan
 
 
-def _needed(
+def _start(
   where: str,
   source: str,
   point: Mapping[str, str],
-  found: Mapping[str, Mapping[Labels, Cell]],
+  by_stage: Mapping[str, Mapping[Labels, Cell]],
 ) -> Cell:
   """The cell that a stage starts from.
 
@@ -141,15 +141,15 @@ def _needed(
     where: the stage that starts, for messages.
     source: the other stage, as `slips.split` reads it.
     point: point of the stage that starts.
-    found: name of a stage to its cells, as far as they are made.
+    by_stage: name of a stage to its cells, of the stages so far.
 
   Returns:
     The cell with the labels of `source`, else at the same point.
   """
-  needed, labels = slips.split(source, point)
-  if needed not in found:
-    raise UserError(f'{where} comes before {needed!r}, which it starts from.')
-  cells = list(found[needed].values())
+  other, labels = slips.split(source, point)
+  if other not in by_stage:
+    raise UserError(f'{where} comes before {other!r}, which it starts from.')
+  cells = list(by_stage[other].values())
   for label in labels:
     cells = [cell for cell in cells if label in cell.point.values()]
   same = [
@@ -164,7 +164,7 @@ def _needed(
   if len(same) != 1:
     raise UserError(
       f'{where} starts from {source!r} at the point {_written(point)}, where '
-      f'{needed!r} has {len(same)} cells before it.'
+      f'{other!r} has {len(same)} cells before it.'
     )
   return same[0]
 
