@@ -1,11 +1,11 @@
-"""One page from the runs of a sweep: tables, figures, and what made them.
+"""Writes one page from the runs of a sweep: tables, figures, and their origin.
 
-    python -m hypertuning.report --gin_file=gin/claims/report.gin \\
+    python -m hypertuning.report --gin_file=gin/experiments/claims/report.gin \\
       --gin.SWEEP_DIR="'runs/claims'"
 
-Reads what `hypertuning.sweep` has run so far, and writes `report.html`, which
-needs no network, and each of its tables as `<name>.md` and `<name>.csv`. A run
-that is missing or failed is named where its number would stand.
+Reads what `hypertuning.sweep` has run so far. Writes `report.html`, which needs
+no network, and each table of it as `<name>.md` and `<name>.csv`. A run that is
+missing or failed is named where its number would stand.
 """
 
 if __name__ == '__main__':
@@ -34,24 +34,25 @@ def report(
   """Writes the page and its tables into the sweep's folder.
 
   Args:
-    sweep_dir: the sweep's folder.
-    sections: those of the page, such as `@claims.claims`, in order; the tables
-      of the first are printed too.
-    title: of the page.
-    aggregate: rows of tasks to further rows, such as `@p3.aggregate`, for
-      evaluations of t5x, which has each task alone.
+    sweep_dir: folder of the sweep.
+    sections: functions that make the sections, such as `@claims.claims`, in
+      order; the tables of the first section are printed too.
+    title: title of the page.
+    aggregate: function from rows of tasks to further rows, such as
+      `@p3.aggregate`, for evaluations by t5x, which has no means over tasks.
 
   Returns:
     Path of the page.
 
   Raises:
-    UserError: there is no sweep, or a section asks for what it does not have.
+    UserError: there is no sweep, or a section names what the sweep does not
+      have.
   """
   sweep = sweep_results.read(sweep_dir, aggregate)
-  made = [section(sweep) for section in sections]
-  tables = [table for section in made for table in section.tables]
+  parts = [section(sweep) for section in sections]
+  tables = [table for section in parts for table in section.tables]
   for kind, names in {
-    'sections': [section.name for section in made],
+    'sections': [section.name for section in parts],
     'tables': [table.name for table in tables],
   }.items():
     for name in names:
@@ -69,10 +70,10 @@ def report(
     summaries.write_text(sweep_dir, f'{table.name}.md', page.markdown(table))
     records = page.as_csv(table.records)
     summaries.write_text(sweep_dir, f'{table.name}.csv', records)
-  text = page.html(title, sweep_dir, made)
+  text = page.html(title, sweep_dir, parts)
   summaries.write_text(sweep_dir, 'report.html', text)
   path = pathlib.Path(sweep_dir, 'report.html')
-  for table in made[0].tables if made else ():
+  for table in parts[0].tables if parts else ():
     print(page.markdown(table))
   print(f'Report: {path}')
   return path

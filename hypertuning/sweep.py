@@ -1,14 +1,17 @@
-"""Many commands from one gin file, and one table of what they found.
+"""Runs many commands from one gin file, and gathers one table of results.
 
     python -m hypertuning.sweep --gin_file=gin/sweeps/sweep.gin \\
       --gin_file=my_sweep.gin --gin.SWEEP_DIR="'runs/sweep'"
 
-A sweep has stages (a command each: training, evaluation, tuning), which may
-start from one another's results, and axes (seeds, shots, sizes). A cell is a
-stage at a point of its axes, and runs as a command of its own. Stopped and
-started again, the sweep goes on where it was: a finished cell never runs twice,
-one that failed is tried again. A cell that fails does not stop those that need
-it not. Started twice over one folder, both work on it and share the cells.
+A sweep has stages and axes. A stage is one command: a training, an evaluation,
+a tuning. It may start from the results of another stage. An axis has points,
+such as seeds, shots or methods, and a point is a set of bindings. A cell is a
+stage at one point of each of its axes; it runs as a process of its own.
+
+The same command, started again, goes on where it stopped: a finished cell
+never runs twice, and a failed one is tried again. When a cell fails, those that
+do not need its results still run. Two sweeps that are started over one folder
+share the cells.
 """
 
 if __name__ == '__main__':
@@ -37,29 +40,44 @@ def sweep(
   phi: str | None = None,
   average_over: str = 'seed',
 ) -> Sequence[Cell]:
-  """Runs what is missing, and gathers the table.
+  """Runs the cells that are not done, and writes the tables.
 
   Args:
-    output_dir: gets `cells/STAGE/POINT`, `table.csv`, `.md` and `.png`, and
-      `cells.csv` with the numbers of every cell.
-    stages: name to `command` (such as `hypertuning.train` or `t5x.eval`),
-      `gin_files`, and where they are needed `bindings`, `axes` (names of those
-      that concern the stage, all by default) and `after` (a binding to the
-      stage whose folder it gets, at the same point).
-    axes: name to points, and name of a point to the bindings that it means,
-      such as `{'seed': {'0': {'RANDOM_SEED': 0}}}`. What is bound to
-      `gin_files` stands before the stage's own; where there are `stages`, the
-      bindings are those of the stages named there alone.
-    num_workers: cells at a time, on this machine.
-    metric: of Markdown table and plot; the CSV files have all.
-    phi: mode of Markdown table and plot; all if None.
+    output_dir: folder that gets `cells/STAGE/POINT`, `table.csv`, `table.md`,
+      `table.png`, and `cells.csv` with the numbers of every cell.
+    stages: name of a stage to a dict with
+
+      - `command`, such as `hypertuning.train` or `t5x.eval`;
+      - `gin_files` of the command;
+      - `bindings` (optional);
+      - `axes` (optional): names of the axes that concern the stage, all by
+        default;
+      - `points` (optional): axis to the labels of those points that the stage
+        has, all by default;
+      - `after` (optional): a binding to the stage whose folder it gets, at the
+        same point. `STAGE/LABEL` means another point, and `{axis}` in it is the
+        label on that axis: `train/shared_{method}`.
+    axes: name of an axis to its points; label of a point to a dict of bindings,
+      such as `{'seed': {'0': {'RANDOM_SEED': 0}}}`. Some names are no bindings:
+
+      - `gin_files` stand before those of the stage, `last_gin_files` behind;
+      - `after` replaces or adds to the stage's;
+      - `stages`: names of the only stages that the dict is for;
+      - `per_stage`: name of a stage to a dict of the same kind, for it alone.
+
+      Where a name is bound twice, a point wins over the stage, a later axis
+      over an earlier one, and `per_stage` over the rest of its point.
+    num_workers: number of cells that run at a time, on this machine.
+    metric: metric in the Markdown table and the plot; the CSV files have all.
+    phi: phi mode in the Markdown table and the plot; all modes if None.
     average_over: axis whose points become a mean and an interval.
 
   Returns:
     All cells.
 
   Raises:
-    UserError: bad input, or cells that failed, when all others are done.
+    UserError: the input is wrong, or cells failed; the latter is raised when
+      all others are done.
   """
   if not isinstance(num_workers, int) or num_workers < 1:
     raise UserError(f'NUM_WORKERS = {num_workers!r}: give 1 or more.')
@@ -71,7 +89,8 @@ def sweep(
       f'{", ".join(axes or ("none",))}.'
     )
   cells.claim(output_dir, work)
-  # Another process may end cells while these are read.
+  # Asked before the results are read: another process may finish a cell in
+  # between, and would seem to have left no results.
   ended = [cell for cell in work if cell.is_done]
   broken = _unusable(reporting.read(output_dir))
   for cell in ended:
@@ -84,31 +103,31 @@ def sweep(
     flush=True,
   )
   scheduler.run(work, num_workers)
-  found = reporting.read(output_dir)
-  sweep_table.write(found, metric, phi, average_over)
-  reasons = _unusable(found)
+  results = reporting.read(output_dir)
+  sweep_table.write(results, metric, phi, average_over)
+  reasons = _unusable(results)
   failed = [cell for cell in work if cell.folder in reasons]
   if failed:
     first = failed[0]
-    told = f'{len(failed)} of {len(work)} cells failed, the first: '
+    count = f'{len(failed)} of {len(work)} cells failed, the first: '
     if first.is_done:
       raise UserError(
-        f'{told}{first.folder} has run, but {reasons[first.folder]}; mend the '
+        f'{count}{first.folder} has run, but {reasons[first.folder]}; mend the '
         'file or delete the folder.'
       )
     raise UserError(
-      f'{told}{reasons[first.folder]} (see '
+      f'{count}{reasons[first.folder]} (see '
       f'{pathlib.Path(first.folder, cells.LOG)}). Run the same command again '
       'to try them once more.'
     )
   return work
 
 
-def _unusable(found: reporting.Sweep) -> dict[pathlib.Path, str]:
-  """Folders of cells that no table has numbers of, and why not."""
+def _unusable(results: reporting.Sweep) -> dict[pathlib.Path, str]:
+  """Folder of each cell without usable results, and what is wrong with it."""
   return {
-    found.folder / cell.name: cell.reason or cell.state
-    for stage in found.stages.values()
+    results.folder / cell.name: cell.reason or cell.state
+    for stage in results.stages.values()
     for cell in stage.cells
     if cell.state != reporting.DONE
   }

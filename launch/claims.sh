@@ -17,9 +17,9 @@ fi
 source launch/environment.sh
 runs=${RUNS:-runs/claims}
 code=0
-"$python" -m hypertuning.sweep --gin_file=gin/claims/sweep.gin \
+"$python" -m hypertuning.sweep --gin_file=gin/experiments/claims/sweep.gin \
   "--gin.SWEEP_DIR='$runs'" || code=$?
 # A page of what there is, if some cells have failed.
-"$python" -m hypertuning.report --gin_file=gin/claims/report.gin \
+"$python" -m hypertuning.report --gin_file=gin/experiments/claims/report.gin \
   "--gin.SWEEP_DIR='$runs'"
 exit "$code"

@@ -18,7 +18,7 @@ fi
 source launch/environment.sh
 seed=${SEED:-0}
 runs=${RUNS:-runs/quickstart}
-"$python" -m hypertuning.sweep --gin_file=gin/quickstart/sweep.gin \
+"$python" -m hypertuning.sweep --gin_file=gin/experiments/quickstart/sweep.gin \
   "--gin.SWEEP_DIR='$runs'" "--gin.SEEDS={'$seed': {'RANDOM_SEED': $seed}}"
-"$python" -m hypertuning.report --gin_file=gin/quickstart/report.gin \
+"$python" -m hypertuning.report --gin_file=gin/experiments/quickstart/report.gin \
   "--gin.SWEEP_DIR='$runs'"

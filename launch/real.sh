@@ -29,11 +29,10 @@ tasks="$vocabulary, 'FUNCTION_VECTORS_DIR': '$data/icl/function_vectors',
   'NI_DIR': '$data/superni', 'P3_DIR': '$data/p3_train',
   'P3_HELD_OUT_DIR': '$data/p3_heldout'"
 code=0
-"$python" -m hypertuning.sweep --gin_file=gin/real/sweep.gin \
+"$python" -m hypertuning.sweep --gin_file=gin/experiments/real/sweep.gin \
   "--gin.SWEEP_DIR='$runs'" "--gin.SEEDS={'$seed': {'RANDOM_SEED': $seed}}" \
-  "--gin.TEXT_BINDINGS={$text}" "--gin.TASK_BINDINGS={$tasks}" \
-  "--gin.SHARED_BINDINGS={$tasks, 'PHI_MODES': ('generated',)}" || code=$?
+  "--gin.TEXT_BINDINGS={$text}" "--gin.TASK_BINDINGS={$tasks}" || code=$?
 # A page of what there is, if some cells have failed.
-"$python" -m hypertuning.report --gin_file=gin/real/report.gin \
+"$python" -m hypertuning.report --gin_file=gin/experiments/real/report.gin \
   "--gin.SWEEP_DIR='$runs'"
 exit "$code"

@@ -205,18 +205,18 @@ def hand_count(kind, episodes, queries, hyper, inputs, targets):
   head = DEEP_HEADS[kind]
   width, n = DEEP_HYPER.emb_dim, episodes * head.num_queries
   joined = DEEP.num_heads * DEEP.head_dim
-  depth = [tiny.layers_at(DEEP, site) for site in head.sites]
+  depth = [site.layers for site in head.adapter.at(DEEP).values()]
   weights, attention = tower_flops(
     DEEP_HYPER, episodes, hyper, head.num_queries, head=False
   )
   if kind == 'prefix':  # one MLP a site, which reads that site's queries
-    prefix = head.prefix_length
+    prefix = head.adapter.length
     for layers in depth:
       rows, out = episodes * prefix, 2 * layers * joined
       weights += mlp_flops(rows, width, head.bottleneck, out)
   else:  # an MLP for A and one for B of queries and of values
     prefix = 0
-    for out in (DEEP.emb_dim * head.rank, head.rank * joined):
+    for out in (DEEP.emb_dim * head.adapter.rank, head.adapter.rank * joined):
       weights += 2 * mlp_flops(n, width, head.bottleneck, out)
   trained = 3 * (weights + attention)
 
@@ -224,7 +224,7 @@ def hand_count(kind, episodes, queries, hyper, inputs, targets):
   weights, attention = tower_flops(DEEP, rows, inputs, targets, prefix)
   frozen = 2 * weights + 3 * attention
   if kind == 'lora':  # x a and (x a) b, differentiated in both operands
-    pair = 2 * head.rank * (DEEP.emb_dim + joined)
+    pair = 2 * head.adapter.rank * (DEEP.emb_dim + joined)
     tokens = (2 * inputs, 2 * targets, targets + inputs)  # query + value
     frozen += sum(
       3 * rows * pair * layers * n

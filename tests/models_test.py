@@ -291,11 +291,11 @@ def test_phi_is_generated_once_an_episode(batch):
 def test_all_decodes_come_best_last_and_the_best_alone(batch):
   """With a decode function that says which decode and which query it is."""
 
-  def decode_fn(step, cache, *, batch_size, max_decode_length, **kwargs):
+  def decode_fn(step, memory, **kwargs):
     assert kwargs['marker'] == 9  # from decoder_params
-    shape = (batch_size, kwargs['num_decodes'])
+    shape = (memory.first.size, kwargs['num_decodes'])
     marks = jnp.arange(np.prod(shape)).reshape(shape)
-    tokens = jnp.broadcast_to(marks[..., None], (*shape, max_decode_length))
+    tokens = jnp.broadcast_to(marks[..., None], (*shape, memory.length))
     return tokens, marks.astype(jnp.float32)
 
   model = make(None, decode_fn=decode_fn)

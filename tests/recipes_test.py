@@ -31,7 +31,7 @@ PATHS = {
 }
 REQUIRED = ('T5_CHECKPOINT', 'VOCABULARY_FILE')
 RECIPES = [(b, s) for b in BENCHMARKS for s in SIZES]
-LOCAL = 'gin/recipes/local.gin'
+LOCAL = 'gin/experiments/recipes/local.gin'
 WHERE = {'train': 'MODEL_DIR', 'eval': 'EVAL_OUTPUT_DIR'}
 # The slices that the size files name.
 TOPOLOGIES = {'large': 'v4-16', 'xl': 'v4-64'}
@@ -41,14 +41,27 @@ LAYERS, HEAD_DIM, VOCAB, BUCKETS = 24, 64, 32128, 32
 P, RANK, BOTTLENECK = 32, 16, 512
 
 
-def stages(benchmark, size, *more, **paths):
-  """The stages of a recipe, as a sweep is given them."""
-  given = {name: name.lower() for name in (*PATHS[benchmark], *REQUIRED)}
+SHORT = {'p3': 'p3', 'natural_instructions': 'ni', 'metaicl': 'metaicl'}
+
+
+def work(benchmark, size, *more, folder='out', **paths):
+  """The cells of a recipe, by STAGE/METHOD: it has one seed."""
+  bound = {name: name.lower() for name in (*PATHS[benchmark], *REQUIRED)}
   gin_utils.parse(
-    [f'gin/recipes/{benchmark}.gin', f'gin/recipes/{size}.gin', *more],
-    [f'{name} = {value!r}' for name, value in {**given, **paths}.items()],
+    [
+      f'gin/experiments/recipes/{benchmark}.gin',
+      f'gin/experiments/recipes/{size}.gin',
+      *more,
+    ],
+    [f'{name} = {value!r}' for name, value in {**bound, **paths}.items()],
   )
-  return resolved('STAGES')
+  cells = expansion.expand(str(folder), resolved('STAGES'), resolved('AXES'))
+  found = {
+    '/'.join([cell.stage, cell.point.get('method', '')]).rstrip('/'): cell
+    for cell in cells
+  }
+  assert len(found) == len(cells)
+  return found
 
 
 def resolved(macro):
@@ -56,12 +69,12 @@ def resolved(macro):
     return copy.deepcopy(gin.query_parameter(f'{macro}/macro.value'))
 
 
-def bindings(stage, **more):
-  """All that a sweep binds in a stage's command."""
-  after = {name: f'cells/{of}' for name, of in stage.get('after', {}).items()}
-  where = {WHERE[stage['command'].rpartition('.')[2]]: 'cell'}
-  given = {**stage['bindings'], **after, **where, **more}
-  return [f'{name} = {value!r}' for name, value in given.items()]
+def bindings(cell, **more):
+  """All that a sweep binds in a cell's command."""
+  after = {name: other.name for name, other in cell.after.items()}
+  where = {WHERE[cell.command.rpartition('.')[2]]: 'cell'}
+  values = {**cell.bindings, **after, **where, **more}
+  return [f'{name} = {value!r}' for name, value in values.items()]
 
 
 def t5_parameters(width, heads, mlp):
@@ -96,58 +109,73 @@ def count(tree):
 
 @pytest.mark.parametrize('benchmark, size', RECIPES)
 def test_stages_follow_from_c4_to_the_table(benchmark, size):
-  found = stages(benchmark, size)
-  axes = resolved('AXES')
-  evaluated = set()
-  for name, stage in found.items():
-    assert set(stage) <= {'command', 'gin_files', 'bindings', 'axes', 'after'}
-    assert set(stage['axes']) <= set(axes)
-    for file in stage['gin_files']:
+  found = work(benchmark, size)
+  short = SHORT[benchmark]
+  hyper, methods = (
+    ('prefix', 'lora'),
+    ('prefix', 'lora', 'mtf', 'mtf_in_context'),
+  )
+  frozen = f'{short}_frozen_in_context_eval'
+  assert set(found) == {
+    *(f'hyperpretrain/{method}' for method in hyper),
+    *(f'{short}/{method}' for method in methods),
+    *(f'{short}_eval/{method}' for method in methods),
+    frozen,
+  }
+  for cell in found.values():
+    for file in cell.gin_files:
       assert (runner.ROOT / file).is_file(), file
-    assert f'gin/recipes/sizes/{size}.gin' in stage['gin_files']
-    for binding, other in stage.get('after', {}).items():
-      # A cell reads one folder: of as many axes as it has, or of fewer.
-      assert set(found[other]['axes']) <= set(stage['axes'])
-      assert found[other]['command'] == 't5x.train'
-      if binding == 'CHECKPOINT_PATH':
-        assert stage['command'].endswith('.eval')
-        evaluated.add(other)
-      else:
-        assert (binding, other) == (
-          'INITIAL_CHECKPOINT_PATH',
-          f'{name.rpartition("_")[2]}_hyperpretrain',
-        )
-  work = {cell.stage: cell for cell in expansion.expand('out', found, axes)}
-  assert [*work] == [*found]
-  cell = work[next(n for n in found if n.endswith('_prefix_eval'))]
-  run = cell.after['CHECKPOINT_PATH'].folder.absolute()
-  assert f"--gin.CHECKPOINT_PATH='{run}'" in cell.flags()
-  trained = {n for n, s in found.items() if s['command'].endswith('.train')}
-  assert trained - evaluated == {'lora_hyperpretrain'}
-  from_t5 = {
+    assert f'gin/experiments/recipes/sizes/{size}.gin' in cell.gin_files
+    # t5x would not read the frozen model of a hypermodel's run alone.
+    package = 'hypertuning' if cell is found[frozen] else 't5x'
+    assert cell.command.startswith(f'{package}.')
+  starts = {name: cell.after for name, cell in found.items()}
+  first = {
     name
-    for name, stage in found.items()
-    if stage['bindings'].get('INITIAL_CHECKPOINT_PATH') == 't5_checkpoint'
+    for name, cell in found.items()
+    if cell.bindings.get('INITIAL_CHECKPOINT_PATH') == 't5_checkpoint'
   }
-  assert {name.rpartition('_')[2] for name in from_t5} == {
-    'hyperpretrain',
-    'mtf',
-    'context',
+  assert first == {
+    *(f'hyperpretrain/{method}' for method in hyper),
+    *(f'{short}/{method}' for method in ('mtf', 'mtf_in_context')),
   }
+  assert not any(starts[name] for name in first)
+  for method in hyper:
+    assert starts[f'{short}/{method}'] == {
+      'INITIAL_CHECKPOINT_PATH': found[f'hyperpretrain/{method}']
+    }
+  for method in methods:
+    trained = found[f'{short}/{method}']
+    assert starts[f'{short}_eval/{method}'] == {'CHECKPOINT_PATH': trained}
+    run = trained.folder.absolute()
+    flags = found[f'{short}_eval/{method}'].flags()
+    assert f"--gin.CHECKPOINT_PATH='{run}'" in flags
+  assert starts[frozen] == {'CHECKPOINT_PATH': found['hyperpretrain/prefix']}
 
 
 def test_recipes_of_one_size_share_hyperpretraining_alone():
-  found = [stages(benchmark, 'xl') for benchmark in BENCHMARKS]
-  shared_names = {'prefix_hyperpretrain', 'lora_hyperpretrain'}
+  found = [work(benchmark, 'xl') for benchmark in BENCHMARKS]
+  shared_names = {'hyperpretrain/prefix', 'hyperpretrain/lora'}
   for one, other in zip(found, found[1:], strict=False):
     assert set(one) & set(other) == shared_names
     for name in shared_names:
       assert one[name] == other[name]
 
 
+def test_recipes_of_one_size_run_in_one_folder(tmp_path):
+  for benchmark in BENCHMARKS:
+    found = work(benchmark, 'xl', folder=tmp_path)
+    cells.claim(str(tmp_path), list(found.values()))
+    for method in ('prefix', 'lora'):
+      found[f'hyperpretrain/{method}'].succeed(1.0)
+
+
 @pytest.mark.parametrize('benchmark, size', RECIPES)
 def test_what_is_missing_is_named(benchmark, size):
-  files = [f'gin/recipes/{benchmark}.gin', f'gin/recipes/{size}.gin']
+  files = [
+    f'gin/experiments/recipes/{benchmark}.gin',
+    f'gin/experiments/recipes/{size}.gin',
+  ]
   with pytest.raises(gin_utils.UserError) as error:
     gin_utils.parse(files)
   for name in (*PATHS[benchmark], *REQUIRED):
@@ -163,8 +191,8 @@ def test_every_stage_parses_and_has_the_parameters_of_the_papers_sizes(
   t5_total = sum(t5.values()) + t5['embedding']  # and the output layer
   published = {'large': 783_150_080, 'xl': 2_849_757_184}
   assert t5_total == published[size]
-  for name, stage in stages(benchmark, size, LOCAL).items():
-    gin_utils.parse(stage['gin_files'], bindings(stage, VOCABULARY=None))
+  for name, cell in work(benchmark, size, LOCAL).items():
+    gin_utils.parse(cell.gin_files, bindings(cell, VOCABULARY=None))
     lengths = resolved('TASK_FEATURE_LENGTHS')
     queries, inputs = lengths['inputs']
     assert lengths['targets'] == (queries, 128)
@@ -175,18 +203,18 @@ def test_every_stage_parses_and_has_the_parameters_of_the_papers_sizes(
     assert inputs == (1408 if in_context else 384)
     hyper = 1 if baseline else 512 if 'hyperpretrain' in name else 1024
     assert lengths['hyper_inputs'] == hyper
-    if stage['command'] == 'hypertuning.train':
+    if cell.command == 'hypertuning.train':
       assert queries == 1 and resolved('TRAIN_STEPS') >= 10_000
       # Behind the run file, which has its own.
       assert resolved('PARAMETER_PARTITIONING_DIMS') == 2
       assert resolved('FROZEN_PARTITIONING_DIMS') == 1
     if baseline:
       # Once: the same model in every stage of a size.
-      if name.endswith('_mtf'):
+      if name == f'{SHORT[benchmark]}/mtf':
         assert parameters(lengths) == {'params': t5_total}
       continue
     kind = 'prefix' if 'prefix' in name else 'lora'
-    if name in ('prefix_hyperpretrain', 'lora_hyperpretrain'):
+    if cell.stage == 'hyperpretrain':
       assert parameters(lengths) == {
         'params': hypermodel_parameters(kind, *SHAPES[size]),
         'frozen': t5_total,
@@ -234,10 +262,10 @@ EVALUATED = {
 }
 AGGREGATES = {'p3': p3.aggregate, 'metaicl': metaicl.aggregate}
 LABELS = {
-  'prefix_eval': 'HyperT5-Prefix',
-  'lora_eval': 'HyperT5-LoRA',
-  'mtf_eval': 'MTF',
-  'mtf_in_context_eval': 'few-shot MTF',
+  'eval/prefix': 'HyperT5-Prefix',
+  'eval/lora': 'HyperT5-LoRA',
+  'eval/mtf': 'MTF',
+  'eval/mtf_in_context': 'few-shot MTF',
   'frozen_in_context_eval': 'frozen model, examples in context',
 }
 
@@ -246,7 +274,8 @@ def write_results(benchmark, cell, value):
   """What t5x, or the one stage of this machine, writes: a number a task."""
   names, ending, metric = EVALUATED[benchmark]
   ni = benchmark == 'natural_instructions'
-  if 'in_context' in cell.stage or (ni and 'mtf' in cell.stage):
+  name = cell.name
+  if 'in_context' in name or (ni and 'mtf' in name):
     ending = f'_in_context{ending}'
   numbers = {f'{name}{ending}': value + n for n, name in enumerate(names)}
   if cell.command == 'hypertuning.eval':
@@ -262,7 +291,7 @@ def write_results(benchmark, cell, value):
     for task, number in numbers.items():
       path = cell.folder / f'inference_eval/{task}-metrics.jsonl'
       path.write_text(json.dumps({'step': 1, metric: number}))
-    if 'mtf' in cell.stage:
+    if 'mtf' in name:
       (cell.folder / 'config.gin').write_text('HYPERMODEL = None\n')
   cell.succeed(1.0)
   return numbers
@@ -270,30 +299,30 @@ def write_results(benchmark, cell, value):
 
 @pytest.mark.parametrize('benchmark, size', RECIPES)
 def test_report_has_every_method(benchmark, size, tmp_path):
-  found = stages(benchmark, size)
-  work = expansion.expand(str(tmp_path), found, resolved('AXES'))
-  cells.claim(str(tmp_path), work)
-  values = {}
-  for n, cell in enumerate(work):
-    if cell.stage.endswith('_eval'):
-      values[cell.stage] = write_results(benchmark, cell, 10.0 + 3 * n)
+  found = work(benchmark, size, folder=tmp_path)
+  cells.claim(str(tmp_path), list(found.values()))
+  values = {
+    name: write_results(benchmark, cell, 10.0 + 3 * n)
+    for n, (name, cell) in enumerate(found.items())
+    if cell.stage.endswith('_eval')
+  }
   file = f'report_{benchmark}_{size}'
   if benchmark == 'metaicl':
     file = f'report_{benchmark}'  # nothing is published for a size
 
   def report(file):
     gin_utils.parse(
-      [f'gin/recipes/{file}.gin'], [f'SWEEP_DIR = {str(tmp_path)!r}']
+      [f'gin/experiments/recipes/{file}.gin'],
+      [f'SWEEP_DIR = {str(tmp_path)!r}'],
     )
     gin_utils.call(report_lib.report)
     with (tmp_path / 'methods.csv').open() as table:
       return list(csv.DictReader(table))
 
   rows = report(file)
-  short = 'ni' if benchmark == 'natural_instructions' else benchmark
   assert {row['method'] for row in rows} == set(LABELS.values())
   for stage, label in LABELS.items():
-    numbers = values[f'{short}_{stage}']
+    numbers = values[f'{SHORT[benchmark]}_{stage}']
     mean = sum(numbers.values()) / len(numbers)
     if benchmark == 'p3':  # three rounds of ANLI are one set
       anli = [number for task, number in numbers.items() if 'anli' in task]
@@ -335,10 +364,10 @@ def test_every_stage_parses_under_t5x(benchmark, script, function):
   if t5x is None or t5x.origin is None:
     pytest.skip('needs t5x, airio and jestimator, see setup.py')
   found = {
-    f'{size}/{name}': (stage['gin_files'], bindings(stage))
+    f'{size}/{name}': (cell.gin_files, bindings(cell))
     for size in SIZES
-    for name, stage in stages(benchmark, size).items()
-    if stage['command'] == f't5x.{script}'
+    for name, cell in work(benchmark, size).items()
+    if cell.command == f't5x.{script}'
   }
   done = subprocess.run(
     [
@@ -372,13 +401,12 @@ def test_real_data_fills_the_lengths(benchmark):
   paths = {name: str(path) for name, path in REAL[benchmark].items()}
   model = shared.DATA / 'tokenizer/t5/spiece.model'
   paths['VOCABULARY_FILE'] = str(model)
-  more = {}
   if benchmark == 'natural_instructions':
     paths['NI_TRACK'] = 'offline'
-  for name, stage in stages(benchmark, 'large', LOCAL, **paths).items():
+  for name, cell in work(benchmark, 'large', LOCAL, **paths).items():
     if 'hyperpretrain' in name:
       continue  # C4 is not here
-    gin_utils.parse(stage['gin_files'], bindings(stage, **more))
+    gin_utils.parse(cell.gin_files, bindings(cell))
     registered = resolved('MIXTURE_OR_TASK_NAME')
     in_context = 'in_context' in name
     if benchmark == 'natural_instructions' and 'mtf' in name:
@@ -386,7 +414,7 @@ def test_real_data_fills_the_lengths(benchmark):
     assert registered.endswith('_in_context') == in_context, name
     provider = seqio.get_mixture_or_task(registered)
     split = 'train'
-    if stage['command'].endswith('eval'):
+    if cell.command.endswith('eval'):
       split = resolved('SPLIT')
     tasks = seqio.get_subtasks(provider)
     assert all(split in task.splits for task in tasks)
@@ -413,11 +441,10 @@ def test_real_data_fills_the_lengths(benchmark):
 def test_multitask_step_fits_its_slice(size, kind, tmp_path):
   """Compiled for TPUs; the benchmarks' steps have the same shapes."""
   path = tmp_path / 'plan.json'
-  stage = stages('p3', size, LOCAL, MULTITASK_FILE='gin/local/plan.gin')[
-    f'p3_{kind}'
-  ]
-  given = {
-    **stage['bindings'],
+  plan_file = {'MULTITASK_FILE': 'gin/local/plan.gin'}
+  cell = work('p3', size, LOCAL, **plan_file)[f'p3/{kind}']
+  bound = {
+    **cell.bindings,
     'VOCABULARY': None,
     'MIXTURE_OR_TASK_NAME': None,
   }
@@ -425,7 +452,7 @@ def test_multitask_step_fits_its_slice(size, kind, tmp_path):
     *(sys.executable, '-m', 'hypertuning.plan'),
     *(f'--topology={TOPOLOGIES[size]}', f'--json={path}'),
     f'--cache_dir={tmp_path}',
-    *runner.flags(stage['gin_files'], given),
+    *runner.flags(cell.gin_files, bound),
   ]
   done = subprocess.run(
     command,
@@ -446,9 +473,9 @@ def test_steps_of_all_benchmarks_have_the_same_shapes():
   for size in SIZES:
     seen = set()
     for benchmark in BENCHMARKS:
-      for name, stage in stages(benchmark, size, LOCAL).items():
-        if name.endswith(('_prefix', '_lora')):
-          gin_utils.parse(stage['gin_files'], bindings(stage))
+      for name, cell in work(benchmark, size, LOCAL).items():
+        if name in (f'{SHORT[benchmark]}/{x}' for x in ('prefix', 'lora')):
+          gin_utils.parse(cell.gin_files, bindings(cell))
           seen.add(
             (str(resolved('TASK_FEATURE_LENGTHS')), resolved('BATCH_SIZE'))
           )

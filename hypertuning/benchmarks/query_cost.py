@@ -2,7 +2,7 @@
 
     python -m hypertuning.benchmarks.query_cost \\
       --gin_file=gin/models/hyper_t5_prefix.gin \\
-      --gin_file=gin/models/sizes/tiny.gin \\
+      --gin_file=gin/experiments/toy.gin \\
       --gin_file=gin/benchmarks/query_cost.gin \\
       --gin.MIXTURE_OR_TASK_NAME="'toy'" ...
 

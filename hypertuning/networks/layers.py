@@ -230,32 +230,6 @@ def relative_position_bucket(
   return offset + jnp.where(distance < exact, distance, large)
 
 
-def adjacent_heads(stddev: float = 1.0, strength: float = 8.0) -> Initializer:
-  """Initial relative biases with which small models soon read examples.
-
-  Normal biases, but the first head of a stack starts on the token before, the
-  second on the token after (where the table has buckets for it). A model of a
-  few layers otherwise stays for thousands of steps before it copies from
-  examples in its context.
-
-  Args:
-    stddev: of the normal biases.
-    strength: added to the biases of the two adjacent tokens.
-
-  Returns:
-    An initializer of a `[heads, buckets]` table.
-  """
-
-  def init(
-    key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
-  ) -> jax.Array:
-    table = stddev * jax.random.normal(key, shape, dtype)
-    table = table.at[0, 1].add(strength)
-    return table.at[1, shape[1] // 2 + 1].add(strength)
-
-  return init
-
-
 class RelativePositionBias(nn.Module):
   """One table of additive attention biases, shared by a stack's layers.
 

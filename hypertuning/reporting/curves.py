@@ -63,7 +63,7 @@ def read(
     line = line_of(cell) if cell.state == DONE else {}
     numbers = [number for values in line.values() for number in values.values()]
     if cell.state != DONE:
-      problems.append(cell.told)
+      problems.append(cell.state_text)
     elif not line:
       problems.append('not measured')
     elif not all(map(measures.is_number, [*line, *numbers])):

@@ -144,7 +144,7 @@ def _number(
   cell: Cell, where: Mapping[str, Collection[str]], metric: str
 ) -> tuple[float, float]:
   if cell.state != DONE:
-    raise _Absent(cell.told)
+    raise _Absent(cell.state_text)
   rows = [r for r in _rows(cell, where) if r.get(metric) is not None]
   if not rows:
     raise _Absent('not measured')

@@ -1,4 +1,4 @@
-"""Methods beside one another by one metric: a table, and bars."""
+"""Compares methods by one metric, as a table and as bars."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.sections import Figure, Section, Table, Text
 from hypertuning.reporting.sweep_results import Sweep
 
-# Grey says that nothing was learnt from the examples, blue that phi was.
+# Blue bars are methods that generate phi from examples.
 _GREY, _BLUE = '#9aa5b1', plots.COLOURS[0]
 
 
@@ -27,20 +27,22 @@ def methods(
   """Compares evaluations.
 
   Args:
-    sweep: with the evaluations.
-    methods: name of a method to the stage of its evaluation and the phi mode
-      there.
-    tasks: name of a task to its column, in order; tasks that are not named are
-      left out. None shows all under their own names.
-    metric: a number of `results.jsonl`.
-    name: of the section and its files.
-    title: above it.
-    text: a sentence on it.
-    highlighted: methods drawn in the accent colour.
-    drawn: columns in the figure; None for all.
+    sweep: sweep with the evaluations.
+    methods: name of a method to the stage of its evaluation and the phi mode.
+    tasks: name of a task to the column that shows it, in order; other tasks are
+      left out. None shows all tasks under their own names.
+    metric: name of a number in `results.jsonl`.
+    name: name of the section and of its files.
+    title: heading of the section.
+    text: sentence below the heading.
+    highlighted: methods whose bars have the accent colour.
+    drawn: columns that the figure has; None for all.
+
+  Returns:
+    The section.
 
   Raises:
-    UserError: a stage, phi mode, task or the metric is in no finished run.
+    UserError: no finished run has the stage, phi mode, task or metric.
   """
   if tasks is None:
     tasks = {task: task for task in _tasks(sweep, methods, metric)}
@@ -102,29 +104,29 @@ def methods(
 def _tasks(
   sweep: Sweep, methods: Mapping[str, tuple[str, str]], metric: str
 ) -> list[str]:
-  found = {
+  names = {
     row['task']: None
     for stage, phi in methods.values()
     for cell in sweep.stage(stage).done
     for row in cell.tables.get('results', ())
     if row.get('phi') == phi and metric in row and 'task' in row
   }
-  return list(found) or ['average']
+  return list(names) or ['average']
 
 
 def _check(
   table: Mapping[str, Mapping[str, Measure]], columns: Sequence[str]
 ) -> None:
-  """Refuses a method or a column that the finished runs know nothing of."""
+  """Refuses a method or a column for which no finished run has a number."""
   slices = [list(row.values()) for row in table.values()]
   slices += [[row[column] for row in table.values()] for column in columns]
-  for found in slices:
-    if all(measure.unknown for measure in found):
-      raise UserError(found[0].unknown)
+  for numbers in slices:
+    if all(measure.unknown for measure in numbers):
+      raise UserError(numbers[0].unknown)
 
 
 def _shown(metric: str, measure: Measure) -> Text:
-  # A method may not know a task that others do.
+  # A method need not have been evaluated on every task.
   return Text('') if measure.unknown else sections.number(metric, measure)
 
 

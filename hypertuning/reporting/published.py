@@ -1,4 +1,4 @@
-"""Published numbers, and beside them those of the sweep's own runs."""
+"""Shows published numbers, with those of the sweep's own runs beside them."""
 
 import csv
 import pathlib
@@ -14,42 +14,54 @@ from hypertuning.reporting.sweep_results import Sweep
 FILE = pathlib.Path(__file__).with_name('published.csv')
 COLUMNS = ('benchmark', 'size', 'method', 'task', 'value', 'metric', 'source')
 Key = tuple[str, str, str, str]  # benchmark, size, method and task
+Method = tuple[str, str, str]  # benchmark, size and method
+# Stage, phi mode, and task of the evaluation to task of the file.
+Source = tuple[str, str, Mapping[str, str]]
 Row = Mapping[str, str]
 
 
 def published(
   sweep: Sweep,
   *,
-  measured: Mapping[Key, tuple[str, str, str, str]] | None = None,
+  measured: Mapping[Method, Source] | None = None,
   benchmarks: Sequence[str] | None = None,
   gin_file: str | None = None,
   file: str = str(FILE),
   name: str = 'published',
   title: str = 'Published numbers',
 ) -> Section:
-  """Numbers of papers, with columns of their own for those of the runs.
+  """Tabulates the numbers of papers; those of the runs have their own columns.
 
   Args:
-    sweep: with the evaluations.
-    measured: (benchmark, size, method, task) of the file to (stage, phi mode,
-      task, metric) of the evaluation that measures the same.
-    benchmarks: those shown; None for all.
-    gin_file: that the evaluations must have been run with, as the one of their
-      size; None for any.
-    file: CSV with the columns `COLUMNS`.
-    name: of the section, and with benchmark, size and metric of its files.
-    title: above it.
+    sweep: sweep with the evaluations.
+    measured: (benchmark, size, method) of the file to the evaluation that
+      measures the same: its stage, its phi mode, and a dict from its tasks to
+      the tasks of the file.
+    benchmarks: benchmarks that are shown; None for all.
+    gin_file: gin file that the evaluations must have been run with, that of
+      their size; None for any.
+    file: CSV file with the columns `COLUMNS`.
+    name: name of the section; with benchmark, size and metric, of its files.
+    title: heading of the section.
+
+  Returns:
+    The section.
 
   Raises:
-    UserError: the file is no such table, or something named is not there, or
-      an evaluation is of another size.
+    UserError: the file is no such table, it lacks something that is named, or
+      an evaluation was run with another size.
   """
   rows = _read(pathlib.Path(file))
-  measured = measured or {}
-  _check(file, {_key(row) for row in rows}, measured, benchmarks)
+  metrics = {_key(row): row['metric'] for row in rows}
+  sources = {
+    (*method, column): (stage, phi, task)
+    for method, (stage, phi, tasks) in (measured or {}).items()
+    for task, column in tasks.items()
+  }
+  _check(file, metrics, sources, benchmarks)
   ours = {
-    key: (metric, measures.result(sweep, (stage, phi, task), metric))
-    for key, (stage, phi, task, metric) in measured.items()
+    key: (metrics[key], measures.result(sweep, source, metrics[key]))
+    for key, source in sources.items()
   }
   for _, measure in ours.values():
     _check_size(measure, gin_file)
@@ -60,8 +72,8 @@ def published(
       groups.setdefault(group, []).append(row)
   text = 'Published numbers are of the papers’ models, as their authors say.'
   tables = [
-    _table(f'{name} {group}', group, found, ours)
-    for group, found in groups.items()
+    _table(f'{name} {group}', group, group_rows, ours)
+    for group, group_rows in groups.items()
   ]
   return Section(name, title, text, [], tables)
 
@@ -72,33 +84,35 @@ def _table(
   rows: Sequence[Row],
   ours: Mapping[Key, tuple[str, Measure]],
 ) -> Table:
-  """A row a method, a column a task."""
+  """Tabulates one benchmark and size: methods are rows, tasks are columns."""
   tasks = list(dict.fromkeys(row['task'] for row in rows))
-  here = [
+  measured_tasks = [
     t for t in tasks if any(_key(r) in ours for r in rows if r['task'] == t)
   ]
   methods: dict[str, dict[str, Row]] = {}
   for row in rows:
     methods.setdefault(row['method'], {})[row['task']] = row
-  shown = []
-  for method, found in methods.items():
+  lines = []
+  for method, by_task in methods.items():
     values = [
-      Text(found[task]['value'] if task in found else '', 'number')
+      Text(by_task[task]['value'] if task in by_task else '', 'number')
       for task in tasks
     ]
-    texts = [_measured(found.get(task), ours) for task in here] or [Text('')]
-    sources = dict.fromkeys(row['source'] for row in found.values())
-    shown.append([Text(method), *values, *texts, Text('; '.join(sources))])
+    texts = [_measured(by_task.get(task), ours) for task in measured_tasks]
+    texts = texts or [Text('')]
+    sources = dict.fromkeys(row['source'] for row in by_task.values())
+    lines.append([Text(method), *values, *texts, Text('; '.join(sources))])
   stages = {
     ours[_key(row)][1].stage.name: ours[_key(row)][1].stage
     for row in rows
     if _key(row) in ours
   }
-  heads = [f'{task}, measured here' for task in here] or ['measured here']
+  heads = [f'{task}, measured here' for task in measured_tasks]
+  heads = heads or ['measured here']
   return Table(
     re.sub(r'\W+', '_', name).lower(),
     [group, *tasks, *heads, 'source'],
-    shown,
+    lines,
     [{**row, **_record(row, ours)} for row in rows],
     'What no stage stands for is empty.',
     list(stages.values()),
@@ -142,19 +156,19 @@ def _key(row: Row) -> Key:
 
 def _check(
   file: str,
-  keys: set[Key],
+  keys: Collection[Key],
   measured: Collection[Key],
   benchmarks: Sequence[str] | None,
 ) -> None:
   for key in measured:
     if key not in keys:
       raise UserError(f'published.measured: {file} has no {key!r}.')
-  there = {key[0] for key in keys}
+  known = {key[0] for key in keys}
   for benchmark in benchmarks or ():
-    if benchmark not in there:
+    if benchmark not in known:
       raise UserError(
         f'published.benchmarks: {file} has no {benchmark!r}; there is '
-        f'{", ".join(sorted(there))}.'
+        f'{", ".join(sorted(known))}.'
       )
 
 

@@ -1,4 +1,4 @@
-"""Every run of the sweep, and what became of it."""
+"""A table of every run of the sweep, with its state."""
 
 import json
 
@@ -15,12 +15,15 @@ _KINDS = {DONE: 'holds', FAILED: 'fails', MISSING: 'absent'}
 
 
 def runs(sweep: Sweep, *, name: str = 'runs', title: str = 'Runs') -> Section:
-  """A row a cell.
+  """Lists the cells, one per row.
 
   Args:
-    sweep: of the cells.
-    name: of the section and its files.
-    title: above it.
+    sweep: sweep with the cells.
+    name: name of the section and of its files.
+    title: heading of the section.
+
+  Returns:
+    The section.
   """
   cells = [(stage, c) for stage in sweep.stages.values() for c in stage.cells]
   table = Table(
@@ -29,7 +32,7 @@ def runs(sweep: Sweep, *, name: str = 'runs', title: str = 'Runs') -> Section:
     [
       [
         Text(cell.name),
-        Text(cell.told, _KINDS[cell.state]),
+        Text(cell.state_text, _KINDS[cell.state]),
         Text(_seconds(cell), 'number'),
         Text(f'python -m {stage.command}'),
         Text(', '.join(cell.gin_files)),
@@ -54,10 +57,10 @@ def runs(sweep: Sweep, *, name: str = 'runs', title: str = 'Runs') -> Section:
     for state in (DONE, FAILED, MISSING)
   }
   seconds = sum(cell.seconds or 0.0 for _, cell in cells)
-  told = ', '.join(f'{count} {state}' for state, count in counts.items())
+  summary = ', '.join(f'{count} {state}' for state, count in counts.items())
   text = (
-    f'{len(cells)} runs: {told}; {seconds:,.0f} seconds in all, where one that '
-    'was stopped counts from its last start.'
+    f'{len(cells)} runs: {summary}; {seconds:,.0f} seconds in all, where one '
+    'that was stopped counts from its last start.'
   )
   return Section(name, title, text, [], [table])
 

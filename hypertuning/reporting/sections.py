@@ -1,4 +1,4 @@
-"""What a section of the page consists of."""
+"""The parts of a section: tables, figures, and the texts of their cells."""
 
 import dataclasses
 import math
@@ -11,19 +11,19 @@ from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.statistics import Estimate
 from hypertuning.reporting.sweep_results import Stage
 
-# Columns of a CSV file that stand for an estimate.
+# Columns that an estimate has in a CSV file.
 ESTIMATE = ('mean', 'low', 'high', 'n', 'planned', 'note')
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """What stands in a table.
+  """Text in one cell of a table.
 
   Attributes:
-    text: as it is shown.
-    kind: `text`, `number`, `absent` (why there is no number), or a verdict:
-      `holds`, `fails`, `open`.
-    small: what to know of it, in small letters below.
+    text: the text.
+    kind: `text`, `number`, `absent` (the text says why there is no number), or
+      a verdict: `holds`, `fails`, `open`.
+    small: remark in small letters below the text.
   """
 
   text: str
@@ -36,12 +36,12 @@ class Table:
   """A table, and the same as numbers.
 
   Attributes:
-    name: of its files, `<name>.md` and `<name>.csv`.
+    name: name of its files, `<name>.md` and `<name>.csv`.
     columns: head of each column.
-    rows: of the table.
-    records: of the CSV file.
-    note: what one needs to know to read it.
-    stages: whose runs it is made of.
+    rows: rows of the table.
+    records: rows of the CSV file, column to value.
+    note: remark that helps to read the table.
+    stages: stages whose runs the numbers come from.
   """
 
   name: str
@@ -58,8 +58,8 @@ class Figure:
 
   Attributes:
     svg: an `<svg>` element.
-    note: what one needs to know to read it.
-    stages: whose runs it is made of.
+    note: remark that helps to read the figure.
+    stages: stages whose runs the numbers come from.
   """
 
   svg: str
@@ -72,11 +72,11 @@ class Section:
   """A part of the page.
 
   Attributes:
-    name: of its anchor.
-    title: above it.
-    text: a sentence that says what it shows.
-    figures: shown first.
-    tables: shown below.
+    name: name of its anchor.
+    title: heading.
+    text: sentence that says what the section shows.
+    figures: figures, above the tables.
+    tables: tables.
   """
 
   name: str
@@ -94,7 +94,7 @@ INTERVALS = (
 
 
 def number(metric: str, measure: Measure) -> Text:
-  """A mean with its interval, or why there is none."""
+  """A mean with its interval, or the reason why there is none."""
   estimate = measure.estimate
   if estimate is None:
     return Text(measure.problem, 'absent')
@@ -114,7 +114,7 @@ def digits(metric: str) -> int:
 
 
 def label(metric: str, measure: Measure) -> str:
-  """What stands at a bar: the number, or in a word why there is none."""
+  """Label of a bar: the number, or a word that says why there is none."""
   estimate = measure.estimate
   if estimate is None:
     return measure.problem.partition(':')[0]
@@ -123,11 +123,11 @@ def label(metric: str, measure: Measure) -> str:
 
 
 def line_label(name: str, lines: Curves) -> str:
-  """A name, with what there is of its runs if that is not all."""
-  told = few(len(lines.lines), lines.planned)
+  """A name, with the number of runs if some of them are missing."""
+  remark = few(len(lines.lines), lines.planned)
   if not lines.lines:
-    told = lines.problem.partition(':')[0]
-  return f'{name} ({told})' if told else name
+    remark = lines.problem.partition(':')[0]
+  return f'{name} ({remark})' if remark else name
 
 
 def interval(estimate: Estimate, planned: int, digits: int = 2) -> Text:
@@ -143,19 +143,19 @@ def interval(estimate: Estimate, planned: int, digits: int = 2) -> Text:
 
 
 def few(n: int, planned: int) -> str:
-  """Says how many runs there are, where that is not all that are planned."""
+  """Says how many runs there are, if fewer than planned; else empty."""
   return f'n = {n} of {planned}' if n < planned else ''
 
 
 def record(measure: Measure) -> dict[str, Any]:
-  """Columns `ESTIMATE` of a measure."""
+  """The columns `ESTIMATE` for a measure."""
   return estimate_record(measure.estimate, measure.planned, measure.problem)
 
 
 def estimate_record(
   estimate: Estimate | None, planned: int, problem: str = ''
 ) -> dict[str, Any]:
-  """Columns `ESTIMATE`; what is not known is empty."""
+  """The columns `ESTIMATE`; unknown values are empty."""
   if estimate is None:
     values: tuple[Any, ...] = ('', '', '', 0)
   else:

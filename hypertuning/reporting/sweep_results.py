@@ -1,4 +1,4 @@
-"""The cells of a sweep's folder, with what became of each."""
+"""Reads the cells of a sweep's folder: their states and their results."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ Aggregate = Callable[[Sequence[Row]], Sequence[Row]]
 SEED = 'seed'
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
 _TABLES = ('results', 'metrics', 'curves')
-_WITHOUT_RESULTS = ('train', 'infer')  # endings of commands
+_WITHOUT_RESULTS = ('train', 'infer')  # last parts of commands' names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Cell:
   """A run of a stage.
 
   Attributes:
-    name: its folder, from the sweep's.
-    point: axis to the name of its point.
+    name: path of its folder, from the sweep's folder.
+    point: axis to the label of the point.
     state: `done`, `failed` or `missing`.
-    reason: why it failed.
-    seconds: that it took; None of one that is not done.
-    gin_files: of its command.
-    bindings: of its command; empty of one that was never started.
-    tables: `results`, `metrics` and `curves` to their rows, those that the
-      command wrote; empty of a cell that is not done.
+    reason: why it failed; empty if it did not.
+    seconds: time that it took; None if it is not done.
+    gin_files: gin files of its command.
+    bindings: bindings of its command; empty if it was never started.
+    tables: `results`, `metrics` and `curves` to their rows, as far as the
+      command wrote them; empty if the cell is not done.
   """
 
   name: str
@@ -51,8 +51,8 @@ class Cell:
   tables: Mapping[str, Sequence[Row]]
 
   @property
-  def told(self) -> str:
-    """The state as a table shows it."""
+  def state_text(self) -> str:
+    """The state, with the reason of a failure, as tables show it."""
     return f'{FAILED}: {self.reason}' if self.state == FAILED else self.state
 
 
@@ -61,10 +61,10 @@ class Stage:
   """Cells that run one command.
 
   Attributes:
-    name: of the stage.
+    name: name of the stage, with the labels that its cells were chosen by.
     command: module that runs.
-    axes: that its cells are the points of.
-    cells: all that are planned.
+    axes: axes along which the cells differ.
+    cells: all cells that are planned.
   """
 
   name: str
@@ -74,18 +74,18 @@ class Stage:
 
   @property
   def done(self) -> list[Cell]:
-    """Its finished cells."""
+    """The finished cells."""
     return [cell for cell in self.cells if cell.state == DONE]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """What a sweep has run.
+  """A sweep, as far as it has run.
 
   Attributes:
-    folder: of the sweep.
-    axes: name to the names of its points.
-    stages: by name.
+    folder: folder of the sweep.
+    axes: name of an axis to the labels of its points.
+    stages: name of a stage to the stage.
   """
 
   folder: pathlib.Path
@@ -98,23 +98,56 @@ class Sweep:
     return self.folder / SWEEP_FILE
 
   def stage(self, name: str, axes: Sequence[str] = (SEED,)) -> Stage:
-    """A stage whose cells differ along these axes at most.
+    """A stage, or those of its cells that have some labels.
+
+    Args:
+      name: `STAGE` or `STAGE/LABEL`, as the folders of `cells` begin:
+        `eval/prefix` has the cells of `eval` at the point `prefix`.
+      axes: axes along which the cells may differ.
 
     Raises:
-      UserError: the sweep has no such stage, or it has other axes as well.
+      UserError: the sweep has no such stage or no such cells, or the cells
+        differ along other axes as well.
     """
-    if name not in self.stages:
+    first, *labels = name.split('/')
+    if first not in self.stages:
       raise UserError(
-        f'{self.plan}: no stage {name!r}; there is {", ".join(self.stages)}.'
+        f'{self.plan}: no stage {first!r}; there is {", ".join(self.stages)}.'
       )
-    stage = self.stages[name]
+    stage = self.stages[first]
+    for label in labels:
+      stage = self._at(stage, label, axes)
     for axis in stage.axes:
       if axis not in axes:
         raise UserError(
           f'{self.plan}: the cells of {name!r} differ along {axis!r} too; '
-          'report them with @against_axis.against_axis.'
+          f'choose a label, {name}/LABEL, or report them with '
+          '@against_axis.against_axis.'
         )
     return stage
+
+  def _at(self, stage: Stage, label: str, axes: Sequence[str]) -> Stage:
+    """The cells of a stage at a point of an axis that is not in `axes`."""
+    by_axis = {
+      axis: [cell for cell in stage.cells if cell.point[axis] == label]
+      for axis in stage.axes
+      if axis not in axes
+    }
+    with_label = [axis for axis, cells in by_axis.items() if cells]
+    if len(with_label) != 1:
+      labels = {
+        cell.point[axis]: None for axis in by_axis for cell in stage.cells
+      }
+      raise UserError(
+        f'{self.plan}: stage {stage.name!r} has {len(with_label)} axes with a '
+        f'point {label!r}; its points are {", ".join(labels) or "none"}.'
+      )
+    return Stage(
+      f'{stage.name}/{label}',
+      stage.command,
+      [axis for axis in stage.axes if axis != with_label[0]],
+      by_axis[with_label[0]],
+    )
 
 
 def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
@@ -122,7 +155,7 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
 
   Args:
     folder: SWEEP_DIR of `hypertuning.sweep`.
-    aggregate: what adds a benchmark's means to the results of t5x.
+    aggregate: function that adds a benchmark's means to the results of t5x.
 
   Raises:
     UserError: there is no sweep.
@@ -154,9 +187,10 @@ def _stage(
   axes: Mapping[str, Sequence[str]],
   aggregate: Aggregate | None,
 ) -> Stage:
+  every = itertools.product(*(axes[axis] for axis in plan['axes']))
   cells = []
-  for names in itertools.product(*(axes[axis] for axis in plan['axes'])):
-    point = dict(zip(plan['axes'], names, strict=True))
+  for labels in plan.get('points', every):
+    point = dict(zip(plan['axes'], labels, strict=True))
     cells.append(_cell(folder, name, point, plan, aggregate))
   return Stage(name, plan['command'], plan['axes'], cells)
 
@@ -183,7 +217,8 @@ def _cell(
       state, seconds = DONE, _seconds(done)
     elif failed := _json(path / FAILED_FILE, 'reason'):
       state, reason = FAILED, str(failed['reason'])
-  except _BrokenFile as error:  # none of its numbers: some would pass for all
+  except _BrokenFile as error:
+    # No number of the cell is used: some of them would pass for all.
     state, reason = FAILED, str(error)
   return Cell(
     name,
@@ -198,11 +233,11 @@ def _cell(
 
 
 class _BrokenFile(Exception):
-  """A file of a cell that cannot be read; says which and where."""
+  """A file of a cell that cannot be read; the message names file and place."""
 
 
 def _json(path: pathlib.Path, field: str | None = None) -> Row | None:
-  """The object in a file, which has this field; None without a file."""
+  """Reads a JSON object that must have this field; None if there is no file."""
   if not path.is_file():
     return None
   row = _object(path.name, _text(path))
@@ -238,7 +273,7 @@ def _tables(
 
 
 def _phi_of_t5x(folder: pathlib.Path) -> str:
-  """The one mode that t5x has, by the configuration that it wrote."""
+  """The phi mode of an evaluation by t5x, from the config that it wrote."""
   path = folder / 'config.gin'
   config = _text(path) if path.is_file() else ''
   alone = re.search(r'^HYPERMODEL = None$', config, re.MULTILINE)
@@ -246,7 +281,7 @@ def _phi_of_t5x(folder: pathlib.Path) -> str:
 
 
 def _of_t5x(path: pathlib.Path, phi: str) -> Row:
-  """The newest metrics of a task."""
+  """Reads the newest metrics of a task."""
   lines = _text(path).splitlines()
   row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
   task = path.name.removesuffix('-metrics.jsonl')

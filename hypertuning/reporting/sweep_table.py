@@ -1,4 +1,4 @@
-"""The cells of a sweep as a table: CSV, Markdown, PNG."""
+"""Writes the results of a sweep as tables (CSV, Markdown) and a plot (PNG)."""
 
 import csv
 import io
@@ -24,12 +24,12 @@ Key = tuple[str, ...]
 def write(
   sweep: Sweep, metric: str, phi: str | None, average_over: str
 ) -> None:
-  """Writes `cells.csv`, `table.csv`, `.md` and `.png`, and prints the third.
+  """Writes `cells.csv`, `table.csv`, `table.md`, `table.png`; prints the third.
 
   Args:
-    sweep: whose cells are gathered, those that failed as well.
-    metric: of Markdown and plot.
-    phi: mode of Markdown and plot; all if None.
+    sweep: sweep whose cells are gathered, failed ones as well.
+    metric: metric in Markdown and plot.
+    phi: phi mode in Markdown and plot; all modes if None.
     average_over: axis whose points become a mean and a 95% interval.
 
   Raises:
@@ -42,31 +42,32 @@ def write(
   failed: dict[Key, list[str]] = {}
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
-      place, told = _place(stage, cell, axes), (row['phi'], row['task'], name)
+      place = _place(stage, cell, axes)
       if measures.is_number(value):
-        groups.setdefault((*place, *told), []).append(value)
+        key = (*place, row['phi'], row['task'], name)
+        groups.setdefault(key, []).append(value)
       else:
         why = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
         failed.setdefault(place, []).append(why)
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
-      failed.setdefault(_place(stage, cell, axes), []).append(cell.told)
+      failed.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
   summaries.write_text(folder, 'table.csv', _csv(axes, groups, failed))
-  shown = {
+  selected = {
     key[:-1]: values
     for key, values in groups.items()
     if key[-1] == metric and phi in (None, key[-3])
   }
-  if not shown and groups:
+  if not selected and groups:
     raise UserError(
       f'METRIC = {metric!r}, PHI = {phi!r}: no cell has it; there is '
       f'{", ".join(sorted({key[-1] for key in groups}))}, with '
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  table = _markdown(axes, shown, failed, metric)
+  table = _markdown(axes, selected, failed, metric)
   summaries.write_text(folder, 'table.md', table)
-  if shown:
-    _plot(sweep.folder / 'table.png', shown, metric)
+  if selected:
+    _plot(sweep.folder / 'table.png', selected, metric)
   print(table)
 
 
@@ -94,7 +95,7 @@ def _metrics(row: Row) -> Iterator[tuple[str, float]]:
 
 
 def _numbers(sweep: Sweep) -> str:
-  """A line a number of a cell; a line a failure."""
+  """One line per number of a cell, and one per failure."""
   axes = list(sweep.axes)
   lines: list[Sequence[Any]] = [
     ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
@@ -102,11 +103,11 @@ def _numbers(sweep: Sweep) -> str:
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
       error = row.get(f'{name}_stderr', '')
-      told = [row['phi'], row['task'], name, value, error, '']
-      lines.append([*_place(stage, cell, axes), *told])
+      number = [row['phi'], row['task'], name, value, error, '']
+      lines.append([*_place(stage, cell, axes), *number])
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
-      lines.append([*_place(stage, cell, axes), *[''] * 5, cell.told])
+      lines.append([*_place(stage, cell, axes), *[''] * 5, cell.state_text])
   return _lines(lines)
 
 
@@ -115,7 +116,7 @@ def _csv(
   groups: Mapping[Key, Sequence[float]],
   failed: Mapping[Key, Sequence[str]],
 ) -> str:
-  """A line a mean; a line a failure."""
+  """One line per mean, and one per failure."""
   lines: list[Sequence[Any]] = [
     [
       *('stage', *axes, 'phi', 'task', 'metric'),
@@ -123,9 +124,9 @@ def _csv(
     ]
   ]
   for key, values in groups.items():
-    found = statistics.mean(values)
-    ends = (found.low, found.high) if found.has_interval else ('', '')
-    lines.append([*key, found.mean, *ends, found.n, ''])
+    estimate = statistics.mean(values)
+    ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
+    lines.append([*key, estimate.mean, *ends, estimate.n, ''])
   for place, reasons in failed.items():
     lines += [[*place, *[''] * 7, why] for why in reasons]
   return _lines(lines)
@@ -146,13 +147,13 @@ def _markdown(
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
   lines = [head]
   for key, values in groups.items():
-    found = statistics.mean(values)
+    estimate = statistics.mean(values)
     between = ''
-    if found.has_interval:
-      ends = (summaries.shown(metric, x) for x in (found.low, found.high))
+    if estimate.has_interval:
+      ends = (summaries.shown(metric, x) for x in (estimate.low, estimate.high))
       between = ' to '.join(ends)
-    shown = summaries.shown(metric, found.mean)
-    lines.append([*key, shown, between, f'{found.n}'])
+    text = summaries.shown(metric, estimate.mean)
+    lines.append([*key, text, between, f'{estimate.n}'])
   for place, reasons in failed.items():
     for why in reasons:
       lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])
@@ -162,10 +163,10 @@ def _markdown(
 def _plot(
   path: pathlib.Path, groups: Mapping[Key, Sequence[float]], metric: str
 ) -> None:
-  """A line a group: its cells as dots, their mean as a bar."""
+  """One bar per group, the mean of its cells, which are dots."""
   labels = [' · '.join(filter(None, key)) for key in groups]
   figure, axis = pyplot.subplots(
-    # A drawing may have no more than 2^16 dots.
+    # Matplotlib draws at most 2^16 pixels per side.
     figsize=(7, min(1 + 0.32 * len(labels), 400)),
     layout='constrained',
   )

@@ -15,10 +15,10 @@ from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
 LOG = 'log.txt'
-# Files: of a cell that is whole, of one that failed, what a cell is, what the
-# sweep is.
-DONE_FILE, FAILED_FILE = 'done', 'failed'
-COMMAND_FILE, SWEEP_FILE = 'command.json', 'sweep.json'
+# Files in a cell's folder: its results are whole, its command failed, what its
+# command is.
+DONE_FILE, FAILED_FILE, COMMAND_FILE = 'done', 'failed', 'command.json'
+SWEEP_FILE = 'sweep.json'  # in the sweep's folder: what the sweep is
 # A command to the binding that says where its results go.
 OUTPUTS = {
   'hypertuning.train': 'MODEL_DIR',
@@ -38,15 +38,15 @@ class Cell:
   """A stage at a point.
 
   Attributes:
-    stage: its name.
-    point: axis to the name of its point.
-    folder: of its results.
+    stage: name of the stage.
+    point: axis to the label of the point.
+    folder: folder of the results.
     command: module that runs.
-    gin_files: of the command.
-    bindings: of the command, without its folders.
+    gin_files: gin files of the command.
+    bindings: bindings of the command, without its folders.
     after: a binding to the cell whose folder it gets.
-    parts: what it is put together from, the stage and its points, as the sweep
-      describes them.
+    parts: the stage and the points that the command is put together from, as
+      the sweep describes them.
   """
 
   stage: str
@@ -89,26 +89,30 @@ class Cell:
     return (self.folder / LOG).exists()
 
   def reopen(self) -> None:
-    """It is run again, though it was done."""
+    """Lets the cell run again, though it was done."""
     (self.folder / DONE_FILE).unlink(missing_ok=True)
 
   def forget_failure(self) -> None:
-    """It is tried again."""
+    """Lets the cell be tried again."""
     (self.folder / FAILED_FILE).unlink(missing_ok=True)
 
   def succeed(self, seconds: float) -> None:
-    """Notes that the results are whole."""
+    """Notes that the results are whole.
+
+    Args:
+      seconds: time that the command took.
+    """
     self.forget_failure()
-    told = json.dumps({'seconds': round(seconds, 1)})
-    summaries.write_text(str(self.folder), DONE_FILE, told)
+    text = json.dumps({'seconds': round(seconds, 1)})
+    summaries.write_text(str(self.folder), DONE_FILE, text)
 
   def fail(self, reason: str) -> None:
-    """Notes why there are none."""
-    told = json.dumps({'reason': reason})
-    summaries.write_text(str(self.folder), FAILED_FILE, told)
+    """Notes why there are no results."""
+    text = json.dumps({'reason': reason})
+    summaries.write_text(str(self.folder), FAILED_FILE, text)
 
   def flags(self) -> list[str]:
-    """Of the command."""
+    """Flags of the command line."""
     where = {OUTPUTS[self.command]: str(self.folder.absolute())}
     for binding, cell in self.after.items():
       where[binding] = str(cell.folder.absolute())
@@ -117,13 +121,13 @@ class Cell:
       *(f'--gin.{k}={v!r}' for k, v in {**self.bindings, **where}.items()),
     ]
 
-  def told(self) -> dict[str, Any]:
-    """What `command.json` says."""
+  def description(self) -> dict[str, Any]:
+    """The content of `command.json`."""
     return {
       'command': self.command,
       'gin_files': list(self.gin_files),
       _DIGEST: _digest(self.gin_files),
-      'bindings': _told(self.bindings),
+      'bindings': _as_text(self.bindings),
       'after': {binding: cell.name for binding, cell in self.after.items()},
       'point': dict(self.point),
       _PARTS: _plain(self.parts),
@@ -131,26 +135,35 @@ class Cell:
 
 
 def claim(output_dir: str, work: Sequence[Cell]) -> None:
-  """Notes in the folders what they are of.
+  """Notes in the folders which sweep and which cells they belong to.
 
-  A sweep may have more points than an earlier one there, and other stages
-  beside some that are the same: those share cells, as benchmarks share
+  A sweep may have more points than an earlier one in the same folder, and other
+  stages beside some that are the same: those share cells, as benchmarks share
   hyperpretraining.
 
+  Args:
+    output_dir: folder of the sweep.
+    work: all cells.
+
   Raises:
-    UserError: a folder is of another sweep, or of another command, or what it
-      holds was made by other gin files or from a run that is not there.
+    UserError: a folder belongs to another sweep or to another command, or its
+      results were made by other gin files or from a run that is gone.
   """
   sweep: dict[str, Any] = {'axes': {}, 'stages': {}}
   for cell in work:
     for axis, label in cell.point.items():
       labels = sweep['axes'].setdefault(axis, [])
       labels += [label] if label not in labels else []
-    sweep['stages'][cell.stage] = {
-      'command': cell.command,
-      'gin_files': list(cell.gin_files),
-      'axes': list(cell.point),
-    }
+    stage = sweep['stages'].setdefault(
+      cell.stage,
+      {
+        'command': cell.command,
+        'gin_files': list(cell.gin_files),
+        'axes': list(cell.point),
+        'points': [],
+      },
+    )
+    stage['points'].append(list(cell.point.values()))
   try:
     pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
   except (FileExistsError, NotADirectoryError) as error:
@@ -178,32 +191,42 @@ def _claim(
       f'{path}: another sweep is in this folder, with another stage {stage!r}; '
       'use another SWEEP_DIR.'
     )
-  sweep['stages'] = {**before['stages'], **sweep['stages']}
+  # Points of an earlier start stay in the table.
   for axis, labels in before['axes'].items():
-    # Points of an earlier start stay in the table.
-    more = [x for x in sweep['axes'].get(axis, []) if x not in labels]
-    sweep['axes'][axis] = [*labels, *more]
-  told = [cell.told() for cell in work]  # each reads its gin files
-  for cell, ours in zip(work, told, strict=True):
-    _check_folder(cell, ours)
-  _check_others(output_dir, work, told)
-  for cell, ours in zip(work, told, strict=True):
-    text = json.dumps(ours, indent=1)
+    sweep['axes'][axis] = _union(labels, sweep['axes'].get(axis, []))
+  for stage in shared:
+    points = sweep['stages'][stage]['points']
+    earlier = before['stages'][stage].get('points', [])
+    sweep['stages'][stage]['points'] = _union(earlier, points)
+  sweep['stages'] = {**before['stages'], **sweep['stages']}
+  # Made once for all checks: each reads its gin files.
+  descriptions = [cell.description() for cell in work]
+  for cell, description in zip(work, descriptions, strict=True):
+    _check_folder(cell, description)
+  _check_others(output_dir, work, descriptions)
+  for cell, description in zip(work, descriptions, strict=True):
+    text = json.dumps(description, indent=1)
     summaries.write_text(str(cell.folder), COMMAND_FILE, text)
   summaries.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
 
 
-def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
-  """Refuses what would stand in a table as the result of something else."""
+def _union(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+  """All of the first, then what the second has besides."""
+  return [*first, *(x for x in second if x not in first)]
+
+
+def _check_folder(cell: Cell, description: Mapping[str, Any]) -> None:
+  """Refuses results that a table would show as those of another command."""
   path = cell.folder / COMMAND_FILE
-  before = _read(path) if path.exists() else told
-  apart = {name: told[name] for name in (_DIGEST, _PARTS)}
-  if {**before, **apart} != told:
+  before = _read(path) if path.exists() else description
+  # What is checked on its own below, or may differ as long as nothing has run.
+  apart = {name: description[name] for name in (_DIGEST, _PARTS)}
+  if {**before, **apart} != description:
     raise UserError(
       f'{path}: this cell was another command in an earlier sweep; use '
       'another SWEEP_DIR, or delete the folder.'
     )
-  changed = before.get(_DIGEST) != told[_DIGEST]
+  changed = before.get(_DIGEST) != description[_DIGEST]
   if changed and (cell.is_done or cell.has_checkpoints):
     raise _changed(path, _with_included(cell.gin_files))
   for needed in cell.after.values():
@@ -215,19 +238,21 @@ def _check_folder(cell: Cell, told: Mapping[str, Any]) -> None:
 
 
 def _check_others(
-  output_dir: str, work: Sequence[Cell], told: Sequence[Mapping[str, Any]]
+  output_dir: str,
+  work: Sequence[Cell],
+  descriptions: Sequence[Mapping[str, Any]],
 ) -> None:
-  """Refuses to add to points of earlier starts what was made otherwise.
+  """Refuses cells whose settings differ from those of earlier starts.
 
-  They stand in one table, as seeds of the same.
+  A table would show both as seeds of one method.
   """
   folders = {cell.folder for cell in work}
   ours: dict[str, dict[str, Any]] = {}
-  for cell, said in zip(work, told, strict=True):
-    ours.setdefault(cell.stage, {}).update(said[_PARTS])
+  for cell, description in zip(work, descriptions, strict=True):
+    ours.setdefault(cell.stage, {}).update(description[_PARTS])
   for stage, parts in ours.items():
-    there = pathlib.Path(output_dir, 'cells', stage)
-    for path in sorted(there.glob(f'*/{COMMAND_FILE}')):
+    folder = pathlib.Path(output_dir, 'cells', stage)
+    for path in sorted(folder.glob(f'*/{COMMAND_FILE}')):
       if path.parent in folders or not (path.parent / DONE_FILE).exists():
         continue
       before = _read(path)
@@ -251,18 +276,18 @@ def _changed(path: pathlib.Path, what: str) -> UserError:
 
 
 def _digest(files: Sequence[str]) -> str:
-  """Of what gin files bind."""
+  """A digest of what gin files say, without their comments."""
   lines = (line for file in files for line in gin_utils.lines(file))
   return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 
 
-def _told(bindings: Bindings) -> dict[str, str]:
-  """Bindings as files have them."""
+def _as_text(bindings: Bindings) -> dict[str, str]:
+  """Bindings with their values as gin files write them."""
   return {name: repr(value) for name, value in sorted(bindings.items())}
 
 
 def _plain(value: Any) -> Any:
-  """The same for values that differ in order or in kind of sequence alone."""
+  """A form in which order and the kind of a sequence make no difference."""
   if isinstance(value, Mapping):
     return {str(name): _plain(value[name]) for name in sorted(value)}
   if isinstance(value, (list, tuple)):
@@ -271,16 +296,16 @@ def _plain(value: Any) -> Any:
 
 
 def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
-  """An object of a file, with these tables in it."""
+  """Reads a JSON object that has these tables."""
   try:
-    found = json.loads(path.read_text('utf-8'))
+    content = json.loads(path.read_text('utf-8'))
     for name in tables:
-      found[name].keys()
-    return found
+      content[name].keys()
+    return content
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path}: is damaged ({error!r}); delete it.') from error
 
 
 def folder_name(labels: Sequence[str]) -> str:
-  """Names of the points, as a folder can be called."""
+  """Labels of points as the name of a folder."""
   return '__'.join(re.sub(r'[^\w.=-]+', '_', x) for x in labels) or 'all'

@@ -1,83 +1,57 @@
 """STAGES and AXES of a sweep to its cells."""
 
+import dataclasses
 import itertools
 import pathlib
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hypertuning.errors import UserError
-from hypertuning.sweeping.cells import OUTPUTS, Bindings, Cell, folder_name
+from hypertuning.sweeping import slips
+from hypertuning.sweeping.cells import Bindings, Cell, folder_name
 
-_FIELDS = ('command', 'gin_files', 'bindings', 'axes', 'after')
+Stages = Mapping[str, Mapping[str, Any]]
+Axes = Mapping[str, Mapping[str, Bindings]]
+Labels = tuple[str, ...]  # one label of a point per axis of the stage
 
 
-def expand(
-  output_dir: str,
-  stages: Mapping[str, Mapping[str, Any]],
-  axes: Mapping[str, Mapping[str, Bindings]],
-) -> list[Cell]:
+def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
   """All cells in the order in which they are run, as far as can be.
 
   Args:
-    output_dir: of the sweep.
+    output_dir: folder of the sweep.
     stages: see `sweep.sweep`.
     axes: see `sweep.sweep`.
 
   Raises:
     UserError: names the stage, axis or field at fault.
   """
-  if '://' in output_dir:
-    raise UserError(
-      f'SWEEP_DIR = {output_dir!r}: give a folder of a file system; runs may '
-      'write into buckets, a sweep keeps its locks there.'
-    )
-  _check_dict('STAGES', stages)
-  _check_axes(axes, stages)
-  if not stages:
-    raise UserError('STAGES: there is none.')
-  found: dict[tuple[str, tuple[str, ...]], Cell] = {}
+  slips.check(output_dir, stages, axes)
+  by_stage: dict[str, dict[Labels, Cell]] = {}
   for name, stage in stages.items():
-    concerned = _check(name, stage, stages, axes)
-    for chosen in itertools.product(*(axes[axis] for axis in concerned)):
-      point = dict(zip(concerned, chosen, strict=True))
-      files: list[str] = []
-      bound = dict(stage.get('bindings', {}))
-      own = {x: stage[x] for x in _FIELDS if x != 'axes' and stage.get(x)}
-      parts = {f'stage {name!r} of STAGES': own}
-      for axis, label in point.items():
-        meant = dict(axes[axis][label])
-        where = f'point {label!r} of {axis!r}'
-        _check_files(f'AXES: {where}', meant)
-        if name not in meant.pop('stages', stages):
-          meant = {}
-        parts[f'{where} in AXES'] = dict(meant)
-        files += meant.pop('gin_files', ())
-        bound |= meant
-      after = {}
-      for binding, needed in stage.get('after', {}).items():
-        names = _concerned(stages[needed], axes)
-        if (needed, tuple(point[axis] for axis in names)) not in found:
-          raise UserError(
-            f'STAGES: {name!r} comes before {needed!r}, which it starts from.'
-          )
-        after[binding] = found[needed, tuple(point[axis] for axis in names)]
-      folder = pathlib.Path(output_dir, 'cells', name, folder_name(chosen))
-      found[name, chosen] = Cell(
+    cells = by_stage[name] = {}
+    for labels in _points(stage, axes):
+      point = dict(zip(stage.get('axes', axes), labels, strict=True))
+      plan = _plan(name, stage, point, axes)
+      cells[labels] = Cell(
         name,
         point,
-        folder,
+        pathlib.Path(output_dir, 'cells', name, folder_name(labels)),
         stage['command'],
-        (*files, *stage['gin_files']),
-        bound,
-        after,
-        parts,
+        tuple(plan.gin_files),
+        plan.bindings,
+        {
+          binding: _start(f'STAGES: {name!r}', source, point, by_stage)
+          for binding, source in plan.after.items()
+        },
+        plan.parts,
       )
-  folders = [cell.folder for cell in found.values()]
-  for cell in found.values():
-    if folders.count(cell.folder) > 1:
+  work = [cell for cells in by_stage.values() for cell in cells.values()]
+  folders = [cell.folder for cell in work]
+  for folder in folders:
+    if folders.count(folder) > 1:
       raise UserError(
-        f'AXES: two points have the folder {cell.folder}; name them apart.'
+        f'AXES: two points have the folder {folder}; name them apart.'
       )
   order = {axis: list(points) for axis, points in axes.items()}
 
@@ -89,91 +63,111 @@ def expand(
 
   # All stages of the first seed, then those of the next: there is a whole table
   # early on.
-  return sorted(found.values(), key=place)
+  return sorted(work, key=place)
 
 
-def _check(
-  name: str,
-  stage: Mapping[str, Any],
-  stages: Mapping[str, Mapping[str, Any]],
-  axes: Mapping[str, Any],
-) -> tuple[str, ...]:
-  """Refuses a stage that cannot run; gives the axes that concern it."""
-  where = f'STAGES: {name!r}'
-  _check_dict(where, stage)
-  for field in ('bindings', 'after'):
-    _check_dict(f'{where}: {field!r}', stage.get(field, {}))
-  if not re.fullmatch(r'[\w.=-]+', name):
-    raise UserError(f'{where} cannot name a folder.')
-  for field in stage:
-    if field not in _FIELDS:
-      raise UserError(
-        f'{where} has a field {field!r}; there is {", ".join(_FIELDS)}.'
-      )
-  for field in ('command', 'gin_files'):
-    if not stage.get(field):
-      raise UserError(f'{where} has no {field!r}.')
-  _check_files(where, stage)
-  if stage['command'] not in OUTPUTS:
-    raise UserError(
-      f'{where}: command {stage["command"]!r}; give one of '
-      f'{", ".join(OUTPUTS)}.'
+def _points(stage: Mapping[str, Any], axes: Axes) -> Iterator[Labels]:
+  """The points of a stage: those of its axes, or some of them."""
+  chosen = stage.get('points', {})
+  names = stage.get('axes', axes)
+  yield from itertools.product(*(chosen.get(x, axes[x]) for x in names))
+
+
+@dataclasses.dataclass
+class _Plan:
+  """A command, put together from a stage and the points of its axes.
+
+  Attributes:
+    gin_files: files of the command, in order.
+    bindings: bindings of the command, without folders.
+    after: binding to the stage whose folder it gets, as it is written.
+    parts: name of a part, such as a point of an axis, to what it contributes.
+  """
+
+  gin_files: list[str]
+  bindings: dict[str, Any]
+  after: dict[str, str]
+  parts: dict[str, Bindings]
+
+
+def _plan(
+  name: str, stage: Mapping[str, Any], point: Mapping[str, str], axes: Axes
+) -> _Plan:
+  """Puts the command of a stage at a point together."""
+  own = {
+    field: stage[field]
+    for field in ('command', 'gin_files', 'bindings', 'after')
+    if stage.get(field)
+  }
+  plan = _Plan(
+    [],
+    dict(stage.get('bindings', {})),
+    dict(stage.get('after', {})),
+    {f'stage {name!r} of STAGES': own},
+  )
+  last: list[str] = []
+  for axis, label in point.items():
+    common = dict(axes[axis][label])
+    special = common.pop('per_stage', {}).get(name, {})
+    if name not in common.pop('stages', (name,)):
+      common = {}
+    for source in (common, special):
+      fields = dict(source)
+      plan.gin_files += fields.pop('gin_files', ())
+      last += fields.pop('last_gin_files', ())
+      after = fields.pop('after', {})
+      # What comes later wins, a folder over a value and the other way round.
+      for binding in after:
+        plan.bindings.pop(binding, None)
+      for binding in fields:
+        plan.after.pop(binding, None)
+      plan.after |= after
+      plan.bindings |= fields
+    part = {**common, 'per_stage': special} if special else common
+    plan.parts[f'point {label!r} of {axis!r} in AXES'] = part
+  plan.gin_files += [*stage['gin_files'], *last]
+  return plan
+
+
+def _start(
+  where: str,
+  source: str,
+  point: Mapping[str, str],
+  by_stage: Mapping[str, Mapping[Labels, Cell]],
+) -> Cell:
+  """The cell that a stage starts from.
+
+  Args:
+    where: the stage that starts, for messages.
+    source: the other stage, as `slips.split` reads it.
+    point: point of the stage that starts.
+    by_stage: name of a stage to its cells, of the stages so far.
+
+  Returns:
+    The cell with the labels of `source`, else at the same point.
+  """
+  other, labels = slips.split(source, point)
+  if other not in by_stage:
+    raise UserError(f'{where} comes before {other!r}, which it starts from.')
+  cells = list(by_stage[other].values())
+  for label in labels:
+    cells = [cell for cell in cells if label in cell.point.values()]
+  same = [
+    cell
+    for cell in cells
+    if all(
+      point.get(axis) == own
+      for axis, own in cell.point.items()
+      if own not in labels
     )
-  concerned = _concerned(stage, axes)
-  for axis in concerned:
-    if axis not in axes:
-      raise UserError(
-        f'{where}: no axis {axis!r} in AXES; there is {", ".join(axes)}.'
-      )
-  for binding, needed in stage.get('after', {}).items():
-    if needed not in stages:
-      raise UserError(
-        f'{where}: {binding} comes from stage {needed!r}, which does not exist.'
-      )
-    more = set(_concerned(stages[needed], axes)) - set(concerned)
-    if more:
-      raise UserError(
-        f'{where} starts from {needed!r}, which has the axis {min(more)!r} as '
-        'well: add it.'
-      )
-  return concerned
+  ]
+  if len(same) != 1:
+    raise UserError(
+      f'{where} starts from {source!r} at the point {_written(point)}, where '
+      f'{other!r} has {len(same)} cells before it.'
+    )
+  return same[0]
 
 
-def _check_axes(
-  axes: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]
-) -> None:
-  """Refuses axes that are no points of bindings, or for unknown stages."""
-  _check_dict('AXES', axes)
-  for axis, points in axes.items():
-    _check_dict(f'AXES: {axis!r}', points)
-    if not points:
-      raise UserError(f'AXES: {axis!r} has no points.')
-    for label, meant in points.items():
-      if not isinstance(label, str) or not isinstance(meant, Mapping):
-        raise UserError(
-          f'AXES: point {label!r} of {axis!r} must be a name (a string) of '
-          'bindings (a dict).'
-        )
-      only = meant.get('stages', ())
-      unknown = [only] if isinstance(only, str) else set(only) - set(stages)
-      if unknown:
-        raise UserError(
-          f'AXES: point {label!r} of {axis!r} is for the stages {only!r}; give '
-          f'some of {tuple(stages)!r}.'
-        )
-
-
-def _check_dict(where: str, given: Any) -> None:
-  if not isinstance(given, Mapping):
-    raise UserError(f'{where} must be a dict, and is {given!r}.')
-
-
-def _check_files(where: str, bound: Mapping[str, Any]) -> None:
-  if isinstance(bound.get('gin_files', ()), str):
-    raise UserError(f'{where}: gin_files must be a tuple of files.')
-
-
-def _concerned(
-  stage: Mapping[str, Any], axes: Mapping[str, Any]
-) -> tuple[str, ...]:
-  return tuple(stage.get('axes', axes))
+def _written(point: Mapping[str, str]) -> str:
+  return ', '.join(f'{axis} {label!r}' for axis, label in point.items()) or '()'

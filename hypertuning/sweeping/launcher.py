@@ -1,7 +1,8 @@
-"""Starts commands: ours by a fork of a process that has imported them before.
+"""Starts commands as processes.
 
-Importing TensorFlow and jax takes longer than many a cell runs. Each command
-still has a process of its own, and nothing that one does is seen by another.
+Commands of hypertuning are forked from a process that has imported them: to
+import TensorFlow and jax takes longer than many cells run. Each command still
+has a process of its own, and no command sees what another one does.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ class Launcher:
     """Prepares what can be forked.
 
     Args:
-      commands: modules that will be started.
+      commands: names of the modules that will be started.
     """
     # A process that has looked for NVIDIA's devices cannot be forked any more.
     forks = not glob.glob('/dev/nvidia*')
@@ -66,10 +67,14 @@ class Launcher:
     """Starts a command.
 
     Args:
-      command: a module.
-      flags: of its command line.
-      log: file that gets what it prints.
-      lock: of a file, held as long as the command runs.
+      command: name of the module.
+      flags: flags of its command line.
+      log: file that gets what the command prints.
+      lock: descriptor of a locked file, which the command inherits: the lock
+        lasts as long as the command runs.
+
+    Returns:
+      The process.
     """
     flags = [*gin_utils.data_flags(str(paths.data_root())), *flags]
     if command not in self._forked:
@@ -89,13 +94,13 @@ class Launcher:
     return _Forked(process, self._lock)
 
   def close(self) -> None:
-    """Ends the process that is forked."""
+    """Ends the process that commands are forked from."""
     if self._forked:
       forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 class _Inherited:
-  """A file that the started process has open as well."""
+  """A file descriptor that the started process gets a copy of."""
 
   def __init__(self, file: int) -> None:
     self._file = file
@@ -124,7 +129,7 @@ class _Forked:
 def _main(
   command: str, flags: Sequence[str], log: str, folder: str, unused_lock: Any
 ) -> None:
-  """A command in a process of its own."""
+  """Runs a command; the whole of a forked process."""
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
   os.dup2(file, 1)
   os.dup2(file, 2)
@@ -132,7 +137,7 @@ def _main(
   # A sweep that was killed leaves nothing behind that writes into its folder.
   threading.Thread(target=_end_with_parent, daemon=True).start()
   sys.argv = [command, *flags]
-  # That it is imported is what the process was forked for.
+  # Runpy warns that the module is imported already, as it is meant to be.
   warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
   runpy.run_module(command, run_name='__main__', alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""Runs cells as processes, several at a time, each after those it needs."""
+"""Runs cells as processes, several at a time, in order of what they need."""
 
 import contextlib
 import fcntl
@@ -21,8 +21,8 @@ def run(work: Sequence[Cell], num_workers: int) -> None:
   """Runs all cells that are not done; notes in their folders how they ended.
 
   Args:
-    work: cells; they start as soon as those that they need have ended.
-    num_workers: at a time.
+    work: cells; each starts as soon as those that it needs are done.
+    num_workers: number of cells that run at a time.
 
   Raises:
     SystemExit: SIGTERM or SIGINT came; cells that ran have been stopped.
@@ -42,11 +42,13 @@ def run(work: Sequence[Cell], num_workers: int) -> None:
 
 
 class _Queue:
-  """What is left to run, shared by threads."""
+  """The cells that are left to run, shared by threads."""
 
   def __init__(self, work: Sequence[Cell]) -> None:
     self._left = [cell for cell in work if not cell.is_done]
-    self._failed: set[str] = set()  # of this start; earlier ones are forgotten
+    # Names of cells. Failures of earlier starts do not count: they are tried
+    # again.
+    self._failed: set[str] = set()
     self._progress = summaries.Progress(len(self._left), label='cells')
     self._lock = threading.Lock()
     self._running: list[launcher.Process] = []
@@ -87,7 +89,7 @@ class _Queue:
 
   @contextlib.contextmanager
   def stopped_by_signals(self) -> Iterator[None]:
-    """Lets signals end the running cells, which save their state, and all."""
+    """Lets a signal end the running cells, which save their state."""
 
     def stop(number: int, unused_frame: Any) -> None:
       self._signal = signal.Signals(number)
@@ -106,16 +108,16 @@ class _Queue:
         signal.signal(number, handler)
 
   def _claim(self) -> tuple[Cell, int] | None:
-    """A cell that can run now, with its lock; forgets those that cannot."""
+    """Takes a cell that can run, with its lock; drops those that never can."""
     for cell in list(self._left):
       if cell.is_done:  # by another process
         self._left.remove(cell)
         self._progress.update()
         continue
-      lost = [x for x in cell.after.values() if x.name in self._failed]
-      if lost:
+      failed = [x for x in cell.after.values() if x.name in self._failed]
+      if failed:
         self._left.remove(cell)
-        self._end(cell, f'{lost[0].name} failed, which it starts from')
+        self._end(cell, f'{failed[0].name} failed, which it starts from')
         continue
       if not all(needed.is_done for needed in cell.after.values()):
         continue
@@ -130,7 +132,7 @@ class _Queue:
     return None
 
   def _run(self, cell: Cell, lock: int) -> str | None:
-    """Runs a cell; says why it failed, if it did."""
+    """Runs a cell, and returns why it failed, or None."""
     start = time.monotonic()
     cell.forget_failure()
     log = cell.folder / LOG
@@ -151,14 +153,14 @@ class _Queue:
   def _end(self, cell: Cell, failure: str | None) -> None:
     if failure is not None:
       self._failed.add(cell.name)
-      with contextlib.suppress(OSError):  # of the disk that is full
+      with contextlib.suppress(OSError):  # the disk may be full
         cell.fail(failure)
       self._progress.say(f'{cell.name} failed: {failure}')
     self._progress.update()
 
 
 def _lock(cell: Cell) -> int | None:
-  """A lock on the cell, which ends with this process; None if it is taken."""
+  """Locks a cell until this process ends; None if another one has the lock."""
   file = os.open(cell.folder / '.lock', os.O_RDWR | os.O_CREAT)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

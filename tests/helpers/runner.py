@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LENGTHS = {'hyper_inputs': 48, 'inputs': (2, 6), 'targets': (2, 4)}
 TASK = 'toy_symbols'
 # Gin files and bindings of a run that compiles in seconds.
-MODEL_FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
+MODEL_FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/experiments/toy.gin')
 TRAIN_FILES = (
   *MODEL_FILES,
   'gin/optimizers/adamw.gin',

@@ -1,19 +1,40 @@
 """Writes the folder of a sweep, with numbers that tests make up."""
 
+import itertools
 import json
 import pathlib
 
 import numpy as np
 
 SEEDS = ('0', '1', '2')
-_HYPER = (
-  'prefix',
-  'lora',
-  'prefix_scratch',
-  'lora_scratch',
-  'prefix_joint',
-  'prefix_distilled',
-)
+_MODES = {
+  'generated': 60.0,
+  'other': 8.0,
+  'none': 6.0,
+  'random': 5.0,
+  'averaged': 20.0,
+}
+# Phi mode to accuracy, and how the evaluation's tasks end.
+_METHODS = {
+  **{
+    method: ({**_MODES, 'generated': 60.0 + 4 * index}, '')
+    for index, method in enumerate(
+      (
+        'prefix',
+        'lora',
+        'prefix_scratch',
+        'lora_scratch',
+        'prefix_joint',
+        'prefix_distilled',
+      )
+    )
+  },
+  'shared_prefix': ({'generated': 25.0}, ''),
+  'shared_lora': ({'generated': 25.0}, ''),
+  'mtf': ({'none': 30.0}, ''),
+  'mtf_in_context': ({'none': 95.0}, '_in_context'),
+}
+_STARTS = {'random': 400, 'shared': 250, 'phi': 60, 'averaged': 200}
 
 
 class Folder:
@@ -26,12 +47,15 @@ class Folder:
     self._stages = {}
     self._save()
 
-  def stage(self, name, command='hypertuning.eval', axes=('seed',)):
+  def stage(self, name, command='hypertuning.eval', axes=('seed',), points=()):
+    """Plans a stage; without points, at all of its axes."""
     self._stages[name] = {
       'command': command,
       'gin_files': [f'gin/{name}.gin'],
       'axes': list(axes),
     }
+    if points:
+      self._stages[name]['points'] = [list(point) for point in points]
     self._save()
 
   def cell(self, stage, *names, seconds=1.5, **tables):
@@ -70,7 +94,9 @@ def result(phi, accuracy, task='t', **more):
 
 def claims(root):
   """The whole claims sweep, all cells done."""
-  folder = Folder(root, {'shots': ['1', '6'], 'seed': list(SEEDS)})
+  axes = {'shots': ['1', '6'], 'seed': list(SEEDS)}
+  axes |= {'method': [*_METHODS], 'start': list(_STARTS)}
+  folder = Folder(root, axes)
   random = np.random.default_rng(0)
 
   def results(modes, suffix=''):
@@ -85,50 +111,33 @@ def claims(root):
         rows.append(result(phi, value, task, **more))
     return rows
 
-  evaluations = {
-    f'{stage}_eval': (
-      {
-        'generated': 60.0 + 4 * index,
-        'other': 8.0,
-        'none': 6.0,
-        'random': 5.0,
-        'averaged': 20.0,
-      },
-      '',
-    )
-    for index, stage in enumerate(_HYPER)
-  }
-  evaluations |= {
-    f'shared_{kind}_eval': ({'generated': 25.0}, '')
-    for kind in ('prefix', 'lora')
-  }
-  evaluations['mtf_eval'] = ({'none': 30.0}, '')
-  evaluations['mtf_in_context_eval'] = ({'none': 95.0}, '_in_context')
-  evaluations['frozen_in_context_eval'] = ({'none': 80.0}, '_in_context')
-  for stage, (modes, suffix) in evaluations.items():
-    seeded = stage != 'frozen_in_context_eval'
-    folder.stage(stage, axes=('seed',) if seeded else ())
-    for names in [(seed,) for seed in SEEDS] if seeded else [()]:
-      folder.cell(stage, *names, results=results(modes, suffix))
-  folder.stage('prefix_eval_shots', axes=('shots', 'seed'))
+  folder.stage('eval', axes=('method', 'seed'))
+  for method, (modes, suffix) in _METHODS.items():
+    for seed in SEEDS:
+      folder.cell('eval', method, seed, results=results(modes, suffix))
+  folder.stage('frozen_in_context_eval', axes=())
+  in_context = results({'none': 80.0}, '_in_context')
+  folder.cell('frozen_in_context_eval', results=in_context)
+  folder.stage('eval_shots', axes=('shots', 'seed'))
   for shots in ('1', '6'):
     for seed in SEEDS:
       modes = {'generated': 20.0 + 5 * int(shots), 'other': 8.0}
-      folder.cell('prefix_eval_shots', shots, seed, results=results(modes))
-  for kind, worth in {'prefix': 0.05, 'lora': 0.1}.items():
-    stage = f'{kind}_hyperpretrain'
-    folder.stage(stage, 'hypertuning.train')
+      folder.cell('eval_shots', shots, seed, results=results(modes))
+  hyper = ('prefix', 'lora')
+  for stage, command, more in (
+    ('hyperpretrain', 'hypertuning.train', {'seed': SEEDS}),
+    ('adapt', 'hypertuning.adapt', {'start': _STARTS, 'seed': SEEDS}),
+    ('cost', 'hypertuning.benchmarks.query_cost', {}),
+  ):
+    points = list(itertools.product(hyper, *more.values()))
+    folder.stage(stage, command, ('method', *more), points)
+  for method, worth in {'prefix': 0.05, 'lora': 0.1}.items():
     for seed in SEEDS:
-      folder.cell(stage, seed, metrics=_losses(random, worth))
-    starts = {'random': 400, 'shared': 250, 'phi': 60, 'averaged': 200}
-    for start, steps in starts.items():
-      stage = f'{kind}_adapt_{start}'
-      folder.stage(stage, 'hypertuning.adapt')
-      for seed in SEEDS:
-        folder.cell(stage, seed, **_tuning(random, steps))
-    stage = f'{kind}_cost'
-    folder.stage(stage, 'hypertuning.benchmarks.query_cost', ())
-    folder.cell(stage, results=costs())
+      losses = _losses(random, worth)
+      folder.cell('hyperpretrain', method, seed, metrics=losses)
+      for start, steps in _STARTS.items():
+        folder.cell('adapt', method, start, seed, **_tuning(random, steps))
+    folder.cell('cost', method, results=costs())
   return folder
 
 

@@ -167,7 +167,7 @@ def test_phi_of_another_size_fits_the_downstream_model(kind, tokens):
   phi = generate(kind)(random_params(kind), tokens)
   text = tiny.text(3)
   apply = jax.jit(
-    lambda params, phi: t5.T5(DOWNSTREAM).apply({'params': params}, *text, phi)
+    lambda params, phi: tiny.logits(t5.T5(DOWNSTREAM), params, *text, phi)
   )
   params = tiny.t5_params(DOWNSTREAM)
   with_phi, without = apply(params, phi), apply(params, None)
@@ -181,7 +181,7 @@ def test_generation_is_deterministic_and_dropout_is_for_training(kind, tokens):
   noisy = network(kind, dropout_rate=0.4)
   apply = jax.jit(
     lambda rng, enable_dropout: noisy.apply(
-      {'params': params}, tokens, enable_dropout, rngs={'dropout': rng}
+      {'params': params}, tokens, None, enable_dropout, rngs={'dropout': rng}
     ),
     static_argnums=1,
   )

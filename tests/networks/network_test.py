@@ -105,21 +105,6 @@ def test_relative_position_buckets_by_hand():
   )
 
 
-def test_adjacent_heads_start_on_the_tokens_beside(params):
-  """With biases alone, head 0 reads the token before, head 1 the one after."""
-  cfg = tiny.config(relpos_init=layers.adjacent_heads())
-  bias = layers.RelativePositionBias(
-    cfg.num_heads, True, 32, 128, cfg.relpos_init
-  )
-  places = jnp.arange(12)
-  got, _ = bias.init_with_output(jax.random.key(0), places, places)
-  weights = jax.nn.softmax(got[0])
-  inner = places[1:-1]
-  assert weights[0, inner, inner - 1].min() > 0.9
-  assert weights[1, inner, inner + 1].min() > 0.9
-  assert weights[2].max() < 0.9
-
-
 @pytest.mark.parametrize('remat', ['none', 'full', 'minimal'])
 def test_scanned_layers_equal_unrolled(params, text, logits, remat):
   cfg = tiny.config(scan_layers=True, remat_policy=remat)

@@ -56,16 +56,15 @@ window.addEventListener('load', () => {
 def page(tmp_path_factory):
   root = tmp_path_factory.mktemp('page')
   folder = sweep_folders.claims(root / 'sweep')
-  done = folder.root / 'cells/mtf_eval'
   for seed in sweep_folders.SEEDS:
-    (done / seed / 'done').unlink()
-  folder.cell('mtf_eval', '0', failed='error: <b>memory</b>')
+    (folder.root / f'cells/eval/mtf__{seed}/done').unlink()
+  folder.cell('eval', 'mtf', '0', failed='error: <b>memory</b>')
   (root / 'published.csv').write_text(
     'benchmark,size,method,task,value,metric,source\n'
     'P3,XL,HyperT5-Prefix,RTE,65.1,accuracy,table 1\n'
   )
   gin_utils.parse(
-    ['gin/claims/report.gin'],
+    ['gin/experiments/claims/report.gin'],
     [
       f'SWEEP_DIR = {str(folder.root)!r}',
       f'published.published.file = {str(root / "published.csv")!r}',

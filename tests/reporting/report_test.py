@@ -155,7 +155,7 @@ def test_broken_files_are_failures(folder, name, text, state):
   path = folder.root / 'cells/a_eval/0' / name
   path.write_text(text, errors='surrogateescape')
   cell = sweep(folder).stage('a_eval').cells[0]
-  assert cell.told == state
+  assert cell.state_text == state
   assert not cell.tables
 
 
@@ -411,10 +411,10 @@ def test_published_numbers_stay_in_their_column(folder, tmp_path):
   file = tmp_path / 'published.csv'
   file.write_text(_PUBLISHED)
   folder.evaluation('a_eval', dict.fromkeys('012', 60.0))
-  key = ('P3', 'XL', 'HyperT5-Prefix', 'RTE')
-  source = ('a_eval', 'generated', 't', 'accuracy')
+  method = ('P3', 'XL', 'HyperT5-Prefix')
+  source = ('a_eval', 'generated', {'t': 'RTE'})
   p3, ni = published.published(
-    sweep(folder), file=str(file), measured={key: source}
+    sweep(folder), file=str(file), measured={method: source}
   ).tables
   assert (p3.name, ni.name) == (
     'published_p3_xl_accuracy',
@@ -430,7 +430,7 @@ def test_published_numbers_stay_in_their_column(folder, tmp_path):
   assert texts(ni) == [['TAGI', '48.4', '', 'table 3']]
   for options, words in (
     ({'benchmarks': ('P4',)}, "no 'P4'; there is P3, S-NI"),
-    ({'measured': {(*key[:3], 'WiC'): source}}, 'WiC'),
+    ({'measured': {method: (*source[:2], {'t': 'WiC'})}}, 'WiC'),
   ):
     with pytest.raises(UserError, match=words):
       published.published(sweep(folder), file=str(file), **options)
@@ -572,15 +572,15 @@ def page(tmp_path_factory):
   """The report of the claims sweep, by its gin file, some runs missing."""
   root = tmp_path_factory.mktemp('claims')
   folder = sweep_folders.claims(root / 'sweep')
-  joint = folder.root / 'cells/prefix_joint_eval'
-  (joint / '1/done').unlink()
-  distilled = folder.root / 'cells/lora_scratch_eval'
+  cells = folder.root / 'cells/eval'
+  (cells / 'prefix_joint__1/done').unlink()
   for seed in sweep_folders.SEEDS:
-    (distilled / seed / 'done').unlink()
-  folder.cell('lora_scratch_eval', '0', failed='error: <b>memory</b> | & co')
+    (cells / f'lora_scratch__{seed}/done').unlink()
+  reason = 'error: <b>memory</b> | & co'
+  folder.cell('eval', 'lora_scratch', '0', failed=reason)
   (root / 'published.csv').write_text(_PUBLISHED)
   gin_utils.parse(
-    ['gin/claims/report.gin'],
+    ['gin/experiments/claims/report.gin'],
     [
       f'SWEEP_DIR = {str(folder.root)!r}',
       f'published.published.file = {str(root / "published.csv")!r}',
@@ -611,10 +611,10 @@ def test_every_table_names_its_runs_and_gin_files(page):
   for name in ('claims', 'gap_closed', 'methods', 'starts_lora', 'cost'):
     part = text[text.index(f'id="table-{name}"') :]
     caption = part[part.index('<figcaption>') : part.index('</figcaption>')]
-    assert re.search(r'cells/\w+/(0|all)', caption), name
+    assert re.search(r'cells/\w+/(\w+__)?(0|all|prefix)', caption), name
     assert re.search(r'gin/\w+\.gin', caption), name
   # What is not done has made nothing.
-  assert 'cells/prefix_joint_eval/0, cells/prefix_joint_eval/2<' in text
+  assert 'cells/eval/prefix_joint__0, cells/eval/prefix_joint__2<' in text
 
 
 def test_tables_are_files_too(page):
@@ -629,11 +629,13 @@ def test_tables_are_files_too(page):
   with (page.parent / 'methods.csv').open() as file:
     rows = list(csv.DictReader(file))
   ours = [r for r in rows if r['method'] == 'HyperT5-Prefix']
-  path = page.parent / 'cells/prefix_eval'
+  path = page.parent / 'cells/eval'
   values = [
     json.loads(line)['accuracy']
     for seed in sweep_folders.SEEDS
-    for line in (path / seed / 'results.jsonl').read_text().splitlines()
+    for line in (path / f'prefix__{seed}/results.jsonl')
+    .read_text()
+    .splitlines()
     if '"average", "phi": "generated"' in line
   ]
   assert float(ours[0]['mean']) == pytest.approx(np.mean(values))

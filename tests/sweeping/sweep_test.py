@@ -20,7 +20,7 @@ from hypertuning.reporting import sweep_table
 from hypertuning.sweeping import cells, expansion, launcher, scheduler
 from hypertuning.sweeping.cells import Cell
 
-FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
+FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/experiments/toy.gin')
 TRAIN = {
   'command': 'hypertuning.train',
   'gin_files': ('gin/optimizers/adamw.gin', 'gin/local/train.gin'),
@@ -177,6 +177,212 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
     f"--gin.EVAL_OUTPUT_DIR='{last.folder}'",
     f"--gin.CHECKPOINT_PATH='{work[3].folder}'",
   ]
+
+
+METHODS = {
+  'prefix': {
+    'gin_files': ('prefix.gin',),
+    'per_stage': {'eval': {'PHI_MODES': ('other',)}},
+  },
+  'shared_prefix': {
+    'gin_files': ('prefix.gin', 'learned.gin'),
+    'per_stage': {'tuned': {'after': {'INITIAL_CHECKPOINT_PATH': 'base'}}},
+  },
+  'mtf': {
+    'gin_files': ('t5.gin',),
+    'last_gin_files': ('in_context.gin',),
+    'per_stage': {'tuned': {'INITIAL_CHECKPOINT_PATH': 't5'}},
+  },
+  'distilled': {
+    'gin_files': ('prefix.gin',),
+    'per_stage': {
+      'tuned': {
+        'gin_files': ('teacher.gin',),
+        'last_gin_files': ('distill.gin',),
+        'after': {
+          'INITIAL_CHECKPOINT_PATH': 'pretrained/prefix',
+          'TEACHER_CHECKPOINT_PATH': 'tuned/mtf',
+        },
+      },
+    },
+  },
+}
+METHOD_STAGES = {
+  'base': {**TRAIN, 'axes': ()},
+  'pretrained': {
+    **TRAIN,
+    'axes': ('method', 'seed'),
+    'points': {'method': ('prefix',)},
+    'after': {'INITIAL_CHECKPOINT_PATH': 'base'},
+  },
+  'tuned': {
+    **TRAIN,
+    'axes': ('method', 'seed'),
+    'after': {'INITIAL_CHECKPOINT_PATH': 'pretrained'},
+  },
+  'eval': {
+    **EVAL,
+    'axes': ('method', 'seed'),
+    'bindings': {'PHI_MODES': ('generated',)},
+    'after': {'CHECKPOINT_PATH': 'tuned'},
+  },
+  'from_shared': {
+    **EVAL,
+    'axes': ('method', 'seed'),
+    'points': {'method': ('prefix',)},
+    'after': {'CHECKPOINT_PATH': 'tuned/shared_{method}'},
+  },
+}
+
+
+def by_name(folder, stages=METHOD_STAGES, methods=METHODS):
+  axes = {'seed': SEEDS, 'method': methods}
+  work = expansion.expand(str(folder), stages, axes)
+  return {cell.name: cell for cell in work}
+
+
+def test_a_method_is_an_axis(tmp_path):
+  """A point says where a stage starts, and which files stand where."""
+  work = by_name(tmp_path)
+  methods = ('prefix', 'shared_prefix', 'mtf', 'distilled')
+  assert set(work) == {
+    'base/all',
+    *(f'pretrained/prefix__{seed}' for seed in SEEDS),
+    *(
+      f'{s}/{m}__{x}' for s in ('tuned', 'eval') for m in methods for x in SEEDS
+    ),
+    *(f'from_shared/prefix__{seed}' for seed in SEEDS),
+  }
+  for seed in SEEDS:
+    starts = {
+      method: {
+        binding: cell.name
+        for binding, cell in work[f'tuned/{method}__{seed}'].after.items()
+      }
+      for method in methods
+    }
+    pretrained = f'pretrained/prefix__{seed}'
+    assert starts == {
+      'prefix': {'INITIAL_CHECKPOINT_PATH': pretrained},
+      'shared_prefix': {'INITIAL_CHECKPOINT_PATH': 'base/all'},
+      'mtf': {},
+      'distilled': {
+        'INITIAL_CHECKPOINT_PATH': pretrained,
+        'TEACHER_CHECKPOINT_PATH': f'tuned/mtf__{seed}',
+      },
+    }
+    (other,) = work[f'from_shared/prefix__{seed}'].after.values()
+    assert other is work[f'tuned/shared_prefix__{seed}']
+  # A point's value takes the place of the stage's folder.
+  assert work['tuned/mtf__1'].bindings == {
+    'INITIAL_CHECKPOINT_PATH': 't5',
+    'RANDOM_SEED': 1,
+  }
+  assert work['tuned/distilled__0'].gin_files == (
+    *('prefix.gin', 'teacher.gin'),
+    *TRAIN['gin_files'],
+    'distill.gin',
+  )
+  for stage, own in (('tuned', TRAIN), ('eval', EVAL)):
+    assert work[f'{stage}/mtf__0'].gin_files == (
+      't5.gin',
+      *own['gin_files'],
+      'in_context.gin',
+    )
+  modes = {m: work[f'eval/{m}__0'].bindings['PHI_MODES'] for m in methods}
+  assert modes.pop('prefix') == ('other',)
+  assert set(modes.values()) == {('generated',)}
+
+
+def test_cells_of_a_method_are_read_by_its_name(tmp_path):
+  work = by_name(tmp_path)
+  cells.claim(str(tmp_path), list(work.values()))
+  found = reporting.read(str(tmp_path))
+  assert {
+    f'{cell.name.removeprefix("cells/")}'
+    for stage in found.stages.values()
+    for cell in stage.cells
+  } == set(work)  # and not every method at every stage
+  mtf = found.stage('eval/mtf')
+  assert (mtf.name, list(mtf.axes)) == ('eval/mtf', ['seed'])
+  assert [cell.name for cell in mtf.cells] == [
+    f'cells/eval/mtf__{seed}' for seed in SEEDS
+  ]
+  assert len(found.stage('eval', ('method', 'seed')).cells) == 8
+  for name, message in (
+    ('eval', "differ along 'method' too; choose a label, eval/LABEL"),
+    (
+      'eval/lora',
+      "'eval' has 0 axes with a point 'lora'; its points are prefix",
+    ),
+    ('base/0', "'base' has 0 axes with a point '0'; its points are none"),
+    ('other/mtf', "no stage 'other'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      found.stage(name)
+
+
+def test_points_of_an_earlier_start_stay(tmp_path):
+  first = by_name(tmp_path, methods={'prefix': METHODS['prefix']} | METHODS)
+  cells.claim(str(tmp_path), list(first.values()))
+  stages = {
+    name: stage
+    for name, stage in METHOD_STAGES.items()
+    if name != 'from_shared'
+  }
+  fewer = {name: METHODS[name] for name in ('prefix', 'mtf')}
+  again = by_name(tmp_path, stages, fewer)
+  cells.claim(str(tmp_path), list(again.values()))
+  found = reporting.read(str(tmp_path)).stages
+  assert len(found['tuned'].cells) == 8
+  assert len(found['from_shared'].cells) == 2
+
+
+@pytest.mark.parametrize(
+  'point, stage, message',
+  [
+    (
+      {'per_stage': ('eval',)},
+      {},
+      "'m' of 'method': 'per_stage' must be a dict",
+    ),
+    ({'per_stage': {'evl': {}}}, {}, r"the stages \('evl',\) in 'per_stage'"),
+    ({'last_gin_files': 'x.gin'}, {}, 'last_gin_files must be a tuple'),
+    (
+      {'per_stage': {'eval': {'gin_files': 'x.gin'}}},
+      {},
+      "point 'm' of 'method': gin_files must be a tuple",
+    ),
+    ({'after': 'base'}, {}, "point 'm' of 'method': 'after' must be a dict"),
+    (
+      {'after': {'X': 'bse/m'}},
+      {},
+      "'m' of 'method': X comes from stage 'bse', which does not exist",
+    ),
+    (
+      {'after': {'X': 'run/other'}},
+      {},
+      "'eval' starts from 'run/other' at the point method 'm', where 'run' has "
+      '0 cells',
+    ),
+    ({'after': {'X': 'eval/m'}}, {}, "'eval' has 0 cells before it"),
+    (
+      {'after': {'X': 'run/{seed}'}},
+      {},
+      "after 'run/{seed}': give STAGE or STAGE/LABEL, where {axis} is one of",
+    ),
+    ({}, {'points': {'seed': ('0',)}}, "'eval': points of the axis 'seed'"),
+    ({}, {'points': {'method': ('n',)}}, r"points \('n',\) of 'method'; give"),
+    ({}, {'points': {'method': 'm'}}, "points 'm' of 'method'; give some"),
+    ({}, {'points': {'method': ()}}, r"points \(\) of 'method'; give some"),
+    ({}, {'points': ('m',)}, "'eval': 'points' must be a dict"),
+  ],
+)
+def test_slips_of_points(tmp_path, point, stage, message):
+  given = {'run': TRAIN, 'eval': {**EVAL, **stage}}
+  axes = {'method': {'m': {'stages': ('eval',), **point}}}
+  with pytest.raises(UserError, match=message):
+    expansion.expand(str(tmp_path), given, axes)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.t5x, pytest.mark.slow]
 
 FOLDER = pathlib.Path(__file__).parent
 STEPS, HALF = 200, 100
-MODEL = ('gin/models/hyper_t5_prefix.gin', 'gin/models/sizes/tiny.gin')
+MODEL = ('gin/models/hyper_t5_prefix.gin', 'gin/experiments/toy.gin')
 SIZES = {
   **runner.SMALL,
   'NUM_HEADS': 4,

@@ -1,0 +1,191 @@
+"""What can be wrong in STAGES and AXES, each said in one line."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hypertuning.errors import UserError
+from hypertuning.sweeping.cells import OUTPUTS
+
+_FIELDS = ('command', 'gin_files', 'bindings', 'axes', 'points', 'after')
+
+
+def check(
+  output_dir: str,
+  stages: Mapping[str, Mapping[str, Any]],
+  axes: Mapping[str, Mapping[str, Any]],
+) -> None:
+  """Refuses a sweep that cannot run.
+
+  Args:
+    output_dir: folder of the sweep.
+    stages: see `sweep.sweep`.
+    axes: see `sweep.sweep`.
+
+  Raises:
+    UserError: names the stage, axis or field at fault.
+  """
+  if '://' in output_dir:
+    raise UserError(
+      f'SWEEP_DIR = {output_dir!r}: give a folder of a file system; runs may '
+      'write into buckets, a sweep keeps its locks there.'
+    )
+  _check_dict('STAGES', stages)
+  _check_axes(axes, stages)
+  if not stages:
+    raise UserError('STAGES: there is none.')
+  for name, stage in stages.items():
+    _check_stage(name, stage, stages, axes)
+
+
+def split(source: str, point: Mapping[str, str]) -> tuple[str, list[str]]:
+  """A stage, and the labels of points at which its folder is meant.
+
+  Args:
+    source: `STAGE`, or `STAGE/LABEL` with the label of a point where that is
+      another one than the point of the stage that starts. `{axis}` in it is the
+      label that the starting stage has on that axis: `train/shared_{method}`.
+    point: axis to label, of the stage that starts.
+
+  Raises:
+    UserError: `source` names an axis that the starting stage does not have.
+  """
+  try:
+    name, *labels = source.format(**point).split('/')
+  except (KeyError, IndexError, ValueError, AttributeError) as error:
+    raise UserError(
+      f'STAGES, AXES: after {source!r}: give STAGE or STAGE/LABEL, where '
+      f'{{axis}} is one of {", ".join(point) or "no axis"}.'
+    ) from error
+  return name, labels
+
+
+def _check_stage(
+  name: str,
+  stage: Mapping[str, Any],
+  stages: Mapping[str, Mapping[str, Any]],
+  axes: Mapping[str, Mapping[str, Any]],
+) -> None:
+  where = f'STAGES: {name!r}'
+  _check_dict(where, stage)
+  for field in ('bindings', 'after', 'points'):
+    _check_dict(f'{where}: {field!r}', stage.get(field, {}))
+  if not re.fullmatch(r'[\w.=-]+', name):
+    raise UserError(f'{where} cannot name a folder.')
+  for field in stage:
+    if field not in _FIELDS:
+      raise UserError(
+        f'{where} has a field {field!r}; there is {", ".join(_FIELDS)}.'
+      )
+  for field in ('command', 'gin_files'):
+    if not stage.get(field):
+      raise UserError(f'{where} has no {field!r}.')
+  _check_files(where, stage)
+  if stage['command'] not in OUTPUTS:
+    raise UserError(
+      f'{where}: command {stage["command"]!r}; give one of '
+      f'{", ".join(OUTPUTS)}.'
+    )
+  own_axes = stage.get('axes', axes)
+  for axis in own_axes:
+    if axis not in axes:
+      raise UserError(
+        f'{where}: no axis {axis!r} in AXES; there is {", ".join(axes)}.'
+      )
+  for axis, labels in stage.get('points', {}).items():
+    if axis not in own_axes:
+      raise UserError(
+        f'{where}: points of the axis {axis!r}, which it does not have.'
+      )
+    unknown = (
+      [labels] if isinstance(labels, str) else set(labels) - {*axes[axis]}
+    )
+    if unknown or not labels:
+      raise UserError(
+        f'{where}: points {labels!r} of {axis!r}; give some of '
+        f'{tuple(axes[axis])!r}.'
+      )
+  _check_after(where, stage, own_axes, stages, axes)
+
+
+def _check_after(
+  where: str,
+  stage: Mapping[str, Any],
+  own_axes: Any,
+  stages: Mapping[str, Mapping[str, Any]],
+  axes: Mapping[str, Mapping[str, Any]],
+) -> None:
+  for binding, source in stage.get('after', {}).items():
+    needed, label = _parts(source)
+    if needed not in stages:
+      raise UserError(
+        f'{where}: {binding} comes from stage {needed!r}, which does not exist.'
+      )
+    more = set(stages[needed].get('axes', axes)) - set(own_axes)
+    if more and not label:
+      raise UserError(
+        f'{where} starts from {needed!r}, which has the axis {min(more)!r} as '
+        'well: add it.'
+      )
+
+
+def _parts(source: Any) -> tuple[str, str]:
+  """Stage and labels of `STAGE/LABEL`."""
+  stage, _, labels = str(source).partition('/')
+  return stage, labels
+
+
+def _check_axes(
+  axes: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]
+) -> None:
+  _check_dict('AXES', axes)
+  for axis, points in axes.items():
+    _check_dict(f'AXES: {axis!r}', points)
+    if not points:
+      raise UserError(f'AXES: {axis!r} has no points.')
+    for label, fields in points.items():
+      if not isinstance(label, str) or not isinstance(fields, Mapping):
+        raise UserError(
+          f'AXES: point {label!r} of {axis!r} must be a name (a string) of '
+          'bindings (a dict).'
+        )
+      _check_point(f'AXES: point {label!r} of {axis!r}', fields, stages)
+
+
+def _check_point(
+  where: str, fields: Mapping[str, Any], stages: Mapping[str, Any]
+) -> None:
+  per_stage = fields.get('per_stage', {})
+  _check_dict(f"{where}: 'per_stage'", per_stage)
+  for field, only in (
+    ('stages', fields.get('stages', ())),
+    ('per_stage', tuple(per_stage)),
+  ):
+    unknown = [only] if isinstance(only, str) else set(only) - set(stages)
+    if unknown:
+      raise UserError(
+        f'{where} is for the stages {only!r} in {field!r}; give some of '
+        f'{tuple(stages)!r}.'
+      )
+  for part in (fields, *per_stage.values()):
+    _check_dict(where, part)
+    _check_files(where, part)
+    _check_dict(f"{where}: 'after'", part.get('after', {}))
+    for binding, source in part.get('after', {}).items():
+      needed, _ = _parts(source)
+      if needed not in stages:
+        raise UserError(
+          f'{where}: {binding} comes from stage {needed!r}, which does not '
+          'exist.'
+        )
+
+
+def _check_dict(where: str, value: Any) -> None:
+  if not isinstance(value, Mapping):
+    raise UserError(f'{where} must be a dict, and is {value!r}.')
+
+
+def _check_files(where: str, part: Mapping[str, Any]) -> None:
+  for field in ('gin_files', 'last_gin_files'):
+    if isinstance(part.get(field, ()), str):
+      raise UserError(f'{where}: {field} must be a tuple of files.')
