@@ -215,6 +215,7 @@ def test_decoding_stops_when_every_row_has_ended(decode):
       {'step': jnp.zeros((), jnp.int32)},
       batch_size=2,
       max_decode_length=40,
+      end_ids=(EOS,),
       num_decodes=1,
     )
   )()
