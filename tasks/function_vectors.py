@@ -1,8 +1,8 @@
 """Function vectors' toy tasks: antonyms, capitals, the last of five words, ...
 
-A folder as their repository has it (Todd et al., 2024): a file a task, JSON or
-JSON lines of `input` and `output`, in sub-folders or not. Whole tasks are held
-out: `train` and `validation` have no task in common.
+A folder as their repository has it (Todd et al., 2024): one file per task, JSON
+or JSON lines of `input` and `output`, in sub-folders or not. Whole tasks are
+held out: `train` and `validation` have no task in common.
 
     MIXTURE_OR_TASK_NAME = @function_vectors.function_vectors()
     function_vectors.function_vectors.folder = '/path/to/dataset_files'
@@ -45,18 +45,19 @@ def function_vectors(
 
   Args:
     folder: see the module.
-    name: of the task.
+    name: name of the task.
     held_out: names of the tasks of `validation`, or at least how many these
       are: see `choose`.
-    shots: examples an episode shows.
-    queries: examples an episode asks.
-    most_asked: rows of a held-out task that are asked, the first ones; all of
-      its rows are shown. None asks all.
-    draws: of shots for every validation row: how many, or which.
+    shots: number of shots per episode.
+    queries: number of queries per episode.
+    most_asked: number of rows of a held-out task that become queries, the first
+      ones; shots come from all of its rows. None takes all as queries.
+    draws: number of draws of shots for every validation row, or the numbers
+      of some of them.
     train_episodes: see `registry.add_episodes`.
-    in_context: gives the form whose examples stand in the downstream model's
-      own input.
-    text_format: T5's over bytes by default.
+    in_context: whether to return the form whose examples stand in the
+      downstream model's own input.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no such folder, a row is wrong, a task has too few rows, or what
@@ -65,7 +66,7 @@ def function_vectors(
   tasks = _read(folder)
   held = choose(list(tasks), held_out)
   train = {task: rows for task, rows in tasks.items() if task not in held}
-  asked = {
+  query_tasks = {
     task: dataclasses.replace(
       tasks[task], rows=tasks[task].rows[:most_asked], pool=tasks[task].rows
     )
@@ -75,7 +76,7 @@ def function_vectors(
     name,
     {
       'train': functools.partial(dict, train),
-      'validation': functools.partial(dict, asked),
+      'validation': functools.partial(dict, query_tasks),
     },
     shots,
     queries,

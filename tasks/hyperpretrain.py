@@ -50,8 +50,8 @@ def python_docs(
   """Hyperpretraining on the interpreter's documentation; returns the name.
 
   Args:
-    name: of the task.
-    lengths: of the segments.
+    name: name of the task.
+    lengths: length laws of the segments.
     text_format: layout of the text, T5's over bytes by default.
   """
   segment = functools.partial(caclm.caclm, lengths=lengths)
@@ -68,9 +68,9 @@ def python_docs_lm(
   """The same text for pretraining a downstream model; returns the name.
 
   Args:
-    name: of the task.
-    lengths: of the segments.
-    queries: windows an example.
+    name: name of the task.
+    lengths: length laws of the segments.
+    queries: number of windows per example.
     text_format: layout of the text, T5's over bytes by default.
   """
   segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
@@ -89,9 +89,9 @@ def text_folder(
 
   Args:
     folder: where the files are; about 5% of them are held out.
-    name: of the task.
+    name: name of the task.
     pattern: glob, relative to the folder.
-    lengths: of the segments.
+    lengths: length laws of the segments.
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
@@ -120,9 +120,9 @@ def text_rows(
   Args:
     train: JSON lines, gzipped or not, see `row_files`.
     validation: the same.
-    name: of the task.
-    field: of a row, that holds its text.
-    lengths: of the segments.
+    name: name of the task.
+    field: name of the field that holds a row's text.
+    lengths: length laws of the segments.
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
@@ -148,10 +148,10 @@ def text_rows_lm(
   Args:
     train: see `text_rows`.
     validation: see `text_rows`.
-    name: of the task.
+    name: name of the task.
     field: see `text_rows`.
-    lengths: of the segments.
-    queries: windows an example.
+    lengths: length laws of the segments.
+    queries: number of windows per example.
     text_format: layout of the text, T5's over bytes by default.
   """
   segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
@@ -171,12 +171,12 @@ def c4(
   Nothing is read before training starts.
 
   Args:
-    name: of the task.
-    tfds_name: of the data set; the TFDS data folder has to hold it.
-    lengths: of the segments; windows of 512 tokens by default.
+    name: name of the task.
+    tfds_name: name of the data set; the TFDS data folder has to hold it.
+    lengths: length laws of the segments; windows of 512 tokens by default.
     text_format: layout of the text, T5's over bytes by default; in gin bind
       %TEXT_FORMAT, the model's own.
-    parts: of a window, see `caclm.caclm`.
+    parts: number of parts of a window, see `caclm.caclm`.
   """
   segment = functools.partial(
     caclm.caclm, lengths=lengths or SegmentLengths(), parts=parts
@@ -195,7 +195,7 @@ def downstream_mixture(
   """Registers episodes mixed with text, for the downstream model.
 
   Args:
-    name: of the mixture.
+    name: name of the mixture.
     episodes: a mixture of `toy.episodes`; most are read with their shots.
     text: a task of prefix language modelling.
     text_rate: share of the text among the examples.

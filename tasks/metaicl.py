@@ -73,13 +73,13 @@ def train(
   Args:
     folder: see the module.
     setting: one of `SETTINGS`.
-    k: examples an episode shows.
-    queries: examples an episode asks.
+    k: number of shots per episode.
+    queries: number of queries per episode.
     symbol_labels: see `registry.add_episodes`.
     train_episodes: see `registry.add_episodes`.
-    in_context: gives the form whose examples stand in the downstream model's
-      own input.
-    text_format: T5's over bytes by default.
+    in_context: whether to return the form whose examples stand in the
+      downstream model's own input.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no such setting; a file that is not there when it is first read.
@@ -112,18 +112,18 @@ def test(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers a task a test task and seed of the shots; returns a mixture.
+  """Registers one task per test task and seed of the shots; returns a mixture.
 
-  Options are scored by the mean log-probability of a token. The metric `score`
+  Options are scored by the mean log-probability per token. The metric `score`
   is macro-F1 of classification, accuracy of other tasks.
 
   Args:
     folder: see the module.
     setting: one of `SETTINGS`.
-    k: examples shown: all that the file of a seed has.
-    seeds: of MetaICL's draws of shots.
+    k: number of shots per episode: all that the file of a seed has.
+    seeds: seeds of MetaICL's draws of shots.
     in_context: see `train`.
-    text_format: T5's over bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no such setting; a file that is not there when it is first read.

@@ -37,18 +37,18 @@ def natural_instructions(
 
   Args:
     folder: see the module.
-    name: of the task.
+    name: name of the task.
     track: a folder of `splits/`.
     setting: what the hypermodel reads: `def`, the definition; `def_2pos`, two
       positive examples as well; `def_shots`, in training `shots` of the
       positive examples and instances, in `test` two positive examples.
-    shots: of `def_shots`.
-    queries: instances an episode asks.
-    instances: of a task, at most.
-    seed: of the choice among several right outputs, in training.
-    in_context: gives the form whose examples stand in the downstream model's
-      own input.
-    text_format: T5's over bytes by default.
+    shots: number of shots with the setting `def_shots`.
+    queries: number of queries per episode.
+    instances: greatest number of instances per task.
+    seed: seed for the choice among several right outputs, in training.
+    in_context: whether to return the form whose examples stand in the
+      downstream model's own input.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: no such setting or track, a task of the list without a file, or a

@@ -50,17 +50,18 @@ def task_file(
   Files are read, and refused, here and not when training has started.
 
   Args:
-    name: of the task.
-    train: file of the rows to train on, and to show.
+    name: name of the task.
+    train: file of the rows to train on; they are shots of validation too.
     validation: file of the rows to evaluate on.
-    shots: examples an episode shows.
-    queries: examples an episode asks.
-    balanced: show every target equally often.
-    draws: of shots for every validation row: how many, or which.
+    shots: number of shots per episode.
+    queries: number of queries per episode.
+    balanced: whether shots have every target equally often.
+    draws: number of draws of shots for every validation row, or the numbers
+      of some of them.
     metric: one of `METRICS`. Rows with options give accuracy as well, under
       the name `<name>_score_eval`.
     fields: names in the files, such as `{'inputs': 'question'}`.
-    text_format: T5's over bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Raises:
     UserError: a file or a row is wrong, a task has too few rows, or there is no
@@ -70,12 +71,17 @@ def task_file(
     raise UserError(
       f'own.task_file.metric = {metric!r}: give one of {", ".join(METRICS)}.'
     )
-  shown = row_files.read(train, fields)
-  splits: Splits = {'train': functools.partial(dict, shown)}
+  shot_tasks = row_files.read(train, fields)
+  splits: Splits = {'train': functools.partial(dict, shot_tasks)}
   if validation is not None:
-    asked = row_files.read(validation, fields)
-    splits = {**splits, 'validation': lambda: _with_pools(asked, shown)}
-  options = all(row.options for task in shown.values() for row in task.rows)
+    query_tasks = row_files.read(validation, fields)
+    splits = {
+      **splits,
+      'validation': lambda: _with_pools(query_tasks, shot_tasks),
+    }
+  options = all(
+    row.options for task in shot_tasks.values() for row in task.rows
+  )
   registry.add_episodes(
     name,
     splits,
@@ -93,11 +99,11 @@ def task_file(
 
 
 def _with_pools(
-  asked: Mapping[str, RowTask], shown: Mapping[str, RowTask]
+  query_tasks: Mapping[str, RowTask], shot_tasks: Mapping[str, RowTask]
 ) -> Tasks:
   return {
-    name: dataclasses.replace(task, pool=shown[name].rows)
-    if name in shown
+    name: dataclasses.replace(task, pool=shot_tasks[name].rows)
+    if name in shot_tasks
     else task
-    for name, task in asked.items()
+    for name, task in query_tasks.items()
   }

@@ -57,20 +57,20 @@ def t0_train(
   seqio tasks would take minutes to start.
 
   Args:
-    folder: of P3's files.
-    name: of the task.
+    folder: folder of P3's files.
+    name: name of the task.
     table: data sets, their sizes and prompts; by default the folder's own
       `t0_mixture_table.jsonl`, or without one T0's (`T0_MIXTURE`). Its prompts
       without rows in the folder are left out.
-    shots: examples an episode shows, of the same prompt.
-    queries: examples an episode asks.
+    shots: number of shots per episode, all with the prompt of the queries.
+    queries: number of queries per episode.
     longest_mean: prompts whose inputs have more tokens than this on average are
       left out, as HyperTuning does; None keeps all.
-    most_rows: of a prompt that are kept in memory, at equal distances in its
-      files; rates do not change. None keeps all.
+    most_rows: greatest number of rows per prompt in memory, taken at equal
+      distances from its files; rates do not change. None keeps all.
     train_episodes: see `registry.add_episodes`.
-    in_context: gives the form whose examples stand in the downstream model's
-      own input.
+    in_context: whether to return the form whose examples stand in the
+      downstream model's own input.
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
@@ -121,19 +121,19 @@ def held_out(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers T0's held-out sets, a task a prompt; returns the mixture's name.
+  """Registers T0's held-out sets, one task per prompt; returns the mixture.
 
   The mixture scores options (`<name>` holds the `_score_eval` tasks): accuracy
   by the summed log-probability, shots from the training rows of the prompt.
 
   Args:
-    folder: of P3's files, of the splits `train` and `validation`.
-    name: of the mixture.
-    shots: examples an episode shows, of the same prompt.
-    queries: of the tasks that generate text.
-    draws: of shots for every row: how many, or which.
+    folder: folder of P3's files, with the splits `train` and `validation`.
+    name: name of the mixture.
+    shots: number of shots per episode, all with the prompt of the queries.
+    queries: number of queries per episode of tasks that generate text.
+    draws: number of draws of shots for every row, or the numbers of some.
     datasets: starts of the names of the prompts.
-    most_rows: of a prompt, see `t0_train`.
+    most_rows: greatest number of rows per prompt, see `t0_train`.
     in_context: see `t0_train`.
     text_format: layout of the text, T5's over bytes by default.
 
@@ -141,18 +141,20 @@ def held_out(
     UserError: no files, or no rows of the data sets.
   """
   pools = p3_files.rows(folder, 'train', most_rows)
-  asked = {
+  query_rows = {
     task: rows
     for task, rows in p3_files.rows(folder, 'validation', most_rows).items()
     if task.startswith(tuple(datasets))
   }
-  if not asked:
+  if not query_rows:
     raise UserError(f'{folder}: no rows of {", ".join(datasets)}.')
-  for task, rows in asked.items():
+  for task, rows in query_rows.items():
     if task not in pools:
       raise UserError(f'{folder}: task {task} has no training rows to show.')
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
-  members = [registry.form_of(task, in_context, scored=True) for task in asked]
+  members = [
+    registry.form_of(task, in_context, scored=True) for task in query_rows
+  ]
   return registry.add_mixture(
     registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
   )
@@ -176,11 +178,12 @@ def templates(
     file: promptsource's `templates.yaml`.
     train: raw rows to show, see `p3_files.raw_rows`.
     validation: raw rows to ask.
-    prefix: of the tasks, such as `super_glue_cb`; the mixture's name.
-    shots: examples an episode shows, of the same prompt.
-    queries: of the tasks that generate text.
-    draws: of shots for every row: how many, or which.
-    only_original: the prompts that T0 is evaluated with.
+    prefix: start of the tasks' names, such as `super_glue_cb`, and the name of
+      the mixture.
+    shots: number of shots per episode, all with the prompt of the queries.
+    queries: number of queries per episode of tasks that generate text.
+    draws: number of draws of shots for every row, or the numbers of some.
+    only_original: whether to take only the prompts that T0 is evaluated with.
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
@@ -191,7 +194,7 @@ def templates(
   for template in promptsource.read_templates(file, prefix):
     if only_original and not template.original_task:
       continue
-    pool, asked = (
+    pool, query_rows = (
       [
         row
         for i, example in enumerate(raw[path])
@@ -199,8 +202,10 @@ def templates(
       ]
       for path in (train, validation)
     )
-    _add_prompt(template.task, pool, asked, shots, queries, draws, text_format)
-    scored = all(row.options for row in asked)
+    _add_prompt(
+      template.task, pool, query_rows, shots, queries, draws, text_format
+    )
+    scored = all(row.options for row in query_rows)
     names.append(template.task + (SCORE_EVAL if scored else ''))
   if not names:
     raise UserError(f'{file}: no prompt of the original task.')

@@ -1,9 +1,9 @@
 """Symbol tuning: classification tasks whose labels mean nothing.
 
-Any files of rows (`hypertuning.data.row_files`), a task each or named by their
-field `task`; the labels of an episode are replaced by symbols drawn for it, the
-same in its shots, query and options. Symbols of evaluation are others than
-those of training (Wei et al., 2023).
+Any files of rows (`hypertuning.data.row_files`), one task per file or named by
+their field `task`. The labels of an episode are replaced by symbols drawn for
+it, the same ones in its shots, queries and options. Evaluation uses other
+symbols than training (Wei et al., 2023).
 
     MIXTURE_OR_TASK_NAME = @symbol_tuning.train()
     symbol_tuning.train.files = ['sst2.train.jsonl', 'trec.train.jsonl']
@@ -40,14 +40,14 @@ def train(
   """Registers training with symbols for labels, every task as often.
 
   Args:
-    files: of rows.
-    name: of the task.
-    shots: examples an episode shows, of every label as often as can be.
-    queries: examples an episode asks.
+    files: files of rows.
+    name: name of the task.
+    shots: number of shots per episode, with every label as often as can be.
+    queries: number of queries per episode.
     fields: names in the files, such as `{'inputs': 'sentence'}`.
-    words: a file of words, one a line, that are symbols as well.
+    words: a file with one word per line; they are symbols as well.
     train_episodes: see `registry.add_episodes`.
-    text_format: T5's over bytes by default.
+    text_format: layout of the text, T5's over bytes by default.
 
   Returns:
     The name.
@@ -82,15 +82,15 @@ def test(
   words: str | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers a task a file that scores symbols; returns their mixture.
+  """Registers one task per file that scores symbols; returns their mixture.
 
   Args:
-    files: of rows to ask.
+    files: files of rows that become queries.
     pools: files of rows to show to the task of the same name; a task without
       any shows its own rows.
     name: of the mixture, and before the tasks' names.
     shots: see `train`.
-    draws: of shots for every row: how many, or which.
+    draws: number of draws of shots for every row, or the numbers of some.
     fields: see `train`.
     words: see `train`.
     text_format: see `train`.
@@ -99,16 +99,16 @@ def test(
     UserError: see `train`; or a task of `pools` is not one of `files`.
   """
   labels = symbols.symbol_labels(held_out=True, words=_words(words))
-  asked, shown = _read(files, fields), _read(pools, fields)
-  for task in shown.keys() - asked.keys():
+  query_tasks, shot_tasks = _read(files, fields), _read(pools, fields)
+  for task in shot_tasks.keys() - query_tasks.keys():
     raise UserError(
       f'symbol_tuning.test.pools: task {task!r} is not one of the files, which '
-      f'have {", ".join(asked)}.'
+      f'have {", ".join(query_tasks)}.'
     )
   members = []
-  for task, rows in asked.items():
-    if task in shown:
-      rows = dataclasses.replace(rows, pool=shown[task].rows)
+  for task, rows in query_tasks.items():
+    if task in shot_tasks:
+      rows = dataclasses.replace(rows, pool=shot_tasks[task].rows)
     member = f'{name}_{task.replace("-", "_")}'
     registry.add_episodes(
       member,

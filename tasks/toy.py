@@ -83,7 +83,7 @@ def symbol_tables(
     tables: number of training tables.
     held_out: number of held-out tables.
     most_symbols: greatest number of symbols.
-    seed: of the tables.
+    seed: seed for the tables.
 
   Returns:
     Task name to rows such as `('7c', 'cB')`.
@@ -107,7 +107,7 @@ def string_functions(
     split: a function is in `train` or in `validation`.
     rows: examples of a function, at most 90.
     held_out: share of the functions in `validation`.
-    seed: of the division and of the rows.
+    seed: seed for the division and the rows.
 
   Returns:
     Task name to rows such as `('ab', 'DabH')`.
@@ -142,14 +142,14 @@ def symbols(
   """Registers symbol tables in every form; returns the name.
 
   Args:
-    name: of the task; the forms' suffixes are added to it.
-    shots: examples an episode shows, every label equally often.
-    queries: examples an episode asks.
+    name: name of the task; the forms' suffixes are added to it.
+    shots: number of shots per episode, with every label equally often.
+    queries: number of queries per episode.
     tables: see `symbol_tables`, also for the rest.
     held_out: number of held-out tables.
     most_symbols: greatest number of symbols.
-    seed: of the tables.
-    draws: of shots for every held-out episode.
+    seed: seed for the tables.
+    draws: number of draws of shots for every held-out episode.
   """
   rows = functools.partial(
     symbol_tables,
@@ -173,13 +173,13 @@ def strings(
   """Registers string functions in every form; returns the name.
 
   Args:
-    name: of the task; the forms' suffixes are added to it.
-    shots: examples an episode shows.
-    queries: examples an episode asks.
+    name: name of the task; the forms' suffixes are added to it.
+    shots: number of shots per episode.
+    queries: number of queries per episode.
     rows: see `string_functions`, also for the rest.
     held_out: share of the functions that is held out.
-    seed: of the division and of the rows.
-    draws: of shots for every held-out episode.
+    seed: seed for the division and the rows.
+    draws: number of draws of shots for every held-out episode.
   """
   functions = functools.partial(
     string_functions, rows=rows, held_out=held_out, seed=seed
@@ -198,12 +198,12 @@ def episodes(
   """Registers both families and their mixture; returns its name.
 
   Args:
-    name: of the mixture.
+    name: name of the mixture.
     form: which of `registry.FORMS` to return.
-    symbol_shots: examples of an episode of symbols.
-    string_shots: examples of an episode of strings.
-    queries: examples an episode asks.
-    draws: of shots for every held-out episode.
+    symbol_shots: number of shots per episode of symbols.
+    string_shots: number of shots per episode of strings.
+    queries: number of queries per episode.
+    draws: number of draws of shots for every held-out episode.
 
   Raises:
     UserError: there is no such form.

@@ -161,21 +161,22 @@ def _peer(config: Any, inputs: np.ndarray, length: int) -> Callable[[], Any]:
     raise UserError(
       f'{error}: the peer is transformers; pip install "hypertuning[hf]".'
     ) from error
+  sizes: dict[str, Any] = {
+    'vocab_size': config.vocab_size,
+    'd_model': config.emb_dim,
+    'd_kv': config.head_dim,
+    'd_ff': config.mlp_dim,
+    'num_layers': config.num_encoder_layers,
+    'num_decoder_layers': config.num_decoder_layers,
+    'num_heads': config.num_heads,
+    'feed_forward_proj': 'gated-gelu',
+    'tie_word_embeddings': False,
+    'dropout_rate': 0.0,
+    'decoder_start_token_id': 0,
+    'eos_token_id': None,  # no text ends early
+  }
   peer = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=config.vocab_size,
-      d_model=config.emb_dim,
-      d_kv=config.head_dim,
-      d_ff=config.mlp_dim,
-      num_layers=config.num_encoder_layers,
-      num_decoder_layers=config.num_decoder_layers,
-      num_heads=config.num_heads,
-      feed_forward_proj='gated-gelu',
-      tie_word_embeddings=False,
-      dropout_rate=0.0,
-      decoder_start_token_id=0,
-      eos_token_id=None,  # no text ends early
-    )
+    transformers.T5Config(**sizes)
   ).eval()
   tokens = torch.tensor(inputs, dtype=torch.long)
 

@@ -18,12 +18,19 @@ _ENDLESS = 2**40
 class EpisodeSource(seqio.DataSource):
   """Draws episodes from the rows of tasks.
 
-  An element has `task` and `definition` (strings), `draw` (int64, the same for
-  episodes that share a draw of shots), `shot_inputs`, `shot_targets` `[shots]`
-  and `query_inputs`, `query_targets` `[queries]`; where a task of the split has
-  them also `query_options` and `query_references` `[queries, most]`, filled up
-  with empty strings. Shots are drawn without replacement, and no query is among
-  them, nor is another row with the input of a query.
+  An episode belongs to one task. Its queries are rows to answer; its shots are
+  rows that are shown with their targets. Shots are drawn without replacement,
+  and no row whose input equals a query's is among them.
+
+  Elements are dicts of
+
+  * `task`, `definition`: strings `[]`.
+  * `draw`: int64 `[]`, the number of the draw of shots (see `draws`); in
+    `train` the number of the episode.
+  * `shot_inputs`, `shot_targets`: strings `[shots]`.
+  * `query_inputs`, `query_targets`: strings `[queries]`.
+  * `query_options`, `query_references`: strings `[queries, most]`, filled up
+    with empty strings; only where a row of the split has some.
   """
 
   def __init__(
@@ -40,24 +47,29 @@ class EpisodeSource(seqio.DataSource):
   ) -> None:
     """Describes the episodes; rows are made at the first use of a split.
 
+    The split `train` draws a task by its rate, then queries and shots, all by
+    the seed. Every other split is a fixed list of episodes, the same for any
+    seed. `visits` and `draws` say how long that list is.
+
     Args:
-      tasks: split to a function that gives its tasks. `train` draws tasks at
-        random by their rates. Other splits have the same episodes whatever the
-        seed: see `visits`.
-      shots: examples an episode shows, in all splits or in each.
-      queries: examples an episode asks.
-      balanced: every target of the task is shown equally often, as far as
-        shots and rows go.
-      visits: how often the splits that are not `train` visit each task, in
-        turn; None asks every row once a draw of shots, with the same shots for
-        all of a task.
-      draws: how many draws of shots there are for what is asked in a split that
-        is not `train`, one after the other, or the numbers of those that are
-        wanted: `(2,)` is the third of `3`.
-      train_episodes: of `train`, endless if None; give a number to write them
-        to a cache.
-      at_most: a task with fewer rows to show than `shots` shows them all.
-      in_turn: `train` too visits the tasks in turn, asking any rows.
+      tasks: for each split a function that returns its tasks.
+      shots: number of shots per episode, for all splits or by split.
+      queries: number of queries per episode.
+      balanced: whether shots have every target of the task equally often, as
+        far as the number of shots and the rows allow.
+      visits: number of times that a fixed split comes to each task, one task
+        after the other; each visit draws queries. None makes every row of the
+        task a query once instead, in the order of the rows.
+      draws: number of draws of shots for the same queries in a fixed split: a
+        visit gives one episode per draw, so that the spread over shots can be
+        measured. With `visits = None` all episodes of a task share the shots
+        of a draw. A sequence picks draws by number: `(2,)` is the third of `3`.
+      train_episodes: number of episodes in `train`; None for no end. Writing
+        them to a cache needs a number.
+      at_most: whether a task with fewer rows than `shots` shows them all; it is
+        refused otherwise.
+      in_turn: whether `train` comes to one task after the other too, as often
+        to each, in place of drawing tasks by their rates.
     """
     if train_episodes is None:
       train_episodes = _ENDLESS
@@ -90,15 +102,15 @@ class EpisodeSource(seqio.DataSource):
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    """Any number of hosts can divide the episode numbers."""
+    """True: any number of hosts can divide the episode numbers."""
     return True
 
   def list_shards(self, split: str) -> list[str]:
-    """One: episodes are drawn, not stored."""
+    """One shard: episodes are drawn, not stored."""
     return [split]
 
   def num_input_examples(self, split: str) -> int:
-    """Episodes of a split."""
+    """Number of episodes in a split."""
     if split == 'train':
       return self._train_episodes
     table = self._table(split)
@@ -126,9 +138,9 @@ class EpisodeSource(seqio.DataSource):
 
     Args:
       split: a split of the source.
-      shuffle: nothing; episodes are drawn at random in any case.
-      seed: of the draws of `train` (0 if None).
-      shard_info: the part of the episodes to give.
+      shuffle: ignored; episodes are drawn at random in any case.
+      seed: seed for the draws of `train`; None is 0.
+      shard_info: the part of the episodes to return; None returns all.
       **unused: seqio's other arguments.
 
     Raises:
@@ -156,25 +168,26 @@ class EpisodeSource(seqio.DataSource):
     draws: int,
     names: Sequence[str],
   ) -> 'EpisodeSource':
-    """The tasks of a split, each to be tuned on by itself.
+    """A source that tunes on tasks of a split, each by itself.
 
-    `train` asks rows to tune on, every task in turn and for ever; `validation`
-    asks the others. Shots of both are rows to tune on.
+    Queries of its `train` are rows to tune on, one task after the other without
+    end; queries of its `validation` are the other rows. Shots of both are rows
+    to tune on.
 
     Args:
-      split: of this source.
-      rows: see `rows.for_tuning`.
-      queries: examples an episode asks.
-      visits: of `validation`, see the class.
-      draws: of `validation`, see the class.
-      names: of the tasks.
+      split: split of this source that has the tasks.
+      rows: number of inputs to tune on, see `rows.for_tuning`.
+      queries: number of queries per episode.
+      visits: see the class, for `validation`.
+      draws: see the class, for `validation`.
+      names: names of the tasks.
     """
-    given = self._tasks[split]()
-    chosen = {name: as_task(given[name]) for name in names}
+    every_task = self._tasks[split]()
+    chosen = {name: as_task(every_task[name]) for name in names}
 
-    def tasks(asked: bool) -> Tasks:
+    def tasks(is_test: bool) -> Tasks:
       return {
-        name: for_tuning(task, asked, rows) for name, task in chosen.items()
+        name: for_tuning(task, is_test, rows) for name, task in chosen.items()
       }
 
     return EpisodeSource(
@@ -192,13 +205,13 @@ class EpisodeSource(seqio.DataSource):
     )
 
   def names(self, split: str) -> list[str]:
-    """The tasks of a split."""
+    """Names of a split's tasks."""
     return list(self._tasks[split]())
 
   def _plan(self, split: str, seed: int) -> sampling.Planner:
     queries = self._queries
     if split == 'train' and self._in_turn:
-      # Another seed goes on elsewhere among the endless visits.
+      # The visits never end: another seed starts further on among them.
       return functools.partial(
         sampling.in_turn, queries=queries, draws=(0,), first=seed << 24
       )
@@ -214,4 +227,4 @@ class EpisodeSource(seqio.DataSource):
 
   def _make_table(self, split: str) -> sampling.Table:
     needed = 0 if self._at_most else self._shots[split]
-    return sampling.Table.of(self._tasks[split](), needed, self._queries)
+    return sampling.make_table(self._tasks[split](), needed, self._queries)

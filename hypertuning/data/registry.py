@@ -14,8 +14,9 @@ from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.renamed import takes_text_format
 
-# Suffix of a task's name, by what the downstream model reads before a query:
-# nothing (phi tells), or definition and shots; or nothing, but a teacher does.
+# Suffixes of a task's name. The downstream model reads definition and shots
+# before a query (`IN_CONTEXT`), or a teacher does (`TAUGHT`); without a suffix
+# neither does, and phi alone tells what the task is.
 IN_CONTEXT, TAUGHT = '_in_context', '_taught'
 FORMS = ('', IN_CONTEXT, TAUGHT)
 Splits = Mapping[str, Callable[[], Tasks]]
@@ -40,37 +41,39 @@ def add_episodes(
   metric_fns: MetricFns = (metrics.exact_match,),
   score_metric_fns: MetricFns = (metrics.rank_accuracy,),
 ) -> str:
-  """Registers episodes of rows in every form, in place of older ones.
+  """Registers episodes of rows as seqio tasks, in place of older ones.
 
-  Forms: `<name>` shows the examples to the hypermodel alone,
-  `<name>_in_context` to the downstream model as well, `<name>_taught` to a
-  teacher. With `options` the first two are there once more with `_score_eval`
-  behind: the options of a question are the queries of an episode, and share its
-  shots and phi.
+  There is one task per form: `<name>` shows the examples to the hypermodel
+  alone, `<name>_in_context` to the downstream model as well, `<name>_taught` to
+  a teacher as well. With `options` there are also `<name>_score_eval` and
+  `<name>_in_context_score_eval`, which score the options of a question: each
+  option is a query, and all share the shots and phi of one episode.
 
   Args:
-    name: letters, digits, `_` and `.`.
-    splits: split to a function that gives its tasks, called at first use.
-    shots: examples an episode shows, in all splits or in each.
-    queries: examples an episode asks (`_score_eval`: one question).
-    balanced: show every target equally often.
-    visits: see `EpisodeSource`; by default a split that is not `train` asks
-      every row.
+    name: name of the task: letters, digits, `_` and `.`.
+    splits: for each split a function that returns its tasks, called at the
+      first use of the split.
+    shots: number of shots per episode, for all splits or by split.
+    queries: number of queries per episode; with `_score_eval` one question.
+    balanced: whether shots have every target equally often.
+    visits: see `EpisodeSource`; by default every row of a split other than
+      `train` is a query.
     draws: see `EpisodeSource`.
-    train_episodes: how many `seqio_cache_tasks` writes; endless if None.
-    at_most: a task with fewer rows to show than `shots` shows them all.
-    options: the rows have options.
-    symbol_labels: labels are replaced by some of these, drawn anew for every
-      episode (symbol tuning).
+    train_episodes: number of episodes that `seqio_cache_tasks` writes; None for
+      no end.
+    at_most: whether a task with fewer rows than `shots` shows them all.
+    options: whether the rows have options.
+    symbol_labels: symbols that replace the labels, drawn anew for every episode
+      (symbol tuning).
     text_format: layout of the text, T5's over bytes by default.
-    metric_fns: of what is said, as seqio has them.
-    score_metric_fns: of the options' scores.
+    metric_fns: seqio metric functions for answered text.
+    score_metric_fns: seqio metric functions for the scores of options.
 
   Returns:
     The name.
 
   Raises:
-    UserError: a name that seqio does not take.
+    UserError: seqio does not take the name, or `text_format` is something else.
   """
   if not name.replace('.', '_').isidentifier():
     raise UserError(
@@ -81,11 +84,11 @@ def add_episodes(
   if symbol_labels is not None:
     relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
 
-  def source(asked: int) -> EpisodeSource:
+  def source(count: int) -> EpisodeSource:
     return EpisodeSource(
       splits,
       shots,
-      asked,
+      count,
       balanced=balanced,
       visits=visits,
       draws=draws,
@@ -93,7 +96,7 @@ def add_episodes(
       at_most=at_most,
     )
 
-  asked = source(queries)
+  answered = source(queries)
   ranked = source(1) if options else None
   for form in FORMS:
     to_tokens = functools.partial(
@@ -104,7 +107,7 @@ def add_episodes(
     )
     _add(
       name + form,
-      asked,
+      answered,
       [*relabel, to_tokens],
       text_format,
       metrics.texts,
@@ -123,12 +126,12 @@ def add_episodes(
 
 
 def form_of(name: str, in_context: bool, scored: bool = False) -> str:
-  """The name of a form of the task that `add_episodes` has called `name`."""
+  """The name of one form of the task `name` that `add_episodes` registered."""
   return name + IN_CONTEXT * in_context + SCORE_EVAL * scored
 
 
 def base_of(name: str) -> str:
-  """What `add_episodes` has called the task whose form `name` is."""
+  """The name that `add_episodes` was given for the task of a form `name`."""
   name = name.removesuffix(SCORE_EVAL)
   return name.removesuffix(IN_CONTEXT).removesuffix(TAUGHT)
 
@@ -153,9 +156,9 @@ def add_mixture(
   """Registers a mixture, in place of an older one; returns the name.
 
   Args:
-    name: of the mixture.
-    rates: names of tasks and their rates; in gin, where a name is what another
-      function returns, as pairs.
+    name: name of the mixture.
+    rates: rates by the names of tasks; or pairs of name and rate, for gin,
+      where a name may be what a function returns.
   """
   rates = dict(rates)
   if name in seqio.MixtureRegistry.names():
@@ -182,7 +185,8 @@ def _add(
   add_task(
     name,
     source=source,
-    # What is drawn can be cached; what is shown of it depends on the lengths.
+    # Drawn episodes can be cached, their tokens cannot: what fits depends on
+    # the lengths.
     preprocessors=[seqio.CacheDatasetPlaceholder(), *preprocessors],
     output_features=features.output_features(
       text_format, taught=name.endswith(TAUGHT)

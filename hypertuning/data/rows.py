@@ -1,6 +1,6 @@
-"""What a task is made of, before any text is tokenised: rows.
+"""Rows: what a task is made of before any text is tokenised.
 
-Readers of every file format give these, and the episode sampler draws from
+The readers of all file formats return rows, and the episode sampler draws from
 them.
 """
 
@@ -14,11 +14,11 @@ class Row(NamedTuple):
   """One example of a task.
 
   Attributes:
-    inputs: what is asked.
-    targets: what is to be said.
-    options: the answers to choose from, `targets` among them; none where text
-      is generated.
-    references: other answers that count as right.
+    inputs: text that the model reads.
+    targets: text that it should answer.
+    options: answers to choose from, with `targets` among them; empty where the
+      answer is free text.
+    references: further answers that count as right.
   """
 
   inputs: str
@@ -29,13 +29,14 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RowTask:
-  """One task: the rows to ask, and those to show.
+  """One task: its rows become the queries and the shots of episodes.
 
   Attributes:
-    rows: asked, and shown as well where there is no `pool`.
-    pool: rows to show; a row with the input of a query is never shown to it.
-    definition: said before the examples.
-    rate: weight of the task among those that are drawn at random.
+    rows: rows that queries are taken from.
+    pool: rows that shots are taken from; None takes them from `rows` too. In
+      either case a row whose input equals a query's is no shot of its episode.
+    definition: text that says what the task is; it stands before the examples.
+    rate: weight of the task where tasks are drawn at random.
   """
 
   rows: Sequence[Row]
@@ -44,36 +45,39 @@ class RowTask:
   rate: float = 1.0
 
 
-# Name to task; bare (input, target) pairs will do for the rows.
+# Tasks by name. Bare (input, target) pairs stand for a task of such rows.
 Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
 
 
-def for_tuning(task: RowTask, asked: bool, count: int | None) -> RowTask:
-  """A held-out task to tune on by itself.
+def for_tuning(task: RowTask, is_test: bool, count: int | None) -> RowTask:
+  """One half of a held-out task that is tuned on by itself.
+
+  The task is tuned on the rows of its `pool` whose inputs are not among its
+  `rows`, and tested on its `rows`. If that leaves nothing to tune on, its
+  `rows` are divided between the two, rows with equal inputs to the same side.
 
   Args:
-    task: the rows of its `pool` are to tune on, but for those that it asks, and
-      its `rows` to test on; where that leaves none to tune on, the rows are
-      divided, equal inputs to one side.
-    asked: give the rows to test on (True), or those to tune on.
-    count: how many inputs are to tune on where rows are divided; half of them
-      if None.
+    task: the held-out task.
+    is_test: whether to return the test half, or the half to tune on.
+    count: number of different inputs to tune on where rows are divided; None
+      for half of them.
 
   Returns:
-    A task whose shots come from the rows to tune on, in both cases.
+    A task whose queries are rows of the half; its shots come from the rows to
+    tune on in either case.
   """
   rest = list(task.rows)
   inputs = list(dict.fromkeys(row.inputs for row in rest))
   pool = [row for row in task.pool or () if row.inputs not in set(inputs)]
   if not pool:
-    # Files may be sorted, by label for example.
+    # A hash orders the inputs: files may be sorted, by label for example.
     order = sorted(range(len(inputs)), key=lambda i: zlib.crc32(b'%d' % i))
     chosen = {
       inputs[i] for i in order[: len(order) // 2 if count is None else count]
     }
     pool = [row for row in rest if row.inputs in chosen]
     rest = [row for row in rest if row.inputs not in chosen]
-  return dataclasses.replace(task, rows=rest if asked else pool, pool=pool)
+  return dataclasses.replace(task, rows=rest if is_test else pool, pool=pool)
 
 
 def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:

@@ -1,8 +1,7 @@
-"""Draws of shots and queries: an episode from its number.
+"""Sampling: which rows an episode has, from the episode's number.
 
-Sampling is made of stateless TensorFlow operations over episode numbers: an
-episode is a function of (seed, number), and an iterator over them can be saved
-and restored.
+All of it is stateless TensorFlow operations: an episode is a function of seed
+and number, so that an iterator over the numbers can be saved and restored.
 """
 
 import dataclasses
@@ -22,99 +21,123 @@ Episode = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Many tasks' rows, one after the other, each with its pool behind it."""
+  """The rows of many tasks in one list, a task's pool right after its rows.
+
+  A span is int64 `[2]`: the number of the first row, and the number after the
+  last one.
+
+  Attributes:
+    names: names of the tasks.
+    sizes: `[tasks]`, number of rows that queries are taken from.
+    name: strings `[tasks]`.
+    definition: strings `[tasks]`.
+    key: int64 `[tasks]`, a hash of the name, for seeds.
+    rate: float64 `[tasks]`, cumulative share of the rates; the last one is 1.
+    query_span: int64 `[tasks, 2]`, span of the rows that queries come from.
+    shot_span: int64 `[tasks, 2]`, span of the rows that shots come from: the
+      pool, or `query_span` where there is none.
+    inputs: strings `[rows]`.
+    targets: strings `[rows]`.
+    extra: strings `[rows, (n)]` of `options` and `references`, where any row
+      has some.
+    most: the greatest n of each.
+    group: int64 `[rows]`, equal for rows of a task with equal inputs.
+    label: float64 `[rows]`, number of the target among the task's targets.
+  """
 
   names: Sequence[str]
-  sizes: np.ndarray  # [tasks] rows to ask
-  name: tf.Tensor  # [tasks] strings
-  definition: tf.Tensor  # [tasks] strings
-  key: tf.Tensor  # [tasks] int64, of the name
-  rate: tf.Tensor  # [tasks] float64, cumulative, ends at 1
-  asked: tf.Tensor  # [tasks, 2] int64: first row and the one behind the last
-  shown: tf.Tensor  # [tasks, 2] int64, the same or the pool's
-  inputs: tf.Tensor  # [rows] strings
-  targets: tf.Tensor  # [rows] strings
-  extra: Mapping[str, tf.RaggedTensor]  # options, references [rows, (n)]
-  most: Mapping[str, int]  # of those in a row
-  group: tf.Tensor  # [rows] int64: equal inputs of a task have the same
-  label: tf.Tensor  # [rows] float64: number of the target among its task's
-
-  @classmethod
-  def of(cls, given: Tasks, shots: int, queries: int) -> 'Table':
-    """Joins the tasks' rows.
-
-    Args:
-      given: the tasks of a split.
-      shots: examples that an episode must be able to show.
-      queries: examples that it asks.
-
-    Raises:
-      UserError: there is no task, or one has too few rows or no rate.
-    """
-    tasks = {name: as_task(task) for name, task in given.items()}
-    if not tasks:
-      raise UserError('An EpisodeSource has a split without tasks.')
-    rates = np.array([task.rate for task in tasks.values()], np.float64)
-    if not (rates >= 0).all() or not rates.sum() > 0:
-      raise UserError(
-        f'Rates of the tasks {list(tasks)[:3]}... must be 0 or more, and one '
-        'of them more.'
-      )
-    rows: list[Row] = []
-    asked: list[tuple[int, int]] = []
-    shown: list[tuple[int, int]] = []
-    group: list[int] = []
-    label: list[int] = []
-    for name, task in tasks.items():
-      _check_size(name, task, shots, queries)
-      groups: dict[str, int] = {}
-      labels: dict[str, int] = {}
-      for part, spans in ((task.rows, asked), (task.pool, shown)):
-        if part is None:  # the rows themselves are shown
-          spans.append(asked[-1])
-          continue
-        spans.append((len(rows), len(rows) + len(part)))
-        rows += part
-        group += [groups.setdefault(r.inputs, len(groups)) for r in part]
-        label += [labels.setdefault(r.targets, len(labels)) for r in part]
-    extra = {
-      name: [list(getattr(row, name)) for row in rows]
-      for name in ('options', 'references')
-    }
-    with tf.init_scope():
-      return cls(
-        names=list(tasks),
-        sizes=np.array([len(task.rows) for task in tasks.values()]),
-        name=tf.constant(list(tasks)),
-        definition=tf.constant([task.definition for task in tasks.values()]),
-        key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
-        rate=tf.constant(np.cumsum(rates) / rates.sum()),
-        asked=tf.constant(asked, tf.int64),
-        shown=tf.constant(shown, tf.int64),
-        inputs=tf.constant([row.inputs for row in rows]),
-        targets=tf.constant([row.targets for row in rows]),
-        extra={
-          name: tf.ragged.constant(values, tf.string, ragged_rank=1)
-          for name, values in extra.items()
-          if any(values)
-        },
-        most={name: max(map(len, values)) for name, values in extra.items()},
-        group=tf.constant(group, tf.int64),
-        label=tf.constant(label, tf.float64),
-      )
+  sizes: np.ndarray
+  name: tf.Tensor
+  definition: tf.Tensor
+  key: tf.Tensor
+  rate: tf.Tensor
+  query_span: tf.Tensor
+  shot_span: tf.Tensor
+  inputs: tf.Tensor
+  targets: tf.Tensor
+  extra: Mapping[str, tf.RaggedTensor]
+  most: Mapping[str, int]
+  group: tf.Tensor
+  label: tf.Tensor
 
   def episodes(self, queries: int) -> list[int]:
-    """How many episodes ask every row of each task once."""
+    """For each task, how many episodes make every row a query once."""
     return [math.ceil(size / queries) for size in self.sizes]
 
 
+def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
+  """Joins the rows of tasks.
+
+  Args:
+    split_tasks: tasks of a split.
+    shots: number of shots that every task must have rows for.
+    queries: number of queries per episode.
+
+  Raises:
+    UserError: there is no task, or one has too few rows or no rate.
+  """
+  tasks = {name: as_task(task) for name, task in split_tasks.items()}
+  if not tasks:
+    raise UserError('An EpisodeSource has a split without tasks.')
+  rates = np.array([task.rate for task in tasks.values()], np.float64)
+  if not (rates >= 0).all() or not rates.sum() > 0:
+    raise UserError(
+      f'Rates of the tasks {list(tasks)[:3]}... must be 0 or more, and one '
+      'of them more.'
+    )
+  rows: list[Row] = []
+  query_spans: list[tuple[int, int]] = []
+  shot_spans: list[tuple[int, int]] = []
+  group: list[int] = []
+  label: list[int] = []
+  for name, task in tasks.items():
+    _check_size(name, task, shots, queries)
+    groups: dict[str, int] = {}
+    labels: dict[str, int] = {}
+    for part, spans in ((task.rows, query_spans), (task.pool, shot_spans)):
+      if part is None:  # no pool: shots come from the same rows
+        spans.append(query_spans[-1])
+        continue
+      spans.append((len(rows), len(rows) + len(part)))
+      rows += part
+      group += [groups.setdefault(r.inputs, len(groups)) for r in part]
+      label += [labels.setdefault(r.targets, len(labels)) for r in part]
+  extra = {
+    name: [list(getattr(row, name)) for row in rows]
+    for name in ('options', 'references')
+  }
+  # A table may be made while tf.data traces a function; its tensors must
+  # outlive that function's graph.
+  with tf.init_scope():
+    return Table(
+      names=list(tasks),
+      sizes=np.array([len(task.rows) for task in tasks.values()]),
+      name=tf.constant(list(tasks)),
+      definition=tf.constant([task.definition for task in tasks.values()]),
+      key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
+      rate=tf.constant(np.cumsum(rates) / rates.sum()),
+      query_span=tf.constant(query_spans, tf.int64),
+      shot_span=tf.constant(shot_spans, tf.int64),
+      inputs=tf.constant([row.inputs for row in rows]),
+      targets=tf.constant([row.targets for row in rows]),
+      extra={
+        name: tf.ragged.constant(values, tf.string, ragged_rank=1)
+        for name, values in extra.items()
+        if any(values)
+      },
+      most={name: max(map(len, values)) for name, values in extra.items()},
+      group=tf.constant(group, tf.int64),
+      label=tf.constant(label, tf.float64),
+    )
+
+
 def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:
-  shown = task.rows if task.pool is None else task.pool
-  different = len({row.inputs for row in shown})
-  # Rows with a query's input are not shown: where the pool may hold them, it
-  # must have as many more.
-  asked = {row.inputs for row in task.rows}
-  barred = min(queries, len(asked & {row.inputs for row in shown}))
+  shot_rows = task.rows if task.pool is None else task.pool
+  different = len({row.inputs for row in shot_rows})
+  # A row with a query's input is no shot. Where the rows for shots may hold
+  # queries, there must be as many more of them.
+  query_inputs = {row.inputs for row in task.rows}
+  barred = min(queries, len(query_inputs & {row.inputs for row in shot_rows}))
   if different < shots + barred:
     raise UserError(
       f'Task {name!r} has {different} examples'
@@ -128,12 +151,19 @@ def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What an episode asks, and where its shots' randomness comes from."""
+  """An episode's task and queries, and the seeds that draw its shots.
 
-  task: tf.Tensor  # number of the task
-  asked: tf.Tensor  # [queries] int64, numbers of rows
-  seeds: Sequence[tf.Tensor]  # three
-  draw: tf.Tensor  # number of the draw of shots
+  Attributes:
+    task: int64 `[]`, number of the task.
+    queries: int64 `[queries]`, numbers of rows.
+    seeds: three seeds `[2]` that draw the shots.
+    draw: int64 `[]`, number of the draw of shots.
+  """
+
+  task: tf.Tensor
+  queries: tf.Tensor
+  seeds: Sequence[tf.Tensor]
+  draw: tf.Tensor
 
 
 def _seeds(key: Sequence[Any], count: int) -> list[tf.Tensor]:
@@ -141,24 +171,24 @@ def _seeds(key: Sequence[Any], count: int) -> list[tf.Tensor]:
   return tf.unstack(tf.random.split(key, count, alg='auto_select'))
 
 
-# Of a table and an episode's number.
+# From a table and an episode's number (int64) to its plan.
 Planner = Callable[[Table, tf.Tensor], Plan]
 
 
 def at_random(table: Table, number: tf.Tensor, queries: int, seed: int) -> Plan:
-  """Asks any rows of any task, by its rate: training.
+  """Training: a task drawn by its rate, and any of its rows as queries.
 
   Args:
-    table: of the split.
-    number: of the episode, int64.
-    queries: examples an episode asks.
-    seed: another one draws other episodes.
+    table: table of the split.
+    number: number of the episode, int64.
+    queries: number of queries per episode.
+    seed: another seed draws other episodes.
   """
   seeds = _seeds([seed, number], 5)
   place = tf.random.stateless_uniform([1], seeds[0], dtype=tf.float64)
   task = tf.searchsorted(table.rate, place, side='right')[0]
-  asked = _some_rows(table, task, queries, seeds[1])
-  return Plan(task, asked, seeds[2:], number)
+  chosen = _some_rows(table, task, queries, seeds[1])
+  return Plan(task, chosen, seeds[2:], number)
 
 
 def in_turn(
@@ -168,13 +198,15 @@ def in_turn(
   draws: Sequence[int],
   first: int,
 ) -> Plan:
-  """Asks any rows of every task as often as of the others.
+  """One task after the other, as often each, with any of its rows as queries.
+
+  Episodes of one visit to a task follow each other: they have the same queries,
+  and each has the shots of another draw.
 
   Args:
-    table: of the split.
-    number: of the episode, int64; those of a visit to a task follow each other,
-      one for each draw of shots, and ask the same.
-    queries: examples an episode asks.
+    table: table of the split.
+    number: number of the episode, int64.
+    queries: number of queries per episode.
     draws: numbers of the draws of shots.
     first: number of the first visit.
   """
@@ -182,20 +214,23 @@ def in_turn(
   draw = tf.constant(draws, tf.int64)[number % len(draws)]
   task = visit % len(table.names)
   seeds = _seeds([table.key[task], first + visit // len(table.names)], 2)
-  asked = _some_rows(table, task, queries, seeds[0])
+  chosen = _some_rows(table, task, queries, seeds[0])
   shots = tf.unstack(tf.random.fold_in(seeds[1], draw))
-  return Plan(task, asked, _seeds(shots, 3), draw)
+  return Plan(task, chosen, _seeds(shots, 3), draw)
 
 
 def every_row(
   table: Table, number: tf.Tensor, queries: int, draws: Sequence[int]
 ) -> Plan:
-  """Asks every row of every task once a draw; a draw's shots are a task's own.
+  """Every row of every task as a query, once per draw of shots.
+
+  All episodes of a task that belong to the same draw have the same shots.
 
   Args:
-    table: of the split.
-    number: of the episode, int64, below `len(draws) * sum(table.episodes())`.
-    queries: examples an episode asks, fewer in a task's last.
+    table: table of the split.
+    number: number of the episode, int64, below
+      `len(draws) * sum(table.episodes(queries))`.
+    queries: number of queries per episode; a task's last may have fewer.
     draws: numbers of the draws of shots.
   """
   ends = tf.constant(np.cumsum(table.episodes(queries)), tf.int64)
@@ -203,16 +238,17 @@ def every_row(
   place = number // len(draws)
   task = tf.searchsorted(ends, place[None], side='right')[0]
   before = tf.concat([[tf.constant(0, tf.int64)], ends], 0)[task]
-  start, end = tf.unstack(table.asked[task])
+  start, end = tf.unstack(table.query_span[task])
   first = start + (place - before) * queries
-  asked = tf.range(first, tf.minimum(first + queries, end))
-  return Plan(task, asked, _seeds([table.key[task], draw], 3), draw)
+  chosen = tf.range(first, tf.minimum(first + queries, end))
+  return Plan(task, chosen, _seeds([table.key[task], draw], 3), draw)
 
 
 def _some_rows(
   table: Table, task: tf.Tensor, queries: int, seed: tf.Tensor
 ) -> tf.Tensor:
-  start, end = tf.unstack(table.asked[task])
+  """Numbers of drawn rows of a task, int64 `[queries]` or all there are."""
+  start, end = tf.unstack(table.query_span[task])
   keys = tf.random.stateless_uniform([end - start], seed)
   count = tf.minimum(queries, tf.size(keys))
   return start + tf.cast(tf.math.top_k(keys, count).indices, tf.int64)
@@ -223,38 +259,38 @@ def _some_rows(
 def make_episode(
   table: Table, plan: Planner, number: tf.Tensor, shots: int, balanced: bool
 ) -> Episode:
-  """The episode of a number: what is planned, and shots beside it.
+  """The episode with a number: its planned queries, and shots drawn for them.
 
   Args:
-    table: of the split.
-    plan: what each episode asks.
-    number: of the episode, int64.
-    shots: examples to show, or as many as there are.
-    balanced: every target of the task is shown equally often, as far as shots
-      and rows go.
+    table: table of the split.
+    plan: function that picks task and queries.
+    number: number of the episode, int64.
+    shots: number of shots; fewer where a task has fewer rows for them.
+    balanced: whether shots have every target of the task equally often, as far
+      as their number and the rows allow.
 
   Returns:
-    The element of `EpisodeSource`.
+    One element of `EpisodeSource`.
   """
   planned = plan(table, number)
-  task, asked = planned.task, planned.asked
-  start, end = tf.unstack(table.shown[task])
-  groups = tf.gather(table.group, asked)
+  task, queries = planned.task, planned.queries
+  start, end = tf.unstack(table.shot_span[task])
+  groups = tf.gather(table.group, queries)
   barred = tf.reduce_any(table.group[start:end, None] == groups[None], axis=1)
   labels = table.label[start:end] if balanced else None
   chosen = _choose(labels, barred, shots, planned.seeds)
-  shown = start + tf.cast(chosen, tf.int64)
+  shot_rows = start + tf.cast(chosen, tf.int64)
   episode = {
     'task': table.name[task],
     'definition': table.definition[task],
     'draw': planned.draw,
-    'shot_inputs': tf.gather(table.inputs, shown),
-    'shot_targets': tf.gather(table.targets, shown),
-    'query_inputs': tf.gather(table.inputs, asked),
-    'query_targets': tf.gather(table.targets, asked),
+    'shot_inputs': tf.gather(table.inputs, shot_rows),
+    'shot_targets': tf.gather(table.targets, shot_rows),
+    'query_inputs': tf.gather(table.inputs, queries),
+    'query_targets': tf.gather(table.targets, queries),
   }
   for name, values in table.extra.items():
-    chosen = tf.gather(values, asked)
+    chosen = tf.gather(values, queries)
     shape = [None, table.most[name]]
     episode[f'query_{name}'] = chosen.to_tensor('', shape=shape)
   return episode
@@ -266,34 +302,38 @@ def _choose(
   count: int,
   seeds: Sequence[tf.Tensor],
 ) -> tf.Tensor:
-  """`count` of the rows that are not barred, in a random order.
+  """Draws rows without replacement, in a random order.
 
   Args:
-    labels: whole numbers as float64, `[rows]`, to have every label once, then
-      every label twice...; None for any rows.
-    barred: `[rows]`.
-    count: at most, without replacement.
-    seeds: three.
+    labels: numbers of the rows' labels, whole but float64, `[rows]`: rows are
+      then chosen so that every label comes once before any comes twice. None
+      draws any rows.
+    barred: bool `[rows]`, rows that must not be chosen.
+    count: number of rows; fewer are drawn where fewer may be chosen.
+    seeds: three seeds `[2]`.
 
   Returns:
-    Row numbers, int32.
+    Row numbers, int32 `[count or fewer]`.
   """
 
   def noise(seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform(tf.shape(barred), seed, dtype=tf.float64)
 
-  behind = tf.cast(barred, tf.float64) * 1e9  # behind all others
+  # Barred rows are sorted after all others, and `count` ends before them.
+  behind = tf.cast(barred, tf.float64) * 1e9
   keys = noise(seeds[0]) + behind
   count = tf.minimum(count, tf.reduce_sum(tf.cast(~barred, tf.int32)))
   if labels is None:
     return tf.argsort(keys)[:count]
-  # Rows of a label stand together, in a random order.
+  # Sort rows by label, at random within a label: a row's occurrence is then its
+  # distance from the first row of its label, and sorting by occurrence takes
+  # each label once, then each label a second time, ...
   by_label = tf.argsort(labels + keys)
   grouped = tf.gather(labels + behind, by_label)
   first = tf.searchsorted(grouped, grouped)
   occurrence = tf.cast(tf.range(tf.size(barred)) - first, tf.float64)
   occurrence += tf.gather(behind, by_label)
   order = tf.gather(by_label, tf.argsort(occurrence + noise(seeds[1])))
-  # The labels came in an order; shots should not.
+  # That order follows the occurrences; the order of the shots should not.
   shuffled = tf.random.stateless_uniform([count], seeds[2])
   return tf.gather(order[:count], tf.argsort(shuffled))

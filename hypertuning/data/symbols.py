@@ -14,21 +14,21 @@ from hypertuning.data.sampling import Episode
 from hypertuning.errors import UserError
 
 # Features that hold labels.
-_SAID = ('shot_targets', 'query_targets', 'query_options')
+_LABELS = ('shot_targets', 'query_targets', 'query_options')
 
 
 def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
   """Preprocessor: replaces an episode's labels by symbols drawn for it.
 
-  Different labels become different symbols. Definitions are left out: they name
-  the labels.
+  Different labels become different symbols. The definition becomes empty, as
+  definitions name the labels.
 
   Args:
     ds: elements of an `EpisodeSource`.
-    labels: the symbols; no fewer than an episode has labels.
+    labels: symbols to draw from; at least as many as an episode has labels.
 
   Returns:
-    The same elements with other targets and options.
+    The same elements with symbols for targets and options.
 
   Raises:
     UserError: a symbol occurs twice.
@@ -40,7 +40,7 @@ def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
   def convert(episode: Episode, seed: tf.Tensor) -> Episode:
     # Drawn in the order of the names, which tells nothing about the shots.
     names = [
-      tf.reshape(episode[name], [-1]) for name in _SAID if name in episode
+      tf.reshape(episode[name], [-1]) for name in _LABELS if name in episode
     ]
     known = tf.unique(tf.concat(names, axis=0)).y
     known = tf.boolean_mask(known, known != '')
@@ -60,7 +60,7 @@ def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
       return tf.ensure_shape(tf.reshape(flat, tf.shape(values)), values.shape)
 
     kept = {k: v for k, v in episode.items() if k != 'query_references'}
-    changed = {k: replace(v) for k, v in kept.items() if k in _SAID}
+    changed = {k: replace(v) for k, v in kept.items() if k in _LABELS}
     return {**kept, **changed, 'definition': tf.constant('')}
 
   return seqio.map_over_dataset(convert, num_seeds=1)(ds)
@@ -72,9 +72,12 @@ def symbol_labels(
   """Symbols as Wei et al. draw them: whole numbers, letter strings and words.
 
   Args:
-    count: how many, as many of each kind (of words no more than there are).
-    held_out: symbols of evaluation, none of which is one of training.
-    words: a fourth of them is for evaluation; without any there are two kinds.
+    count: number of symbols, the same number of each kind, but no more words
+      than there are.
+    held_out: whether to return the symbols for evaluation, of which none is
+      used in training.
+    words: words to use as symbols, a fourth of them for evaluation only;
+      without any there are two kinds.
   """
   each = count // (3 if words else 2)
   low, high = (10_000, 100_000) if held_out else (0, 10_000)

@@ -7,7 +7,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import fewshot
+from hypertuning.data import fewshot, lookup
 from hypertuning.engine import summaries
 
 Row = Mapping[str, Any]
@@ -64,8 +64,8 @@ def texts_of(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:
 
 
 def _decode(task: seqio.Task, tokens: np.ndarray) -> list[str]:
-  vocabulary = task.output_features['targets'].vocabulary
-  return [vocabulary.decode([int(i) for i in row if i > 0]) for row in tokens]
+  text_format = lookup.format_of(task)
+  return [text_format.answer(row) for row in tokens]
 
 
 def measure(

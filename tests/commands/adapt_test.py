@@ -64,8 +64,8 @@ def _rows(path):
 
 def test_rows_are_tuned_on_or_asked_never_both():
   rows = [Row(str(i), 'x') for i in range(20)]
-  tune = for_tuning(RowTask(rows), asked=False, count=6)
-  test = for_tuning(RowTask(rows), asked=True, count=6)
+  tune = for_tuning(RowTask(rows), is_test=False, count=6)
+  test = for_tuning(RowTask(rows), is_test=True, count=6)
   assert len(tune.rows) == 6 and len(test.rows) == 14
   assert {*tune.rows, *test.rows} == {*rows}
   assert tune.pool == test.pool == tune.rows  # shots of both

@@ -107,7 +107,7 @@ TEXTS = st.text('ab \né', max_size=8)
 
 
 @pytest.mark.parametrize('name', ['t5', 'markers', 'lines'])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
   st.lists(st.tuples(TEXTS, TEXTS), max_size=4),
   st.lists(TEXTS, min_size=2, max_size=2),
