@@ -13,7 +13,7 @@ from hypertuning.errors import UserError
 from hypertuning.sweeping import expansion
 
 _HEADER = 'from __gin__ import dynamic_registration\n'
-_OPTIM = f'{_HEADER}from hypertuning import optim\n'
+_OPTIM = f'{_HEADER}from hypertuning.engine import optim\n'
 _LOCAL = sorted(
   path.name for path in (paths.data_root() / 'gin/local').glob('*')
 )
@@ -270,7 +270,7 @@ def test_missing_argument_is_named(tmp_path):
 def test_arguments_that_are_refused_name_what_refused_them(tmp_path):
   file = _write(
     tmp_path,
-    f'{_HEADER}import optax\nfrom hypertuning import optim\n'
+    f'{_HEADER}import optax\nfrom hypertuning.engine import optim\n'
     'optim.adamw.learning_rate = @optax.cosine_decay_schedule()\n'
     'optax.cosine_decay_schedule.init_value = 1.0\n'
     'optax.cosine_decay_schedule.decay_steps = -1\n',

@@ -7,7 +7,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import vocabularies
+from hypertuning.data import places, vocabularies
 from hypertuning.errors import UserError
 
 Lengths = Mapping[str, Any]
@@ -71,6 +71,7 @@ def episodes(
   seed: int = 0,
   repeat: bool = False,
   use_cached: bool = False,
+  first: int = 0,
 ) -> tf.data.Dataset:
   """Episodes of a task, with all that its preprocessors give.
 
@@ -78,9 +79,10 @@ def episodes(
     name: a registered task or mixture.
     lengths: TASK_FEATURE_LENGTHS; None cuts nothing.
     split: a split of the task.
-    seed: of drawing and shuffling.
+    seed: seed for drawing and shuffling.
     repeat: endless (training), or once in order (evaluation).
     use_cached: read what `seqio_cache_tasks` wrote.
+    first: number of the episode to start with; see `places` for what it costs.
 
   Raises:
     UserError: the split does not exist.
@@ -90,14 +92,17 @@ def episodes(
     raise UserError(
       f'{name} has no split {split!r}; it has {", ".join(task.splits)}.'
     )
-  return task.get_dataset(
-    sequence_length=lengths,
-    split=split,
-    shuffle=repeat,
-    num_epochs=None if repeat else 1,
-    seed=seed,
-    use_cached=use_cached,
-  )
+  arguments = {
+    'sequence_length': lengths,
+    'split': split,
+    'shuffle': repeat,
+    'num_epochs': None if repeat else 1,
+    'seed': seed,
+    'use_cached': use_cached,
+  }
+  if not first:
+    return task.get_dataset(**arguments)
+  return places.starting_at(task, first, **arguments)
 
 
 def check_text(name: str, vocabulary: seqio.Vocabulary) -> None:

@@ -13,10 +13,15 @@ import runner
 import seqio
 import tiny
 
-from hypertuning import eval as eval_lib
 from hypertuning import trees
 from hypertuning.data import lookup, registry
-from hypertuning.engine import batching, checkpoints, train_state, train_step
+from hypertuning.engine import (
+  batching,
+  checkpoints,
+  task_data,
+  train_state,
+  train_step,
+)
 from hypertuning.errors import UserError
 from hypertuning.evaluation import phi_modes, statistics
 
@@ -33,9 +38,8 @@ def _same(a, b) -> bool:
 @pytest.fixture(scope='module')
 def batch():
   lookup.import_tasks('hypertuning.tasks.toy')
-  dataset = batching.batches(
-    runner.model(), 'toy', runner.LENGTHS, 'train', 8, repeat=True
-  )
+  data = task_data.TaskData('toy', runner.LENGTHS, 8, split='train')
+  dataset = data.batches(runner.model(), repeat=True)
   return {k: x.numpy() for k, x in next(iter(dataset)).items()}
 
 
@@ -207,7 +211,7 @@ def test_text_of_another_vocabulary_is_refused(tmp_path):
   with pytest.raises(UserError, match=message):
     runner.train(tmp_path / 'run', mixture_or_task_name='mixed')
   with pytest.raises(UserError, match=message):
-    eval_lib.evaluate(
+    runner.evaluate(
       model=runner.model(),
       mixture_or_task_name='mixed',
       task_feature_lengths=runner.LENGTHS,

@@ -301,7 +301,7 @@ def test_search_ranks_what_fits_and_goes_on_where_it_was(
   compiled = []
 
   def compile_step(topology, devices, settings):
-    batch = settings['batch_size']
+    batch = settings['data'].batch_size
     compiled.append(batch)
     error = 'too large' if batch == 64 else None
     return Costs(**{**vars(COSTS), 'queries': batch, 'error': error})
