@@ -67,10 +67,10 @@ class TrainState:
 
 
 def create_state(
-  model: HyperTuningModel, variables: FrozenDict | dict[str, Any]
+  model: HyperTuningModel, variables: Mapping[str, Any]
 ) -> TrainState:
   """A state at step 0 from `get_initial_variables`."""
-  variables = flax.core.unfreeze(variables)
+  variables = flax.core.unfreeze(dict(variables))
   params = variables['params']
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -131,10 +131,7 @@ def initial_state(
 
   def draw_weights() -> TrainState:
     return create_state(
-      model,
-      flax.core.unfreeze(  # type: ignore[arg-type]
-        model.get_initial_variables(jax.random.key(seed), shapes)
-      ),
+      model, model.get_initial_variables(jax.random.key(seed), shapes)
     )
 
   return partitioner.compile(draw_weights, out_shardings=shardings)(), shardings
