@@ -34,6 +34,7 @@ from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.engine import batching, phi_tuning, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, scoring
 from hypertuning.models import HyperTuningModel
@@ -47,15 +48,12 @@ def adapt(
   *,
   model: HyperTuningModel,
   optimizer: optax.GradientTransformation,
-  mixture_or_task_name: str,
-  task_feature_lengths: Mapping[str, Any],
+  data: TaskData,
   checkpoint_path: str,
   output_dir: str,
   total_steps: int,
-  mixture_or_task_module: str | None = None,
-  split: str = 'validation',
+  partitioner: Partitioner,
   max_tasks: int | None = None,
-  tasks_at_once: int = 64,
   tuning_rows: int | None = None,
   test_visits: int = 4,
   draws: int = 1,
@@ -64,36 +62,32 @@ def adapt(
   target: float = 90.0,
   start_adapters: str | None = None,
   fresh_regex: str = '',
-  num_partitions: int = 1,
-  random_seed: int = 0,
 ) -> list[Row]:
   """Tunes on every task of a split.
 
   Args:
-    model: of the checkpoint; its hypermodel says where phi starts.
-    optimizer: of phi; every task has a state of its own.
-    mixture_or_task_name: seqio tasks of episodes whose tasks are tuned on.
-    task_feature_lengths: as for training; a step asks as many queries of every
-      task as `inputs` has room for.
+    model: the model of the checkpoint; its hypermodel says where phi starts.
+    optimizer: optimizer of phi; every task has a state of its own.
+    data: seqio tasks of episodes, of a split whose tasks were not trained on
+      and are now tuned on. A step asks as many queries of every task as its
+      lengths give `inputs` room for; its batch size is how many tasks are tuned
+      side by side; its seed is that of a random start and of the order in which
+      rows are asked.
     checkpoint_path: a run's folder or one of its checkpoints.
     output_dir: where results are written, when all are there.
-    total_steps: of tuning.
-    mixture_or_task_module: imported first, so that it can register tasks.
-    split: a split whose tasks were not trained on.
-    max_tasks: of every seqio task; None for all.
-    tasks_at_once: tuned side by side, in one batch.
+    total_steps: steps of tuning.
+    partitioner: the devices; as many are used as divide every group of tasks.
+    max_tasks: tasks per seqio task; None for all.
     tuning_rows: how many rows of a task without a pool to show are to tune on,
       the others are to test on; half of them if None.
     test_visits: episodes that test every task.
-    draws: of shots whose phi is averaged for the start.
+    draws: draws of shots whose phi is averaged for the start.
     eval_period: steps between tests.
     metric: what is tested, by name.
     target: value of the metric that is to be reached.
     start_adapters: a file of adapters to start from instead, one for all tasks
-      or one a task.
-    fresh_regex: names that start at random if the checkpoint has them not.
-    num_partitions: devices over which a model is divided.
-    random_seed: of a random start, and of the order in which rows are asked.
+      or one per task.
+    fresh_regex: names that start at random if the checkpoint lacks them.
 
   Returns:
     Rows `{'task', 'phi': 'start' or 'tuned', 'episodes', 'loss', metric, ...}`,
@@ -114,7 +108,7 @@ def adapt(
   for name, value in (
     ('TRAIN_STEPS', total_steps),
     ('EVAL_PERIOD', eval_period),
-    ('TASKS_AT_ONCE', tasks_at_once),
+    ('TASKS_AT_ONCE', data.batch_size),
     ('TEST_VISITS', test_visits),
     ('DRAWS', draws),
     ('MAX_TASKS', max_tasks),
@@ -122,23 +116,22 @@ def adapt(
   ):
     if value is not None and value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
-  batching.check_vocabulary(model)
-  lookup.import_tasks(mixture_or_task_module)
-  lookup.check_text(mixture_or_task_name, model.text_format)
+  data.check(model)
+  at_once = data.batch_size
   tasks = []
-  for task in lookup.members(mixture_or_task_name):
-    source = _source(task, split)
-    tasks.append((task, source, source.names(split)[:max_tasks]))
-  partitioner = _partitioner(
-    num_partitions, [len(names) for _, _, names in tasks], tasks_at_once
+  for task in lookup.members(data.required_name):
+    source = _source(task, data.split)
+    tasks.append((task, source, source.names(data.split)[:max_tasks]))
+  partitioner = _dividing(
+    partitioner, [len(names) for _, _, names in tasks], at_once
   )
   params, frozen = train_state.restore_variables(
     model,
-    batching.input_shapes(task_feature_lengths, model, tasks_at_once),
+    data.shapes(model),
     partitioner,
     checkpoint_path,
     fresh_regex,
-    random_seed,
+    data.seed,
   )
   tuner = phi_tuning.Tuner(model, optimizer, params, frozen, partitioner)
   curves: list[Row] = []
@@ -147,32 +140,32 @@ def adapt(
   for task, source, names in tasks:
     found: list[Row] = []
     parts = []
-    for first in range(0, len(names), tasks_at_once):
-      group = names[first : first + tasks_at_once]
+    for first in range(0, len(names), at_once):
+      group = names[first : first + at_once]
       episodes = source.for_tuning(
-        split,
+        data.split,
         tuning_rows,
-        task_feature_lengths['inputs'][0],
+        data.lengths['inputs'][0],
         test_visits,
         draws,
         group,
       )
-      data = _data(
+      group_data = _data(
         model,
         registry.add_copy(f'{task.name}_tuning', task, episodes),
-        task_feature_lengths,
+        data.lengths,
         len(group),
         draws,
-        random_seed,
+        data.seed,
         partitioner,
       )
-      start = tuner.start(data.start, draws)
+      start = tuner.start(group_data.start, draws)
       if start_adapters:
         start = _from_file(start_adapters, start, first, names)
-      test = _Test(task, data, len(group), metric)
+      test = _Test(task, group_data, len(group), metric)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
-        start, data.train, total_steps, eval_period, label
+        start, group_data.train, total_steps, eval_period, label
       ):
         for name, (loss, tested) in zip(
           group, test(tuner.answer, phi), strict=True
@@ -211,11 +204,13 @@ def summarize(
 ) -> list[Row]:
   """The rows of a seqio task from the curves of its tasks, see `adapt`."""
   tasks = list(dict.fromkeys(row['task'] for row in curves))
-  of = {task: [row for row in curves if row['task'] == task] for task in tasks}
+  curve = {
+    task: [row for row in curves if row['task'] == task] for task in tasks
+  }
   rows: list[Row] = []
   for phi, place in ((_START, 0), (_TUNED, -1)):
-    values = [of[task][place][metric] for task in tasks]
-    losses = [of[task][place]['loss'] for task in tasks]
+    values = [curve[task][place][metric] for task in tasks]
+    losses = [curve[task][place]['loss'] for task in tasks]
     row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
     row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
     if len(tasks) > 1:
@@ -224,9 +219,9 @@ def summarize(
     rows.append(row)
   reached, first = [], []
   for task in tasks:
-    there = [row for row in of[task] if row[metric] >= target]
-    reached.append(bool(there))
-    first.append((there or of[task][-1:])[0])
+    above = [row for row in curve[task] if row[metric] >= target]
+    reached.append(bool(above))
+    first.append((above or curve[task][-1:])[0])
   rows[-1] |= {
     'target': target,
     'reached': float(np.mean(reached)),
@@ -268,16 +263,22 @@ def _source(task: seqio.Task, split: str) -> EpisodeSource:
   return source
 
 
-def _partitioner(
-  num_partitions: int, counts: Sequence[int], at_once: int
+def _dividing(
+  partitioner: Partitioner, counts: Sequence[int], at_once: int
 ) -> Partitioner:
-  """Over as many devices as divide every group of tasks."""
-  devices = Partitioner(num_partitions).mesh.devices
+  """The same over as many devices as divide every group of tasks.
+
+  Args:
+    partitioner: over all devices.
+    counts: number of tasks per seqio task.
+    at_once: tasks per group, the last group of a seqio task having fewer.
+  """
+  devices = partitioner.mesh.devices
   sizes = [
     x for count in counts for x in (min(count, at_once), count % at_once)
   ]
   used = math.gcd(len(devices), *sizes)
-  return Partitioner(num_partitions, devices=tuple(devices[:used].flat))
+  return dataclasses.replace(partitioner, devices=tuple(devices[:used].flat))
 
 
 def _data(
@@ -299,7 +300,10 @@ def _data(
   def on_devices(drawn: tf.data.Dataset, size: int) -> list[dict]:
     return list(batching.on_devices(batches(drawn, size), partitioner.batch))
 
-  train = lookup.episodes(name, lengths, 'train', seed)
+  def open_at(first: int) -> tf.data.Dataset:
+    train = lookup.episodes(name, lengths, 'train', seed, first=first)
+    return batches(train, tasks, repeat=True)
+
   held_out = lookup.episodes(name, lengths, 'validation')
   tested = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(tested, tasks)
@@ -310,9 +314,7 @@ def _data(
   first = held_out.take(tasks * draws)
   return _Data(
     on_devices(first, tasks * draws)[0],
-    batching.TrainBatches(
-      batches(train, tasks, repeat=True), partitioner.batch
-    ),
+    batching.TrainBatches(open_at, tasks, partitioner.batch),
     test,
     scoring.asked_of(task, tested, asked).targets,
   )
@@ -355,18 +357,18 @@ def _from_file(
 ) -> Adapters:
   """The adapters of a file for a group of tasks."""
   count = jax.tree.leaves(expected)[0].shape[0]
-  there = io.read_header(path)
-  rows = next(iter(there.shapes.values()))[0]
+  header = io.read_header(path)
+  rows = next(iter(header.shapes.values()))[0]
   if rows not in (1, len(names)):
     raise UserError(
       f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
-      f'{len(names)} are needed, one a task.'
+      f'{len(names)} are needed, one per task.'
     )
-  of = there.config.get('tasks', ['unknown'])
-  if rows > 1 and of != names:
+  tasks = header.config.get('tasks', ['unknown'])
+  if rows > 1 and tasks != names:
     raise UserError(
-      f'START_ADAPTERS = {path!r}: of other tasks ({of[0]!r}, ...) than these '
-      f'({names[0]!r}, ...).'
+      f'START_ADAPTERS = {path!r}: of other tasks ({tasks[0]!r}, ...) than '
+      f'these ({names[0]!r}, ...).'
     )
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected

@@ -15,7 +15,6 @@ if __name__ == '__main__':
 
   gin_utils.run('hypertuning.eval', 'evaluate')  # see there why it comes first
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from hypertuning import gin_utils
 from hypertuning.data import aggregation, lookup
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, scoring, statistics
 from hypertuning.evaluation.phi_modes import (
@@ -42,33 +42,25 @@ Row = dict[str, Any]
 def evaluate(
   *,
   model: HyperTuningModel,
-  mixture_or_task_name: str,
-  task_feature_lengths: Mapping[str, Any],
-  batch_size: int,
+  data: TaskData,
   checkpoint_path: str,
   output_dir: str,
-  mixture_or_task_module: str | None = None,
-  split: str = 'validation',
+  partitioner: Partitioner,
   num_batches: int | None = None,
   phi_modes: Sequence[str] | None = None,
   draws: int = 1,
   aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
-  num_partitions: int = 1,
-  random_seed: int = 0,
-  use_cached: bool = False,
 ) -> list[Row]:
   """Evaluates every task of a mixture.
 
   Args:
-    model: of the checkpoint.
-    mixture_or_task_name: a registered seqio task or mixture of episodes.
-    task_feature_lengths: as for training.
-    batch_size: episodes a batch.
+    model: the model of the checkpoint.
+    data: the episodes, of a split whose tasks were not trained on; its seed is
+      also that of sampled decoding.
     checkpoint_path: a run's folder or one of its checkpoints.
     output_dir: where results are written, when all are there.
-    mixture_or_task_module: imported first, so that it can register tasks.
-    split: a split whose tasks were not trained on.
-    num_batches: of every task; None for the whole split.
+    partitioner: the devices, and how model and batches lie on them.
+    num_batches: batches per task; None for the whole split.
     phi_modes: some of 'generated', 'other', 'none', 'averaged', 'random'; the
       first three, as far as the model has them, if None. 'other' has no row
       where an episode would get phi of its own task.
@@ -76,9 +68,6 @@ def evaluate(
       takes the mean of their phi.
     aggregate: rows of tasks to further rows, as a benchmark has them; the mean
       over the tasks of a mixture if None.
-    num_partitions: devices over which a model is divided.
-    random_seed: of sampled decoding.
-    use_cached: read what `seqio_cache_tasks` wrote.
 
   Returns:
     Rows `{'task', 'phi', 'episodes', 'loss', 'loss_stderr', 'gap', metric,
@@ -88,7 +77,7 @@ def evaluate(
   Raises:
     UserError: bad input; names the binding or file at fault.
   """
-  partitioner = Partitioner(num_partitions)
+  batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
   check_modes(modes, model)
@@ -101,34 +90,32 @@ def evaluate(
       f'DRAWS = {draws}: give 1 or more, and a BATCH_SIZE ({batch_size}) that '
       'is a multiple of it.'
     )
-  batching.check_vocabulary(model)
-  lookup.import_tasks(mixture_or_task_module)
-  lookup.check_text(mixture_or_task_name, model.text_format)
-  tasks = lookup.members(mixture_or_task_name)
-  read = functools.partial(
-    lookup.episodes,
-    lengths=task_feature_lengths,
-    split=split,
-    seed=random_seed,
-    use_cached=use_cached,
-  )
-  datasets = [read(task.name) for task in tasks]
-  shapes = batching.input_shapes(task_feature_lengths, model, batch_size)
+  data.check(model)
+  tasks = lookup.members(data.required_name)
+  # Opened before any weight is read: a split that is missing is said at once.
+  datasets = [
+    lookup.episodes(
+      task.name,
+      data.lengths,
+      data.split,
+      data.seed,
+      use_cached=data.use_cached,
+    )
+    for task in tasks
+  ]
   params, frozen = train_state.restore_variables(
-    model, shapes, partitioner, checkpoint_path
+    model, data.shapes(model), partitioner, checkpoint_path
   )
   decode = any(task.predict_metric_fns for task in tasks)
   step_fn = partitioner.compile(
     eval_step.make_step(model, modes, decode, draws)
   )
-  rng = jax.random.key(random_seed)
+  rng = jax.random.key(data.seed)
 
   results: list[Row] = []
   predictions: list[Row] = []
   for task, episodes in zip(tasks, datasets, strict=True):
-    dataset = batching.to_batches(
-      model, episodes, task_feature_lengths, batch_size
-    )
+    dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
       lambda batch: step_fn(params, frozen, batch, rng),

@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from gin import config as gin_config
 
-from hypertuning import paths, renamed
+from hypertuning import old_names, paths
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -124,7 +124,7 @@ def parse(
         raise UserError(_explain(error, found)) from error
   for binding in bindings:
     _parse_binding(binding)
-  _check_macros(bindings)
+  _check_macros(files, bindings)
   gin.finalize()
 
 
@@ -134,17 +134,33 @@ def lines(file: str) -> Iterator[str]:
   Args:
     file: as `parse` takes it; one that is not found has no lines.
   """
+  for _, line in _numbered_lines(file):
+    yield line
+
+
+def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
+  """Pairs of `file:line` and the line, of a file and those it includes."""
   search = _FLAGS.gin_search_paths if _FLAGS.is_parsed() else ()
   try:
-    text = _find(file, [*search, str(paths.data_root())]).read_text('utf-8')
+    path = _find(file, [*search, str(paths.data_root())])
+    text = path.read_text('utf-8')
   except (UserError, ValueError):
     return  # whoever parses it says what is wrong
-  for line in text.splitlines():
+  for number, line in enumerate(text.splitlines(), start=1):
     if not line.strip() or line.lstrip().startswith('#'):
       continue
-    yield line
+    yield f'{path}:{number}', line
     if included := re.match(r"include\s+['\"](.+?)['\"]", line):
-      yield from lines(included[1])
+      yield from _numbered_lines(included[1])
+
+
+def _place(macro: str, files: Sequence[str]) -> str:
+  """`file:line` of a macro's binding."""
+  for file in files:
+    for place, line in _numbered_lines(file):
+      if re.match(rf'{macro}\s*=', line):
+        return place
+  return ', '.join(files)
 
 
 def call(function: Callable[..., Any], **kwargs: Any) -> Any:
@@ -203,10 +219,15 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
 
 def save_config(folder: str, name: str = 'config.gin') -> None:
   """Writes the resolved configuration beside what it made."""
+  write_text(folder, name, gin.config_str())
+
+
+def write_text(folder: str, name: str, text: str) -> None:
+  """Writes a file as a whole; its folder is made if it is missing."""
   path = pathlib.Path(folder, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{name}.tmp')
-  temporary.write_text(gin.config_str(), encoding='utf-8')
+  temporary.write_text(text, encoding='utf-8')
   os.replace(temporary, path)
 
 
@@ -225,6 +246,8 @@ def _find(file: str, roots: Sequence[str]) -> pathlib.Path:
     path = pathlib.Path(root, file)
     if path.is_file():
       return path
+  if file.startswith(tuple(old_names.FILES)):
+    raise UserError(f'--gin_file={file}: {old_names.hint(file)}')
   raise UserError(
     f'{file}: no such gin file in the working directory, {", ".join(roots)}.'
   )
@@ -243,7 +266,8 @@ def _parse_binding(binding: str) -> None:
         f'--gin.{name}={value}: this value cannot be read; a string needs '
         f'quotes that the shell leaves alone: --gin.{name}="\'...\'".'
       ) from error
-    message = message.split(' In bindings string')[0] + _renamed(message)
+    message = message.split(' In bindings string')[0]
+    message = old_names.hint(message) or message
     raise UserError(f'--gin.{name}={value}: {message}') from error
 
 
@@ -260,19 +284,13 @@ def _explain(error: Exception, file: str) -> str:
     return f'{file}:{line}: {one_line(ValueError(text))}'
   place = re.search(r'\n\s+In file "(.*?)", line (\d+)', text)
   text = one_line(ValueError(text[: place.start()] if place else text))
-  text += _renamed(text)
   if isinstance(error, OSError):
     text = text.split('. Searched')[0] + ' for an include.'
+  text = old_names.hint(text) or text
   return f'{place[1]}:{place[2]}: {text}' if place else f'{file}: {text}'
 
 
-def _renamed(message: str) -> str:
-  """What the argument that a message of gin does not know is called now."""
-  unknown = re.search(r"doesn't have a parameter named '(\w+)'", message)
-  return renamed.hint(unknown[1]) if unknown else ''
-
-
-def _check_macros(bindings: Sequence[str]) -> None:
+def _check_macros(files: Sequence[str], bindings: Sequence[str]) -> None:
   """Refuses macros that have no value, and those that nothing reads.
 
   Gin itself accepts `TRAIN_STPES = 9` and trains with the default. A macro of a
@@ -292,6 +310,11 @@ def _check_macros(bindings: Sequence[str]) -> None:
   }
   given = {binding.partition('=')[0].strip() for binding in bindings}
   for name in sorted(values.keys() - used):
+    if name in old_names.MACROS:
+      place = f'--gin.{name}' if name in given else _place(name, files)
+      raise UserError(
+        f'{place}: {name} is called {old_names.MACROS[name]} now.'
+      )
     close = difflib.get_close_matches(name, used, n=1, cutoff=0.8)
     if close or name in given:
       hint = f'did you mean {close[0]}?' if close else 'remove it.'

@@ -28,10 +28,11 @@ import numpy as np
 
 from hypertuning import gin_utils
 from hypertuning.adapters import io
-from hypertuning.data import lookup, request_files
+from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
@@ -42,8 +43,8 @@ class _Part:
 
   Attributes:
     batch: model features.
-    names: of every real row's episode: its number or its line.
-    queries: of every real row, the questions in it.
+    names: number or line of every real row's episode.
+    queries: the questions in every real row.
   """
 
   batch: Mapping[str, jax.Array]
@@ -54,38 +55,27 @@ class _Part:
 def infer(
   *,
   model: HyperTuningModel,
-  task_feature_lengths: Mapping[str, Any],
-  batch_size: int,
+  data: TaskData,
   checkpoint_path: str,
   output_dir: str,
+  partitioner: Partitioner,
   input_path: str | None = None,
-  mixture_or_task_name: str | None = None,
-  mixture_or_task_module: str | None = None,
-  split: str = 'validation',
   num_batches: int | None = None,
   save_adapters: bool = False,
-  num_partitions: int = 1,
-  random_seed: int = 0,
-  use_cached: bool = False,
 ) -> list[dict[str, Any]]:
   """Answers every query of a file or of a seqio task.
 
   Args:
-    model: of the checkpoint.
-    task_feature_lengths: as for training.
-    batch_size: episodes a batch.
+    model: the model of the checkpoint.
+    data: lengths and batch size, and the seqio task that is read where there is
+      no file; its seed is also that of sampled decoding.
     checkpoint_path: a run's folder or one of its checkpoints.
     output_dir: where answers are written, when all are there.
+    partitioner: the devices, and how model and batches lie on them.
     input_path: a JSONL file as the module describes it.
-    mixture_or_task_name: read instead where there is no file.
-    mixture_or_task_module: imported first, so that it can register tasks.
-    split: of the seqio task.
-    num_batches: of the seqio task; None for the whole split.
+    num_batches: batches of the seqio task; None for the whole split.
     save_adapters: whether to write `adapters.safetensors` too, the phi of all
       episodes in the order of the input.
-    num_partitions: devices over which a model is divided.
-    random_seed: of sampled decoding.
-    use_cached: read what `seqio_cache_tasks` wrote.
 
   Returns:
     Rows `{'episode', 'query', 'prediction', 'score'}`: `episode` is the line in
@@ -95,39 +85,27 @@ def infer(
   Raises:
     UserError: bad input; names the binding, file or line at fault.
   """
-  partitioner = Partitioner(num_partitions)
-  partitioner.check_batch(batch_size)
+  partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
     raise UserError('SAVE_ADAPTERS = True: this model generates no adapters.')
   if input_path:
     parts: Iterable[_Part] = _from_file(
-      model, input_path, task_feature_lengths, batch_size, partitioner
+      model, input_path, data.lengths, data.batch_size, partitioner
     )
-  elif mixture_or_task_name:
-    lookup.import_tasks(mixture_or_task_module)
-    dataset = batching.batches(
-      model,
-      mixture_or_task_name,
-      task_feature_lengths,
-      split,
-      batch_size,
-      random_seed,
-      use_cached=use_cached,
-    )
+  elif data.name:
+    data.check(model)
     parts = _from_task(
-      model, batching.on_devices(dataset, partitioner.batch, num_batches)
+      model,
+      batching.on_devices(data.batches(model), partitioner.batch, num_batches),
     )
   else:
     raise UserError('Bind INFER_INPUT (a JSONL file) or MIXTURE_OR_TASK_NAME.')
   params, frozen = train_state.restore_variables(
-    model,
-    batching.input_shapes(task_feature_lengths, model, batch_size),
-    partitioner,
-    checkpoint_path,
+    model, data.shapes(model), partitioner, checkpoint_path
   )
   step_fn = partitioner.compile(_make_step(model))
-  rng = jax.random.key(random_seed)
+  rng = jax.random.key(data.seed)
 
   rows: list[dict[str, Any]] = []
   phis: dict[int, Any] = {}

@@ -20,7 +20,7 @@ from hypertuning.errors import UserError
 from hypertuning.networks import decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
 from hypertuning.networks.memory import Memory
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'

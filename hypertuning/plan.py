@@ -84,7 +84,7 @@ def _plan_many(
 ) -> None:
   candidates = list(
     search.candidates(
-      settings['batch_size'], settings['task_feature_lengths'], choices
+      settings['data'].batch_size, settings['data'].lengths, choices
     )
   )
   tried = _try(compiler, candidates)

@@ -27,8 +27,9 @@ from hypertuning.adapters import io
 from hypertuning.data import lookup
 from hypertuning.data.text_format import TextFormat
 from hypertuning.engine import checkpoints
+from hypertuning.engine import warm_start as warm_start_lib
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 Rules = Sequence[tuple[str, str | None]]
 
@@ -63,40 +64,31 @@ class OptaxOptimizer(optimizers.OptaxWrapper):
 class WarmStart(utils.TrainStateInitializer):
   """A fresh state takes over what it can from a checkpoint.
 
-  The rules are those of the embedded runner, see `checkpoints.fill`; whatever
-  is left unmatched on either side is an error.
+  The rules are those of the embedded runner, see `warm_start.WarmStart`;
+  whatever is left unmatched on either side is an error.
   """
 
   def __init__(
     self,
     *args: Any,
-    checkpoint_path: str | None = None,
-    teacher_checkpoint_path: str | None = None,
-    rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
-    fresh_regex: str = checkpoints.FRESH,
-    unused_regex: str = '',
+    warm_start: warm_start_lib.WarmStart | None = None,
     **kwargs: Any,
   ) -> None:
     """Prepares the state.
 
     Args:
-      *args: of t5x.
-      checkpoint_path: of Orbax's or t5x's format; None starts at random.
-      teacher_checkpoint_path: of a run whose downstream model is the teacher.
-      rules: see `checkpoints.fill`.
-      fresh_regex: see `checkpoints.fill`.
-      unused_regex: see `checkpoints.fill`.
-      **kwargs: of t5x.
+      *args: arguments of t5x.
+      warm_start: where the first weights come from, in Orbax's or t5x's format;
+        at random if None.
+      **kwargs: arguments of t5x.
 
     Raises:
       UserError: there is no such checkpoint.
     """
-    if checkpoint_path:
-      checkpoints.find(checkpoint_path, 'INITIAL_CHECKPOINT_PATH')
+    self._start = warm_start or warm_start_lib.WarmStart()
+    if self._start.path:
+      checkpoints.find(self._start.path, 'INITIAL_CHECKPOINT_PATH')
     super().__init__(*args, **kwargs)
-    self._path, self._teacher = checkpoint_path, teacher_checkpoint_path
-    self._rules = rules
-    self._fresh, self._unused = fresh_regex, unused_regex
 
   def from_scratch(self, init_rng: jax.Array) -> Any:
     """A state at step 0.
@@ -109,20 +101,12 @@ class WarmStart(utils.TrainStateInitializer):
     frozen = state.flax_mutables.get('frozen', {})
     held = trees.flatten_paths(frozen)
     needed = any(name.startswith('teacher/') for name in held)
-    checkpoints.check_teacher(needed, self._teacher, self._path)
-    if not self._path:
+    self._start.check(needed)
+    if not self._start.path:
       return state
     # Every host reads the whole, and keeps what its devices hold.
     filled = trees.flatten_paths(
-      checkpoints.fill(
-        trees.join(state.params, frozen),
-        self._path,
-        'INITIAL_CHECKPOINT_PATH',
-        self._rules,
-        self._fresh,
-        self._unused,
-        self._teacher,
-      )
+      self._start.fill(trees.join(state.params, frozen))
     )
     placed = {
       name: _placed(filled[name], old.sharding)
@@ -165,9 +149,9 @@ class Partitioner(partitioning.PjitPartitioner):
     """Takes t5x's arguments, and logical axis rules of the frozen part.
 
     Args:
-      *args: of t5x.
+      *args: t5x's argument.
       frozen_rules: as `logical_axis_rules`, which hold if None.
-      **kwargs: of t5x.
+      **kwargs: t5x's argument.
     """
     super().__init__(*args, **kwargs)
     self._frozen_rules = frozen_rules
@@ -223,12 +207,12 @@ def get_dataset(
   """t5x's batches, if a run that is stopped can go on where it was in them.
 
   Args:
-    cfg: of t5x.
-    shard_id: of t5x.
-    num_shards: of t5x.
-    feature_converter_cls: of t5x.
-    num_epochs: of t5x.
-    continue_from_last_checkpoint: of t5x.
+    cfg: t5x's argument.
+    shard_id: t5x's argument.
+    num_shards: t5x's argument.
+    feature_converter_cls: t5x's argument.
+    num_epochs: t5x's argument.
+    continue_from_last_checkpoint: t5x's argument.
     save_dataset: as bound to `utils.SaveCheckpointConfig`; if not, a line says
       that the data starts again after a stop.
     text_format: format of the model; t5x compares vocabularies of its own
@@ -285,14 +269,14 @@ def write_adapters(
   Needs `mode = 'predict_with_aux'` and a model that returns adapters.
 
   Args:
-    path: of a part of the answers.
+    path: file that gets a part of the answers.
     inferences: answers, and `{'scores': ..., 'adapters': ...}`.
     task_ds: the episodes of this part.
-    mode: of t5x.
-    vocabulary: of t5x.
+    mode: t5x's argument.
+    vocabulary: t5x's argument.
     folder: gets `<name of the part>.safetensors`, see `adapters.io`, with phi
       of every episode in its order.
-    **kwargs: of t5x.
+    **kwargs: t5x's argument.
 
   Raises:
     UserError: the model gave no adapters.

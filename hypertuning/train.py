@@ -12,27 +12,28 @@ if __name__ == '__main__':
 
   gin_utils.run('hypertuning.train', 'train')  # see there why it comes first
 
+import dataclasses
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from hypertuning import gin_utils
-from hypertuning.data import lookup
+from hypertuning import gin_utils, model_config
 from hypertuning.engine import (
   batching,
   checkpoints,
-  partitioning,
   summaries,
   train_state,
   train_step,
 )
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.task_data import TaskData
 from hypertuning.engine.train_state import TrainState
+from hypertuning.engine.warm_start import WarmStart
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, phi_modes, statistics
 from hypertuning.models import HyperTuningModel
@@ -41,63 +42,39 @@ from hypertuning.models import HyperTuningModel
 def train(
   *,
   model: HyperTuningModel,
-  mixture_or_task_name: str,
-  task_feature_lengths: Mapping[str, Any],
-  batch_size: int,
+  data: TaskData,
   total_steps: int,
   model_dir: str,
-  mixture_or_task_module: str | None = None,
-  eval_mixture_or_task_name: str | None = None,
-  eval_split: str = 'validation',
+  partitioner: Partitioner,
+  eval_data: TaskData | None = None,
+  warm_start: WarmStart | None = None,
   eval_period: int = 500,
   eval_steps: int | None = 8,
   checkpoint_period: int = 500,
   keep_checkpoints: int = 3,
   log_period: int = 20,
   num_microbatches: int = 1,
-  num_partitions: int = 1,
-  activation_partitioning_dims: int = 1,
-  parameter_partitioning_dims: int = 1,
-  frozen_partitioning_dims: int | None = None,
   random_seed: int = 0,
-  use_cached: bool = False,
-  initial_checkpoint_path: str | None = None,
-  teacher_checkpoint_path: str | None = None,
-  initial_checkpoint_rules: Sequence[tuple[str, str]] = checkpoints.WARM_START,
-  fresh_regex: str = checkpoints.FRESH,
-  unused_regex: str = '',
 ) -> TrainState | None:
   """Trains to `total_steps`.
 
   Args:
-    model: what is trained; its regex says which part.
-    mixture_or_task_name: a registered seqio task or mixture of episodes.
-    task_feature_lengths: such as `{'hyper_inputs': 64, 'inputs': (4, 8),
-      'targets': (4, 8)}`.
-    batch_size: episodes a step, over all devices and microbatches.
+    model: the model; its regex says which part of it trains.
+    data: the episodes that are trained on.
     total_steps: steps in all, those of earlier starts included.
-    model_dir: the run's folder: checkpoints, summaries, `config.gin`.
-    mixture_or_task_module: imported first, so that it can register tasks.
-    eval_mixture_or_task_name: what is evaluated; the training mixture if None.
-    eval_split: a split whose tasks are not trained on.
+    model_dir: the run's folder: checkpoints, summaries, `config.gin`, and
+      `model.gin`, which builds the model alone.
+    partitioner: the devices, and how model and batches lie on them.
+    eval_data: the episodes that are evaluated on, of a split whose tasks are
+      not trained on; `validation` of the training mixture if None.
+    warm_start: where the first weights come from; at random if None.
     eval_period: steps between evaluations; 0 for none.
-    eval_steps: batches an evaluation; None for the whole split.
+    eval_steps: batches per evaluation; None for the whole split.
     checkpoint_period: steps between checkpoints; the last step has one.
-    keep_checkpoints: older ones are deleted.
+    keep_checkpoints: how many are kept; older ones are deleted.
     log_period: steps between two looks at the loss; all steps are recorded.
-    num_microbatches: parts a batch is computed in.
-    num_partitions: devices over which a model is divided.
-    activation_partitioning_dims: see `partitioning`.
-    parameter_partitioning_dims: see `partitioning`.
-    frozen_partitioning_dims: as that of what does not train; the same if None.
-    random_seed: of initial weights, data and dropout.
-    use_cached: read what `seqio_cache_tasks` wrote.
-    initial_checkpoint_path: of another run, whose weights are taken over.
-    teacher_checkpoint_path: of a run whose downstream model is the teacher;
-      what it has learned of `downstream/` becomes `teacher/`.
-    initial_checkpoint_rules: see `checkpoints.fill`.
-    fresh_regex: names that may be missing there.
-    unused_regex: names there that this model may leave out.
+    num_microbatches: parts that a batch is computed in.
+    random_seed: seed of initial weights and dropout.
 
   Returns:
     The last state, or None where an earlier start had done all steps.
@@ -113,68 +90,38 @@ def train(
   for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
-  partitioner = partitioning.standard(
-    num_partitions,
-    activation_partitioning_dims,
-    parameter_partitioning_dims,
-    frozen_partitioning_dims,
-  )
-  partitioner.check_batch(batch_size, num_microbatches)
-  if initial_checkpoint_path:
-    checkpoints.find(initial_checkpoint_path, 'INITIAL_CHECKPOINT_PATH')
-  checkpoints.check_teacher(
-    model.module.teacher is not None,
-    teacher_checkpoint_path,
-    initial_checkpoint_path,
-  )
-  batching.check_vocabulary(model)
-  lookup.import_tasks(mixture_or_task_module)
-
-  def dataset(name: str, split: str, repeat: bool) -> Any:
-    return batching.batches(
-      model,
-      name,
-      task_feature_lengths,
-      split,
-      batch_size,
-      random_seed,
-      repeat,
-      use_cached,
-    )
-
-  batches = batching.TrainBatches(
-    dataset(mixture_or_task_name, 'train', True), partitioner.batch
-  )
+  partitioner.check_batch(data.batch_size, num_microbatches)
+  warm_start = warm_start or WarmStart()
+  warm_start.check(model.module.teacher is not None)
+  data.check(model)
+  batches = data.train_batches(model, partitioner)
   evaluate = None
   if eval_period:
-    name = eval_mixture_or_task_name or mixture_or_task_name
+    held_out = eval_data or dataclasses.replace(data, split='validation')
+    held_out.check(model)
     evaluate = _make_evaluate(
-      model, dataset(name, eval_split, False), eval_steps, partitioner
+      model, held_out.batches(model), eval_steps, partitioner
     )
-  state, shardings = train_state.initial_state(
-    model,
-    batching.input_shapes(task_feature_lengths, model, batch_size),
-    partitioner,
-    random_seed,
-  )
-  if initial_checkpoint_path and done is None:
-    state = train_state.warm_start(
-      state,
-      shardings,
-      model.trainable_regex,
-      initial_checkpoint_path,
-      initial_checkpoint_rules,
-      fresh_regex,
-      unused_regex,
-      teacher_checkpoint_path,
+  # Before there is a folder that a slip would leave behind.
+  shapes = data.shapes(model)
+  if done is None:
+    batches.open()
+    state, shardings = train_state.initial_state(
+      model, shapes, partitioner, random_seed, warm_start
     )
+  else:
+    state, shardings = train_state.abstract_state(model, shapes, partitioner)
   _print_counts(state)
 
   checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
   try:
     if done is not None:
-      state = _resume(checkpointer, done, state, shardings, batches)
+      saved, position = checkpointer.restore(done, state.as_saved())
+      state = state.from_saved(saved)
+      batches.move(position)
+      print(f'Going on from step {done}.', file=sys.stderr)
     gin_utils.save_config(model_dir)
+    model_config.save(model_dir)
     step_fn = partitioner.compile(
       train_step.make_train_step(model, num_microbatches),
       **train_step.train_step_jit(partitioner, shardings),
@@ -296,24 +243,6 @@ def _make_evaluate(
     return statistics.summarize(outputs)
 
   return evaluate
-
-
-def _resume(
-  checkpointer: checkpoints.Checkpointer,
-  step: int,
-  state: TrainState,
-  shardings: TrainState,
-  batches: batching.TrainBatches,
-) -> TrainState:
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    state,
-    shardings,
-  )
-  saved, position = checkpointer.restore(step, abstract.as_saved())
-  batches.move(position)
-  print(f'Going on from step {step}.', file=sys.stderr)
-  return state.from_saved(saved)
 
 
 def _print_counts(state: TrainState) -> None:

@@ -22,7 +22,7 @@ from hypertuning.data import registry, row_files
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 FIELDS = {'inputs': 'input', 'targets': 'output'}
 _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')

@@ -29,7 +29,7 @@ from hypertuning.data import (
 from hypertuning.data.caclm import SegmentLengths
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
 # Windows of documentation in bytes; T5's vocabulary would need a file. B is

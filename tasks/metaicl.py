@@ -17,7 +17,7 @@ from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 SETTINGS = (
   'hr_to_lr',

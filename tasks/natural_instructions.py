@@ -15,7 +15,7 @@ from hypertuning.data import metrics, registry
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 POSITIVES = 2  # examples of the setting "definition + 2 positive"
 

@@ -23,7 +23,7 @@ from hypertuning.data.registry import Splits
 from hypertuning.data.rows import RowTask, Tasks
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 METRICS = {
   'exact_match': metrics.exact_match,

@@ -20,7 +20,7 @@ from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 # T0's held-out data sets, by the start of their prompts' names.
 HELD_OUT = (

@@ -21,7 +21,7 @@ from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 MOST_LABELS = 10  # more is no classification, as symbol tuning has it
 

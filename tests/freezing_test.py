@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import runner
 import tiny
 
 from hypertuning import trees
@@ -304,7 +305,7 @@ def test_warm_start_shares_no_buffer(tmp_path, batch):
     trees.join(start['params'], start['frozen']),
     str(tmp_path),
     'INITIAL_CHECKPOINT_PATH',
-    rules=checkpoints.WARM_START,
+    rules=runner.WARM_START_RULES,
     fresh='hypermodel/(head/.*|queries)',
   )
   flat = trees.flatten_paths(filled)

@@ -19,14 +19,13 @@ if __name__ == '__main__':
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 
-from hypertuning.data import lookup
-from hypertuning.engine import batching, summaries, train_state, train_step
+from hypertuning.engine import summaries, train_state, train_step
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
@@ -39,10 +38,7 @@ HEADER = (
 def measure(
   *,
   model: HyperTuningModel,
-  mixture_or_task_name: str,
-  task_feature_lengths: Mapping[str, Any],
-  batch_size: int,
-  mixture_or_task_module: str | None = None,
+  data: TaskData,
   rounds: int = 7,
   batches_a_round: int = 20,
   steps_a_round: int = 1,
@@ -50,18 +46,16 @@ def measure(
   """Measures a run's pipeline and its step, and prints the two.
 
   Args:
-    model: see `train.train`.
-    mixture_or_task_name: see `train.train`.
-    task_feature_lengths: see `train.train`.
-    batch_size: see `train.train`.
-    mixture_or_task_module: see `train.train`.
-    rounds: of measuring one, then the other; medians over rounds are printed.
-    batches_a_round: of the pipeline.
-    steps_a_round: of training.
+    model: the model whose step is measured.
+    data: the episodes of its training.
+    rounds: rounds of measuring one, then the other; medians over rounds are
+      printed.
+    batches_a_round: batches of the pipeline per round.
+    steps_a_round: steps of training per round.
 
   Returns:
-    `pipeline`, episodes a second; `steps`, a second; and `ratio`, of the
-    pipeline's episodes to those of the model.
+    `pipeline`, its episodes per second; `steps`, the model's steps per second;
+    and `ratio`, the pipeline's episodes divided by those of the model.
 
   Raises:
     UserError: bad input, as for training.
@@ -74,24 +68,12 @@ def measure(
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
   partitioner = Partitioner()
-  partitioner.check_batch(batch_size)
-  batching.check_vocabulary(model)
-  lookup.import_tasks(mixture_or_task_module)
-  dataset = batching.batches(
-    model,
-    mixture_or_task_name,
-    task_feature_lengths,
-    'train',
-    batch_size,
-    repeat=True,
-  )
-  batches = batching.TrainBatches(dataset, partitioner.batch)
+  partitioner.check_batch(data.batch_size)
+  data.check(model)
+  batches = data.train_batches(model, partitioner)
   batch = next(batches)
   state, shardings = train_state.initial_state(
-    model,
-    batching.input_shapes(task_feature_lengths, model, batch_size),
-    partitioner,
-    seed=0,
+    model, data.shapes(model), partitioner, seed=0
   )
   step_fn = partitioner.compile(
     train_step.make_train_step(model),
@@ -120,12 +102,13 @@ def measure(
     stepped.append(_rate(step, steps_a_round))
     progress.update()
   progress.close()
+  batch_size = data.batch_size
   pipeline = batch_size * statistics.median(drawn)
   steps = statistics.median(stepped)
   ratio = pipeline / (batch_size * steps)
   print(HEADER)
   print(
-    f'| {mixture_or_task_name} | {parameters:,} | {batch_size} | '
+    f'| {data.name} | {parameters:,} | {batch_size} | '
     f'{pipeline:,.0f} | {steps:.3g} | {batch_size * steps:,.3g} | '
     f'{ratio:,.3g} |'
   )
@@ -133,7 +116,7 @@ def measure(
 
 
 def _rate(function: Callable[[], None], times: int) -> float:
-  """Calls a second."""
+  """Calls per second."""
   start = time.perf_counter()
   for _ in range(times):
     function()

@@ -31,10 +31,10 @@ from typing import Any
 import jax
 
 from hypertuning import gin_utils
-from hypertuning.data import lookup
 from hypertuning.data.features import check_lengths
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
@@ -55,13 +55,8 @@ Row = dict[str, Any]
 def measure(
   *,
   model: HyperTuningModel,
-  mixture_or_task_name: str,
-  task_feature_lengths: Mapping[str, Any],
-  in_context_name: str,
-  in_context_lengths: Mapping[str, Any],
-  batch_size: int,
-  mixture_or_task_module: str | None = None,
-  split: str = 'validation',
+  data: TaskData,
+  in_context: TaskData,
   checkpoint_path: str | None = None,
   output_dir: str | None = None,
   rounds: int = 7,
@@ -70,27 +65,24 @@ def measure(
   """Counts and measures the three ways, and prints them.
 
   Args:
-    model: with a hypermodel.
-    mixture_or_task_name: whose examples the hypermodel reads.
-    task_feature_lengths: of that task.
-    in_context_name: whose examples stand in the frozen model's input.
-    in_context_lengths: of that task; queries and targets as in the other's.
-    batch_size: episodes a batch; both ways answer all their queries at once.
-    mixture_or_task_module: imported first, so that it can register tasks.
-    split: from which a batch of each task is drawn.
+    model: a model with a hypermodel.
+    data: a task whose examples the hypermodel reads; one batch of it is drawn.
+      Both ways answer all queries of a batch at once.
+    in_context: a task whose examples stand in the frozen model's input, with as
+      many queries of the same targets, and batches of the same size.
     checkpoint_path: as for evaluation; random weights if None, which cost the
       same.
     output_dir: where results are written; nowhere if None.
-    rounds: of measuring the three in turn; their medians are printed. With 0,
-      FLOPs alone are counted, and no weights are made.
-    calls_a_round: of each.
+    rounds: rounds of measuring the three in turn; their medians are printed.
+      With 0, FLOPs alone are counted, and no weights are made.
+    calls_a_round: calls of each per round.
 
   Returns:
     A row for each way: `flops` of all matmuls and `seconds`, with those of the
-    fastest and of the slowest round, an episode for making phi and a query for
-    the others, and the bytes of an episode's phi in either type. Then a row of
-    how many queries phi has paid for itself after. Seconds that were not
-    measured are None.
+    fastest and of the slowest round (per episode for making phi, per query for
+    the others), and the bytes of an episode's phi in either type. Then a row
+    that says after how many queries phi has paid for itself. Seconds that were
+    not measured are None.
 
   Raises:
     UserError: bad input; names the binding at fault.
@@ -104,27 +96,21 @@ def measure(
     raise UserError(f'ROUNDS = {rounds}: must be 0 or more.')
   if calls_a_round < 1:
     raise UserError(f'CALLS_A_ROUND = {calls_a_round}: must be 1 or more.')
-  _check_lengths(task_feature_lengths, in_context_lengths)
+  _check_lengths(data.lengths, in_context.lengths)
+  batch_size, queries = data.batch_size, data.lengths['inputs'][0]
   partitioner = Partitioner()
   partitioner.check_batch(batch_size)
-  batching.check_vocabulary(model)
-  lookup.import_tasks(mixture_or_task_module)
-  lookup.get_task(mixture_or_task_name)
-  lookup.get_task(in_context_name, 'IN_CONTEXT_MIXTURE_OR_TASK_NAME')
+  for episodes in (data, in_context):
+    episodes.check(model)
 
   counts = {
     MAKING: batch_size,
-    WITH_PHI: batch_size * task_feature_lengths['inputs'][0],
-    IN_CONTEXT: batch_size * task_feature_lengths['inputs'][0],
+    WITH_PHI: batch_size * queries,
+    IN_CONTEXT: batch_size * queries,
   }
   ways = _ways(model)
-  shapes = batching.input_shapes(task_feature_lengths, model, batch_size)
-  abstract = _abstract(
-    model,
-    shapes,
-    batching.input_shapes(in_context_lengths, model, batch_size),
-    partitioner,
-  )
+  shapes = data.shapes(model)
+  abstract = _abstract(model, shapes, in_context.shapes(model), partitioner)
   with partitioner.context():
     work = {
       way: flops.matmul_flops(jax.make_jaxpr(function)(*abstract[way]))
@@ -132,16 +118,10 @@ def measure(
     }
   times: dict[str, list[float]] = {}
   if rounds:
-    batch, in_context = (
-      _batch(model, name, lengths, split, batch_size, partitioner)
-      for name, lengths in (
-        (mixture_or_task_name, task_feature_lengths),
-        (in_context_name, in_context_lengths),
-      )
-    )
+    batch, other = (_batch(model, x, partitioner) for x in (data, in_context))
     variables = _variables(model, shapes, partitioner, checkpoint_path)
     times = _times(
-      ways, variables, batch, in_context, partitioner, rounds, calls_a_round
+      ways, variables, batch, other, partitioner, rounds, calls_a_round
     )
   numbers = sum(x.size for x in jax.tree.leaves(abstract[WITH_PHI][-1]))
   rows: list[Row] = []
@@ -308,19 +288,13 @@ def _variables(
 
 
 def _batch(
-  model: HyperTuningModel,
-  name: str,
-  lengths: Mapping[str, Any],
-  split: str,
-  batch_size: int,
-  partitioner: Partitioner,
+  model: HyperTuningModel, data: TaskData, partitioner: Partitioner
 ) -> dict[str, jax.Array]:
   """The first batch of a task."""
-  dataset = batching.batches(model, name, lengths, split, batch_size)
-  for batch in batching.on_devices(dataset, partitioner.batch, 1):
+  for batch in batching.on_devices(data.batches(model), partitioner.batch, 1):
     batch.pop('is_real')
     return batch
-  raise UserError(f'{name} has no episodes in its split {split!r}.')
+  raise UserError(f'{data.name} has no episodes in its split {data.split!r}.')
 
 
 def _times(
@@ -332,7 +306,7 @@ def _times(
   rounds: int,
   calls: int,
 ) -> dict[str, list[float]]:
-  """Seconds a call of every way, one number a round."""
+  """Seconds per call of every way, one number per round."""
   compiled = {
     way: partitioner.compile(function) for way, function in ways.items()
   }

@@ -1,5 +1,6 @@
 """Few-shot episodes: a seqio source over the rows of tasks."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -97,6 +98,7 @@ class EpisodeSource(seqio.DataSource):
     self._train_episodes = train_episodes
     self._at_most = at_most
     self._in_turn = in_turn
+    self._first = 0
     self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
 
@@ -154,10 +156,26 @@ class EpisodeSource(seqio.DataSource):
       shots=self._shots[split],
       balanced=self._balanced,
     )
-    numbers = tf.data.Dataset.range(self.num_input_examples(split))
+    count = self.num_input_examples(split)
+    numbers = tf.data.Dataset.range(count)
+    if self._first:
+      # Turned, not cut: seqio repeats the dataset, from its first element.
+      first = self._first % count
+      numbers = numbers.map(lambda number: (number + first) % count)
     if shard_info is not None:
       numbers = numbers.shard(shard_info.num_shards, shard_info.index)
     return numbers.map(episode, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def starting_at(self, first: int) -> 'EpisodeSource':
+    """The same episodes from number `first` on, at once: none is drawn before.
+
+    Args:
+      first: number of the first episode; those before it follow at the end, as
+        in the next repetition.
+    """
+    other = copy.copy(self)
+    other._first = first
+    return other
 
   def for_tuning(
     self,

@@ -16,7 +16,7 @@ from hypertuning.data import features, vocabularies
 from hypertuning.data.sampling import Episode
 from hypertuning.data.text_format import Ids, TextFormat
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 # Rank classification, see `options_as_queries`: the suffix of its tasks' names,
 # and the features that it adds to every query.

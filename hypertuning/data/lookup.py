@@ -7,8 +7,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from hypertuning.data import places, vocabularies
 from hypertuning.data import text_format as text_format_lib
-from hypertuning.data import vocabularies
 from hypertuning.data.features import TextFeature
 from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError
@@ -74,6 +74,7 @@ def episodes(
   seed: int = 0,
   repeat: bool = False,
   use_cached: bool = False,
+  first: int = 0,
 ) -> tf.data.Dataset:
   """Episodes of a task, with all that its preprocessors give.
 
@@ -85,6 +86,7 @@ def episodes(
     repeat: whether episodes never end (training), or come once, in order
       (evaluation).
     use_cached: whether to read what `seqio_cache_tasks` wrote.
+    first: number of the episode to start with; see `places` for what it costs.
 
   Raises:
     UserError: the split does not exist.
@@ -94,14 +96,17 @@ def episodes(
     raise UserError(
       f'{name} has no split {split!r}; it has {", ".join(task.splits)}.'
     )
-  return task.get_dataset(
-    sequence_length=lengths,
-    split=split,
-    shuffle=repeat,
-    num_epochs=None if repeat else 1,
-    seed=seed,
-    use_cached=use_cached,
-  )
+  arguments = {
+    'sequence_length': lengths,
+    'split': split,
+    'shuffle': repeat,
+    'num_epochs': None if repeat else 1,
+    'seed': seed,
+    'use_cached': use_cached,
+  }
+  if not first:
+    return task.get_dataset(**arguments)
+  return places.starting_at(task, first, **arguments)
 
 
 def format_of(task: seqio.Task | seqio.Mixture) -> TextFormat:

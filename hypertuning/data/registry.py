@@ -12,7 +12,7 @@ from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Tasks
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
-from hypertuning.renamed import takes_text_format
+from hypertuning.old_names import takes_text_format
 
 # Suffixes of a task's name. The downstream model reads definition and shots
 # before a query (`IN_CONTEXT`), or a teacher does (`TAUGHT`); without a suffix

@@ -1,7 +1,5 @@
 """seqio datasets as batches on the devices."""
 
-import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from jax.sharding import NamedSharding
 
-from hypertuning.data import lookup
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
@@ -29,13 +26,13 @@ def to_batches(
   """Batches `[batch_size, ...]` of the model features of episodes.
 
   Args:
-    model: whose feature converter is used.
-    drawn: of `lookup.episodes`.
+    model: the model whose feature converter is used.
+    drawn: episodes, as `lookup.episodes` gives them.
     lengths: TASK_FEATURE_LENGTHS.
-    batch_size: episodes a batch.
-    repeat: as of `lookup.episodes`. If not, each batch has the further feature
-      `is_real` `[batch_size]`, 0 on the rows that fill up the last batch; those
-      repeat the first episodes.
+    batch_size: episodes per batch.
+    repeat: whether the episodes are endless. If not, each batch has the further
+      feature `is_real` `[batch_size]`, 0 on the rows that fill up the last
+      batch; those repeat the first episodes.
   """
   # The thread that tunes tf.data's parallelism does not hear that its iterator
   # has gone: a run would wait for it at its end, for up to a minute.
@@ -51,92 +48,84 @@ def to_batches(
   return marked.batch(batch_size, drop_remainder=True).prefetch(1)
 
 
-def batches(
-  model: HyperTuningModel,
-  name: str,
-  lengths: Lengths,
-  split: str,
-  batch_size: int,
-  seed: int = 0,
-  repeat: bool = False,
-  use_cached: bool = False,
-) -> tf.data.Dataset:
-  """Batches of a task: see `lookup` and `to_batches`."""
-  lookup.check_text(name, model.text_format)
-  drawn = lookup.episodes(name, lengths, split, seed, repeat, use_cached)
-  return to_batches(model, drawn, lengths, batch_size, repeat)
-
-
 class TrainBatches:
-  """Training batches on the devices, whose position can be saved."""
+  """Endless training batches on the devices, from any episode on.
 
-  def __init__(self, dataset: tf.data.Dataset, sharding: NamedSharding) -> None:
-    """Starts at the beginning of an endless dataset."""
-    self._iterator = iter(dataset)
+  The place in the data is the number of the next episode: it does not depend on
+  the batch size, nor on how far tf.data has read ahead.
+  """
+
+  def __init__(
+    self,
+    open_at: Callable[[int], tf.data.Dataset],
+    batch_size: int,
+    sharding: NamedSharding,
+  ) -> None:
+    """Starts at episode 0; nothing is read before the first batch.
+
+    Args:
+      open_at: a function from the number of an episode to the endless batches
+        that start with it.
+      batch_size: episodes per batch.
+      sharding: where the batches lie.
+    """
+    self._open_at = open_at
+    self._batch_size = batch_size
     self._sharding = sharding
-    self._drawn = 0
+    self._next_episode = 0
+    self._iterator: Iterator[Mapping[str, tf.Tensor]] | None = None
+
+  def open(self) -> None:
+    """Opens the data now: what is wrong with it is then said before any work.
+
+    Raises:
+      UserError: no such task or split, or too few rows.
+    """
+    self._iterator = iter(self._open_at(self._next_episode))
 
   def __next__(self) -> dict[str, jax.Array]:
+    """The next batch.
+
+    Raises:
+      UserError: the first batch has no target tokens.
+    """
+    if self._iterator is None:
+      self.open()
+    assert self._iterator is not None
     batch = next(self._iterator)
-    if not self._drawn and not tf.reduce_any(batch['target_weights'] > 0):
+    if not self._next_episode and not tf.reduce_any(
+      batch['target_weights'] > 0
+    ):
       raise UserError(
         'The first batch has no target tokens: TASK_FEATURE_LENGTHS truncates '
         'every target away, or the task has none.'
       )
-    self._drawn += 1
+    self._next_episode += self._batch_size
     return put(batch, self._sharding)
 
   def position(self) -> dict[str, np.ndarray]:
-    """Where the next batch comes from.
-
-    Returns:
-      `batches`, how many were drawn, and where the pipeline can be saved (it
-      cannot if its source runs Python) the files of its state as bytes.
-    """
-    position = {'batches': np.asarray(self._drawn, np.int64)}
-    with tempfile.TemporaryDirectory() as folder:
-      try:
-        checkpoint = tf.train.Checkpoint(iterator=self._iterator)
-        checkpoint.write(f'{folder}/position')
-      except tf.errors.FailedPreconditionError:
-        return position
-      for path in sorted(pathlib.Path(folder).iterdir()):
-        position[path.name] = np.frombuffer(path.read_bytes(), np.uint8)
-    return position
+    """The place in the data: `next_episode`, the number of it, int64 scalar."""
+    return {'next_episode': np.asarray(self._next_episode, np.int64)}
 
   def move(self, position: Mapping[str, np.ndarray]) -> None:
     """Goes to a saved position.
 
-    Without a saved state the batches before it are drawn again and dropped:
-    slower, but the data that follows is the same.
-
-    Raises:
-      UserError: the position is of another pipeline.
+    Args:
+      position: what `position` returned in a run of any batch size; or the
+        position of an older checkpoint, which counts `batches` and is of this
+        run's batch size.
     """
-    position = dict(position)
-    drawn = int(position.pop('batches'))
-    if position:
-      with tempfile.TemporaryDirectory() as folder:
-        for name, data in position.items():
-          pathlib.Path(folder, name).write_bytes(data.tobytes())
-        checkpoint = tf.train.Checkpoint(iterator=self._iterator)
-        try:
-          checkpoint.read(f'{folder}/position').assert_consumed()
-        except (tf.errors.OpError, AssertionError) as error:
-          raise UserError(
-            'The saved position in the data is of another MIXTURE_OR_TASK_NAME '
-            'or version of it; use another MODEL_DIR.'
-          ) from error
-    else:
-      for _ in range(drawn - self._drawn):
-        next(self._iterator)
-    self._drawn = drawn
+    if 'next_episode' in position:
+      self._next_episode = int(position['next_episode'])
+    else:  # beside it stand the files of tf.data's iterator: not needed
+      self._next_episode = int(position['batches']) * self._batch_size
+    self._iterator = None
 
 
 def on_devices(
   dataset: tf.data.Dataset, sharding: NamedSharding, count: int | None = None
 ) -> Iterator[dict[str, jax.Array]]:
-  """The first `count` batches (all for None), divided over the devices."""
+  """The first `count` batches (all for None), episodes over the devices."""
   for batch in dataset.take(-1 if count is None else count):
     yield put(batch, sharding)
 

@@ -2,8 +2,8 @@
 
 A checkpoint is `MODEL_DIR/checkpoint_N` with the items `state` (t5x's layout:
 `target`, `flax_mutables`, `state/step`, `state/param_states`) and `dataset`
-(the position of the input pipeline). Both appear together or not at all. Those
-of t5x are read as well, in Orbax's format and in its own.
+(the place in the data). Both appear together or not at all. Checkpoints of t5x
+are read as well, in Orbax's format and in its own.
 """
 
 import itertools
@@ -21,19 +21,8 @@ from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
 _PREFIX = 'checkpoint'
-# Same-named parts of a hypermodel start from the downstream model's weights. A
-# public T5 has no `downstream/` before its names.
-_T5 = 'hypermodel/((?:token_embedder|encoder|decoder)/.*)'
-WARM_START = (
-  ('(.*)', r'\1'),
-  (_T5, r'downstream/\1'),
-  ('downstream/(.*)', r'\1'),
-  (_T5, r'\1'),
-)
 # A whole model of ours, or a public T5 that is the downstream model.
 SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
-# What may be missing in the checkpoint that a hypermodel starts from.
-FRESH = r'hypermodel/(queries|head/.*|phi_.*)'
 
 
 class Checkpointer:
@@ -64,9 +53,9 @@ class Checkpointer:
     """Starts to save in the background; returns when arrays may change.
 
     Args:
-      step: of the state.
+      step: number of finished steps.
       state: a pytree of arrays.
-      position: of the input pipeline, see `pipelines.TrainBatches`.
+      position: the place in the data, see `batching.TrainBatches.position`.
     """
     if step in self._manager.all_steps():
       return
@@ -79,7 +68,14 @@ class Checkpointer:
     )
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-    """The state of a step, sharded as `abstract_state`, and the position.
+    """A saved state, and the place in the data.
+
+    Args:
+      step: step of a finished checkpoint.
+      abstract_state: shapes, types and shardings of the state.
+
+    Returns:
+      The state, and a position for `batching.TrainBatches.move`.
 
     Raises:
       UserError: the checkpoint is of another model or optimizer.
@@ -91,7 +87,7 @@ class Checkpointer:
     if ours:
       items['dataset'] = ocp.args.StandardRestore()
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    if not ours:  # t5x's: a batch a step was drawn
+    if not ours:  # t5x's, which drew one batch per step
       return restored['state'], {'batches': np.asarray(step, np.int64)}
     position = {k: np.asarray(v) for k, v in restored['dataset'].items()}
     return restored['state'], position
@@ -259,20 +255,21 @@ def _lookup(
     match = re.fullmatch(pattern, name)
     if not match:
       continue
-    there = match.expand(replacement)
-    if there in source:
-      return {there}, source[there]
-    # A scanned stack is `layers` here, and `layers_0`, `layers_1`, ... there.
+    saved = match.expand(replacement)
+    if saved in source:
+      return {saved}, source[saved]
+    # A scanned stack is `layers` in one model, and `layers_0`, `layers_1`, ...
+    # in the other.
     parts = list(
       itertools.takewhile(
         source.__contains__,
-        (there.replace('/layers/', f'/layers_{i}/') for i in itertools.count()),
+        (saved.replace('/layers/', f'/layers_{i}/') for i in itertools.count()),
       )
     )
-    if '/layers/' in there and parts:
+    if '/layers/' in saved and parts:
       return set(parts), np.stack([source[part] for part in parts])
-    layer = re.search(r'/layers_(\d+)/', there)
-    stack = re.sub(r'/layers_\d+/', '/layers/', there)
+    layer = re.search(r'/layers_(\d+)/', saved)
+    stack = re.sub(r'/layers_\d+/', '/layers/', saved)
     if layer and stack in source and int(layer[1]) < len(source[stack]):
       return {stack}, source[stack][int(layer[1])]
   return set(), None
@@ -298,7 +295,7 @@ def _as_numpy(state_folder: epath.Path) -> Any:
 
 def _check_fits(folder: epath.Path, abstract_state: Any) -> None:
   """Refuses a checkpoint whose arrays are not those of the state."""
-  there, here = (
+  saved, expected = (
     {
       name: tuple(leaf.shape)
       for name, leaf in trees.flatten_paths(tree).items()
@@ -306,13 +303,14 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> None:
     }
     for tree in (_metadata(folder / 'state'), abstract_state)
   )
-  names = sorted({*there, *here})
-  other = [name for name in names if there.get(name) != here.get(name)]
+  names = sorted({*saved, *expected})
+  other = [name for name in names if saved.get(name) != expected.get(name)]
   if other:
     name = other[0]
     raise UserError(
       f'{folder} is not of this model and optimizer: {name} is '
-      f'{there.get(name, "missing")} there, {here.get(name, "not used")} here '
+      f'{saved.get(name, "missing")} there, '
+      f'{expected.get(name, "not used")} here '
       f'({len(other)} differ in all). Use another MODEL_DIR, or the config.gin '
       'that stands in this one.'
     )

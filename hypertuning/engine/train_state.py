@@ -1,7 +1,6 @@
-"""The state of a run and the compiled training step."""
+"""The state of a run, and the variables of a model from a checkpoint."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -12,10 +11,11 @@ from flax.core import FrozenDict
 from hypertuning import trees
 from hypertuning.engine import checkpoints
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.warm_start import WarmStart
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
-Batch = Mapping[str, jax.Array]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @flax.struct.dataclass
@@ -25,7 +25,7 @@ class TrainState:
   Attributes:
     step: int32, the number of finished steps.
     params: what trains.
-    opt_state: of the optimizer; it has slots for `params` alone.
+    opt_state: the optimizer's state; it has slots for `params` alone.
     frozen: what does not train; the same arrays before and after a step.
   """
 
@@ -67,10 +67,10 @@ class TrainState:
 
 
 def create_state(
-  model: HyperTuningModel, variables: FrozenDict | dict[str, Any]
+  model: HyperTuningModel, variables: Mapping[str, Any]
 ) -> TrainState:
   """A state at step 0 from `get_initial_variables`."""
-  variables = flax.core.unfreeze(variables)
+  variables = flax.core.unfreeze(dict(variables))
   params = variables['params']
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -106,84 +106,97 @@ def state_shardings(
 
 def initial_state(
   model: HyperTuningModel,
-  shapes: Mapping[str, tuple[int, ...]],
+  shapes: Shapes,
   partitioner: Partitioner,
   seed: int,
+  start: WarmStart | None = None,
 ) -> tuple[TrainState, TrainState]:
   """The state at step 0, and its shardings.
+
+  Args:
+    model: the model that trains.
+    shapes: shapes of a batch's model features.
+    partitioner: says where the arrays lie.
+    seed: seed of the random weights.
+    start: where weights come from; at random if None or without a path. Weights
+      that a checkpoint has are not drawn before they are read.
+
+  Raises:
+    UserError: nothing trains, the devices do not divide a weight, or the
+      checkpoint is of another model.
+  """
+  if start is not None and start.path is not None:
+    return _warm_state(model, shapes, partitioner, seed, start)
+  shardings = abstract_state(model, shapes, partitioner)[1]
+
+  def draw_weights() -> TrainState:
+    return create_state(
+      model, model.get_initial_variables(jax.random.key(seed), shapes)
+    )
+
+  return partitioner.compile(draw_weights, out_shardings=shardings)(), shardings
+
+
+def abstract_state(
+  model: HyperTuningModel, shapes: Shapes, partitioner: Partitioner
+) -> tuple[TrainState, TrainState]:
+  """`initial_state` without arrays: shapes, types and shardings.
 
   Raises:
     UserError: nothing trains, or the devices do not divide a weight.
   """
-  create, shardings = _state_creator(model, shapes, partitioner, seed)
-  return partitioner.compile(create, out_shardings=shardings)(), shardings
-
-
-def abstract_state(
-  model: HyperTuningModel,
-  shapes: Mapping[str, tuple[int, ...]],
-  partitioner: Partitioner,
-) -> tuple[TrainState, TrainState]:
-  """`initial_state` without arrays: shapes, types and shardings."""
-  create, shardings = _state_creator(model, shapes, partitioner, seed=0)
+  variables = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.key(0), shapes)
+  )
+  if not trees.flatten_paths(variables['params']):
+    raise UserError(
+      f'TRAINABLE_REGEX = {model.trainable_regex!r} matches no parameter: use '
+      "'hypermodel/.*' or 'downstream/.*'."
+    )
+  shardings = state_shardings(model, variables, partitioner)
   state = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    jax.eval_shape(create),
+    jax.eval_shape(lambda x: create_state(model, x), _without_axes(variables)),
     shardings,
   )
   return state, shardings
 
 
-def _state_creator(
+def _without_axes(variables: FrozenDict | dict[str, Any]) -> dict[str, Any]:
+  """The collections of arrays: names of axes are no arrays."""
+  return {
+    name: variables[name] for name in ('params', 'frozen') if name in variables
+  }
+
+
+def _warm_state(
   model: HyperTuningModel,
-  shapes: Mapping[str, tuple[int, ...]],
+  shapes: Shapes,
   partitioner: Partitioner,
   seed: int,
-) -> tuple[Callable[[], TrainState], TrainState]:
-  def variables() -> Any:
-    return model.get_initial_variables(jax.random.key(seed), shapes)
-
-  abstract = jax.eval_shape(variables)
-  if not trees.flatten_paths(abstract['params']):
-    raise UserError(
-      f'TRAINABLE_REGEX = {model.trainable_regex!r} matches no parameter: use '
-      "'hypermodel/.*' or 'downstream/.*'."
-    )
-  shardings = state_shardings(model, abstract, partitioner)
-  return lambda: create_state(model, variables()), shardings
-
-
-def warm_start(
-  state: TrainState,
-  shardings: TrainState,
-  trainable_regex: str,
-  path: str,
-  rules: Sequence[tuple[str, str]],
-  fresh: str,
-  unused: str,
-  teacher: str | None = None,
-) -> TrainState:
-  """A state with another run's weights; see `checkpoints.fill`."""
-  filled = checkpoints.fill(
-    trees.join(state.params, state.frozen),
-    path,
-    'INITIAL_CHECKPOINT_PATH',
-    rules,
-    fresh,
-    unused,
-    teacher,
+  start: WarmStart,
+) -> tuple[TrainState, TrainState]:
+  """A state at step 0 with the weights of another run."""
+  state, shardings = abstract_state(model, shapes, partitioner)
+  filled = start.fill(trees.join(state.params, state.frozen))
+  params, frozen = _on_devices(
+    model,
+    shapes,
+    partitioner,
+    seed,
+    filled,
+    (shardings.params, shardings.frozen),
   )
-  params, frozen = trees.split_by_regex(filled, trainable_regex)
-  return dataclasses.replace(
-    state,
-    params=jax.device_put(params, shardings.params),
-    frozen=jax.device_put(frozen, shardings.frozen),
-  )
+  opt_state = partitioner.compile(
+    model.optimizer_def.init, out_shardings=shardings.opt_state
+  )(params)
+  step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+  return TrainState(step, params, opt_state, frozen), shardings
 
 
 def restore_variables(
   model: HyperTuningModel,
-  shapes: Mapping[str, tuple[int, ...]],
+  shapes: Shapes,
   partitioner: Partitioner,
   checkpoint_path: str,
   fresh: str = '',
@@ -193,31 +206,72 @@ def restore_variables(
 
   Args:
     model: the model.
-    shapes: of a batch's model features.
+    shapes: shapes of a batch's model features.
     partitioner: says where the variables lie.
     checkpoint_path: a run of the model or, where it is the downstream model
       alone, a public T5.
     fresh: regex of the names that start at random if they are not there.
-    seed: of these.
+    seed: seed of the names that start at random.
 
   Raises:
-    UserError: there is none, or it is of another model.
+    UserError: there is no checkpoint, or it is of another model.
   """
-
-  def initial() -> Any:
-    return model.get_initial_variables(jax.random.key(seed), shapes)
-
-  variables = (
-    partitioner.compile(initial)() if fresh else jax.eval_shape(initial)
+  variables = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.key(seed), shapes)
   )
   parts = [variables['params'], variables.get('frozen', {})]
   filled = checkpoints.fill(
     trees.join(*parts), checkpoint_path, 'CHECKPOINT_PATH', fresh=fresh
   )
   axes = [variables['params_axes'], variables.get('frozen_axes', {})]
-  values = trees.split_by_regex(filled, model.trainable_regex)
+  shardings = [
+    partitioner.variable_shardings(part, part_axes)
+    for part, part_axes in zip(parts, axes, strict=True)
+  ]
+  return _on_devices(model, shapes, partitioner, seed, filled, shardings)
+
+
+def _on_devices(
+  model: HyperTuningModel,
+  shapes: Shapes,
+  partitioner: Partitioner,
+  seed: int,
+  filled: Mapping[str, Any],
+  shardings: Sequence[Any],
+) -> tuple[dict, dict]:
+  """`(params, frozen)` from the variables of a checkpoint.
+
+  Args:
+    model: the model.
+    shapes: shapes of a batch's model features.
+    partitioner: compiles what draws weights.
+    seed: seed of the random weights.
+    filled: all variables; those that the checkpoint does not have are abstract,
+      and are drawn as `initial_state` draws them.
+    shardings: shardings of `params` and of `frozen`.
+  """
+  values = trees.flatten_paths(filled)
+  places = trees.flatten_paths(trees.join(*shardings))
+  fresh = {
+    name: places[name]
+    for name, value in values.items()
+    if isinstance(value, jax.ShapeDtypeStruct)
+  }
+
+  def draw_fresh_weights() -> dict[str, jax.Array]:
+    variables = model.get_initial_variables(jax.random.key(seed), shapes)
+    drawn = trees.flatten_paths(
+      trees.join(variables['params'], variables.get('frozen', {}))
+    )
+    return {name: drawn[name] for name in fresh}  # jit leaves out the others
+
+  if fresh:
+    values |= partitioner.compile(draw_fresh_weights, out_shardings=fresh)()
+  parts = trees.split_by_regex(
+    trees.unflatten_paths(values), model.trainable_regex
+  )
   params, frozen = (
-    jax.device_put(x, partitioner.variable_shardings(x, x_axes))
-    for x, x_axes in zip(values, axes, strict=True)
+    jax.device_put(part, part_shardings)
+    for part, part_shardings in zip(parts, shardings, strict=True)
   )
   return params, frozen

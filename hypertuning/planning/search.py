@@ -1,4 +1,4 @@
-"""Which configurations to compile, and what compiling others has told."""
+"""Which configurations to compile, and the costs of those compiled before."""
 
 import dataclasses
 import functools
@@ -17,11 +17,6 @@ from hypertuning.planning.topologies import Topology
 Bindings = dict[str, Any]
 _PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-_SOURCES = (  # what a step is made of and counted by
-  *('networks', 'hypermodels', 'adapters', 'models.py'),
-  *('engine', 'data/features.py'),
-  *('planning/step.py', 'planning/flops.py', 'planning/hlo.py'),
-)
 _SHARDED = {'PARAMETER_PARTITIONING_DIMS': 2, 'FROZEN_DTYPE': 'bfloat16'}
 MESHES: tuple[Bindings, ...] = (
   # Frozen weights whole on every chip: they need not be gathered.
@@ -47,10 +42,11 @@ def candidates(
   """Configurations as bindings, smaller batches first.
 
   Args:
-    batch_size: of the configuration at hand; half and twice are tried too.
-    lengths: its TASK_FEATURE_LENGTHS.
+    batch_size: BATCH_SIZE of the configuration at hand; half of it and twice
+      it are tried too.
+    lengths: TASK_FEATURE_LENGTHS of the configuration at hand.
     choices: values to try instead: `BATCH_SIZE`, `QUERIES`, `REMAT_POLICY`,
-      `MESH` (bindings each), and any other macro of gin.
+      `MESH` (each value is bindings), and any other gin macro.
   """
   queries = lengths['targets'][0]
   axes: dict[str, Sequence[Any]] = {
@@ -76,7 +72,7 @@ def candidates(
 
 
 def differences(tried: Sequence[Bindings]) -> list[Bindings]:
-  """What candidates have not in common, queries instead of lengths."""
+  """The bindings in which candidates differ, with queries for lengths."""
   short = [
     {
       **{k: v for k, v in bindings.items() if k != 'TASK_FEATURE_LENGTHS'},
@@ -110,14 +106,14 @@ def larger(one: Bindings, other: Bindings) -> bool:
 
 
 class Cache:
-  """Costs of earlier compilations, a JSON file each."""
+  """Costs of earlier compilations, one JSON file per compilation."""
 
   def __init__(self, folder: str) -> None:
     """Makes no folder before there is something to keep."""
     self._folder = pathlib.Path(folder).expanduser()
 
   def get(self, key: str) -> Costs | None:
-    """What was put under the key; None if nothing readable was."""
+    """The costs kept under a key; None if there are none that can be read."""
     try:
       return Costs(**json.loads(self._path(key).read_text(encoding='utf-8')))
     except (OSError, ValueError, TypeError):
@@ -135,24 +131,34 @@ class Cache:
     return self._folder / f'{key}.json'
 
 
-def key(config: str, topology: Topology) -> str:
-  """Of all that costs depend on: configuration, versions, our own code."""
-  parts = (config, topology.name, json.dumps(versions()), _sources())
+def key(
+  config: str, topology: Topology, package: pathlib.Path = _PACKAGE
+) -> str:
+  """A name for all that costs depend on.
+
+  Args:
+    config: the resolved gin configuration.
+    topology: the slice of TPUs.
+    package: folder of the sources that make and count a step. It is the whole
+      of `hypertuning`: a list of the files that matter is wrong as soon as one
+      of them imports another.
+  """
+  parts = (config, topology.name, json.dumps(versions()), _sources(package))
   return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:32]
 
 
-@functools.cache  # what runs was read when the process started
-def _sources() -> str:
+@functools.cache  # the code that runs was read when the process started
+def _sources(package: pathlib.Path) -> str:
+  """A hash of the names and contents of all Python files of a package."""
   digest = hashlib.sha256()
-  for source in _SOURCES:
-    path = _PACKAGE / source
-    for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
-      digest.update(file.read_bytes())
+  for file in sorted(package.rglob('*.py')):
+    digest.update(f'{file.relative_to(package)}\0'.encode())
+    digest.update(file.read_bytes())
   return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
-  """Of what compiles; what is not installed has none."""
+  """Versions of the packages that compile; '' for one not installed."""
   found = {}
   for name in _PACKAGES:
     try:

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from hypertuning.engine import batching, partitioning, train_state, train_step
+from hypertuning.engine import train_state, train_step
+from hypertuning.engine.task_data import TaskData
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops, hlo
 from hypertuning.planning.topologies import Topology
@@ -22,19 +23,21 @@ class Costs:
   """What a step costs, per chip where nothing else is said.
 
   Attributes:
-    params_bytes: of what trains.
-    optimizer_bytes: of the optimizer's state.
-    frozen_bytes: of what does not train.
-    executed_flops: of all matmuls, those that rematerialisation repeats too.
-    useful_flops: without rematerialisation.
-    queries: whose targets a step trains on, over all chips.
-    error: why the step does not fit, or None: what follows is then known.
+    params_bytes: bytes of the parameters that train.
+    optimizer_bytes: bytes of the optimizer's state.
+    frozen_bytes: bytes of the parameters that do not train.
+    executed_flops: FLOPs of all matmuls, those that rematerialisation repeats
+      included.
+    useful_flops: the same without rematerialisation.
+    queries: queries whose targets a step trains on, over all chips.
+    error: why the step does not fit; None if it does, and the attributes below
+      are then known.
     temporary_bytes: activations and other values that a step makes.
     peak_bytes: arguments, results, temporaries and code at once.
-    collective_bytes: received from other chips, by kind.
-    hbm_bytes: read from and written to memory.
-    compile_seconds: on this machine.
-    machine_bytes: memory that the process had taken by then, at most.
+    collective_bytes: bytes received from other chips, by kind of collective.
+    hbm_bytes: bytes read from and written to memory.
+    compile_seconds: time of compilation on this machine.
+    machine_bytes: most memory that the process had taken by then.
   """
 
   params_bytes: int
@@ -58,27 +61,19 @@ def compile_step(
   """Compiles the step that `train.train` would run and reads its costs.
 
   Args:
-    topology: whose chips the step is for.
-    devices: of `topologies.devices`.
+    topology: the slice of TPUs that the step is for.
+    devices: its devices, from `topologies.devices`.
     settings: arguments of `train.train`.
 
   Raises:
     UserError: the devices do not divide the batch, the model or one another.
   """
   model: HyperTuningModel = settings['model']
-  batch_size = settings['batch_size']
+  data: TaskData = settings['data']
   microbatches = settings.get('num_microbatches', 1)
-  partitioner = partitioning.standard(
-    settings.get('num_partitions', 1),
-    settings.get('activation_partitioning_dims', 1),
-    settings.get('parameter_partitioning_dims', 1),
-    settings.get('frozen_partitioning_dims'),
-    devices,
-  )
-  partitioner.check_batch(batch_size, microbatches)
-  shapes = batching.input_shapes(
-    settings['task_feature_lengths'], model, batch_size
-  )
+  partitioner = dataclasses.replace(settings['partitioner'], devices=devices)
+  partitioner.check_batch(data.batch_size, microbatches)
+  shapes = data.shapes(model)
   state, shardings = train_state.abstract_state(model, shapes, partitioner)
   arguments = (
     state,

@@ -55,7 +55,10 @@ def _adapt(checkpoint, output_dir, **overrides):
     'total_steps': 4,
     'eval_period': 2,
   }
-  return adapt_lib.adapt(**{**arguments, **overrides})
+  arguments = {'batch_size': 64, **arguments, **overrides}
+  arguments = runner.as_objects(arguments)
+  arguments.pop('random_seed', None)
+  return adapt_lib.adapt(**arguments)
 
 
 def _rows(path):
@@ -231,7 +234,7 @@ def test_results_are_those_of_the_curves(checkpoint, tmp_path):
 @pytest.mark.slow
 def test_groups_of_tasks_are_tuned_one_after_the_other(checkpoint, tmp_path):
   whole = _adapt(checkpoint, tmp_path / 'whole')
-  parts = _adapt(checkpoint, tmp_path / 'parts', tasks_at_once=2)
+  parts = _adapt(checkpoint, tmp_path / 'parts', batch_size=2)
   for one, other in zip(whole, parts, strict=True):
     for name in ('loss', 'accuracy'):
       # Batches of another size are summed in another order.

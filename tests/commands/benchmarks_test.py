@@ -6,6 +6,7 @@ import pytest
 import runner
 
 from hypertuning.benchmarks import input_pipeline, query_cost
+from hypertuning.engine import task_data
 from hypertuning.errors import UserError
 
 # Width, heads x size, hidden size and vocabulary of `runner.model(width=20)`,
@@ -16,13 +17,8 @@ _PREFIX, _SITES, _BOTTLENECK = 2, 2, 8
 
 @pytest.mark.slow
 def test_input_pipeline_beside_the_step(capsys):
-  arguments = {
-    'model': runner.model(),
-    'mixture_or_task_name': runner.TASK,
-    'mixture_or_task_module': 'hypertuning.tasks.toy',
-    'task_feature_lengths': runner.LENGTHS,
-    'batch_size': 8,
-  }
+  data = runner.as_objects({'split': 'train'})['data']
+  arguments = {'model': runner.model(), 'data': data}
   found = input_pipeline.measure(
     **arguments, rounds=2, batches_a_round=2, steps_a_round=2
   )
@@ -48,7 +44,16 @@ def _query_cost(**overrides):
     'batch_size': 8,
     'rounds': 0,
   }
-  return query_cost.measure(**{**arguments, **overrides})
+  arguments |= overrides
+  other = task_data.TaskData(
+    arguments.pop('in_context_name'),
+    arguments.pop('in_context_lengths'),
+    arguments['batch_size'],
+    binding='IN_CONTEXT_MIXTURE_OR_TASK_NAME',
+  )
+  arguments = runner.as_objects({**arguments, 'in_context': other})
+  arguments.pop('partitioner')
+  return query_cost.measure(**arguments)
 
 
 def _attention(queries, keys, prefix):

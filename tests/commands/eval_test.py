@@ -7,7 +7,6 @@ import pytest
 import runner
 import seqio
 
-from hypertuning import eval as eval_lib
 from hypertuning import infer as infer_lib
 from hypertuning.adapters import io
 from hypertuning.data import (
@@ -17,7 +16,7 @@ from hypertuning.data import (
   text_format,
   vocabularies,
 )
-from hypertuning.engine import batching
+from hypertuning.engine import task_data
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.evaluation import scoring
@@ -44,7 +43,7 @@ def _evaluate(checkpoint, output_dir, **overrides):
     'output_dir': str(output_dir),
     'num_batches': 2,
   }
-  return eval_lib.evaluate(**{**arguments, **overrides})
+  return runner.evaluate(**{**arguments, **overrides})
 
 
 def _rows(path):
@@ -159,9 +158,8 @@ def test_filled_up_batches_do_not_change_results(checkpoint, tmp_path, results):
 def test_evaluation_sees_every_episode_once():
   lookup.import_tasks('hypertuning.tasks.toy')
   for batch_size in (7, 64):
-    dataset = batching.batches(
-      runner.model(), runner.TASK, runner.LENGTHS, 'validation', batch_size
-    )
+    data = task_data.TaskData(runner.TASK, runner.LENGTHS, batch_size)
+    dataset = data.batches(runner.model())
     real = sum(int(b['is_real'].numpy().sum()) for b in dataset)
     shapes = {b['hyper_tokens'].shape[0] for b in dataset}
     task = seqio.TaskRegistry.get(runner.TASK)
@@ -177,7 +175,8 @@ def _infer(checkpoint, output_dir, **overrides):
     'checkpoint_path': checkpoint,
     'output_dir': str(output_dir),
   }
-  return infer_lib.infer(**{**arguments, **overrides})
+  arguments = runner.as_objects({**arguments, **overrides})
+  return infer_lib.infer(**arguments)
 
 
 def _task_file(path, *tasks):

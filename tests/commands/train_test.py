@@ -1,5 +1,6 @@
 """Training: what moves, what must not, and going on after a stop."""
 
+import re
 import signal
 import subprocess
 import time
@@ -8,15 +9,23 @@ import clu.metrics
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import runner
 import seqio
 import tiny
+from etils import epath
 
-from hypertuning import eval as eval_lib
 from hypertuning import trees
 from hypertuning.data import lookup, registry, text_format
-from hypertuning.engine import batching, checkpoints, train_state, train_step
+from hypertuning.engine import (
+  batching,
+  checkpoints,
+  partitioning,
+  task_data,
+  train_state,
+  train_step,
+)
 from hypertuning.errors import UserError
 from hypertuning.evaluation import phi_modes, statistics
 
@@ -33,9 +42,8 @@ def _same(a, b) -> bool:
 @pytest.fixture(scope='module')
 def batch():
   lookup.import_tasks('hypertuning.tasks.toy')
-  dataset = batching.batches(
-    runner.model(), 'toy', runner.LENGTHS, 'train', 8, repeat=True
-  )
+  data = task_data.TaskData('toy', runner.LENGTHS, 8, split='train')
+  dataset = data.batches(runner.model(), repeat=True)
   return {k: x.numpy() for k, x in next(iter(dataset)).items()}
 
 
@@ -67,6 +75,74 @@ def test_resumed_run_equals_one_that_never_stopped(tmp_path):
   ):
     np.testing.assert_array_equal(a, b)
   assert len(set(runner.losses(tmp_path / 'whole').values())) == 6
+
+
+def test_another_batch_size_goes_on_with_the_next_episode(tmp_path):
+  runner.train(tmp_path, total_steps=2)
+  runner.train(tmp_path, total_steps=3, batch_size=16)
+  checkpointer = checkpoints.Checkpointer(str(tmp_path))
+  position = _position(checkpointer, 3)
+  checkpointer.close()
+  assert position == {'next_episode': 2 * 8 + 16}
+
+
+def _position(checkpointer, step):
+  folder = epath.Path(str(checkpointer._manager.directory))
+  saved = ocp.PyTreeCheckpointer().restore(
+    folder / f'checkpoint_{step}/dataset'
+  )
+  return {name: int(value) for name, value in saved.items()}
+
+
+def test_an_older_checkpoint_is_found_by_its_count_of_batches():
+  """And by t5x's steps; the bytes of tf.data's files are not read."""
+  data = runner.as_objects({'split': 'train'})['data']
+  lookup.import_tasks(data.module)
+  model = runner.model()
+  drawn = data.train_batches(model, partitioning.Partitioner())
+  for _ in range(3):
+    next(drawn)
+  want = jax.device_get(next(drawn))
+  moved = data.train_batches(model, partitioning.Partitioner())
+  moved.move({'batches': np.int64(3), 'position.index': np.zeros(7, 'u1')})
+  for name, value in jax.device_get(next(moved)).items():
+    np.testing.assert_array_equal(value, want[name])
+  assert moved.position() == {'next_episode': 4 * 8}
+
+
+def test_weights_that_a_checkpoint_has_are_not_drawn_first(tmp_path, caplog):
+  with jax.log_compiles(), caplog.at_level('WARNING', 'jax'):
+    runner.train(tmp_path / 'a', total_steps=1)
+    assert 'draw_weights' in caplog.text
+    caplog.clear()
+    runner.train(tmp_path / 'a', total_steps=2)
+    runner.train(
+      tmp_path / 'b',
+      total_steps=1,
+      initial_checkpoint_path=str(tmp_path / 'a'),
+    )
+  assert 'train_step' in caplog.text
+  assert 'draw_weights' not in caplog.text
+  assert 'draw_fresh_weights' not in caplog.text
+
+
+def test_fresh_weights_are_those_of_a_start_at_random(tmp_path):
+  """Bit for bit, where the checkpoint has the downstream model alone."""
+  model = runner.model()
+  shapes = batching.input_shapes(runner.LENGTHS, model, 8)
+  partitioner = partitioning.Partitioner()
+  random, _ = train_state.initial_state(model, shapes, partitioner, seed=3)
+  saved = checkpoints.Checkpointer(str(tmp_path))
+  saved.save(1, {'target': random.frozen}, {'batches': np.int64(1)})
+  saved.close()
+  start = runner.warm_start({'initial_checkpoint_path': str(tmp_path)})
+  warm, _ = train_state.initial_state(model, shapes, partitioner, 3, start)
+  flat, want = _flat(warm.params), _flat(random.params)
+  fresh = [name for name in want if re.fullmatch(runner.FRESH, name)]
+  assert fresh and flat.keys() == want.keys()
+  for name in fresh:
+    np.testing.assert_array_equal(flat[name], want[name])
+  assert jax.tree.structure(warm) == jax.tree.structure(random)
 
 
 def test_asynchronous_save_is_not_overwritten_by_later_steps(tmp_path):
@@ -209,7 +285,7 @@ def test_text_of_another_vocabulary_is_refused(tmp_path):
   with pytest.raises(UserError, match=message):
     runner.train(tmp_path / 'run', mixture_or_task_name='mixed')
   with pytest.raises(UserError, match=message):
-    eval_lib.evaluate(
+    runner.evaluate(
       model=runner.model(),
       mixture_or_task_name='mixed',
       task_feature_lengths=runner.LENGTHS,

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runner
 
 from hypertuning import trees
 from hypertuning.engine import checkpoints
 from hypertuning.errors import UserError
 
-POSITION = {'batches': np.int64(3), 'position.index': np.arange(7, dtype='u1')}
+POSITION = {'next_episode': np.int64(24)}
 
 
 def _tree(seed: int = 0, width: int = 4) -> dict:
@@ -144,7 +145,7 @@ def downstream(tmp_path_factory):
 
 def _fill(target, path, fresh='hypermodel/head/.*'):
   return checkpoints.fill(
-    target, path, 'INITIAL_CHECKPOINT_PATH', checkpoints.WARM_START, fresh
+    target, path, 'INITIAL_CHECKPOINT_PATH', runner.WARM_START_RULES, fresh
   )
 
 

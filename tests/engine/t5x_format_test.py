@@ -7,6 +7,7 @@ import flax
 import jax
 import numpy as np
 import pytest
+import runner
 import tensorstore as ts
 import tiny
 from etils import epath
@@ -72,7 +73,7 @@ def test_a_public_t5_fills_both_towers(tmp_path):
     {'downstream': shapes, 'hypermodel': encoder},
     path,
     'X',
-    checkpoints.WARM_START,
+    runner.WARM_START_RULES,
     unused='',
   )
   equal(filled['downstream'], params)
@@ -87,7 +88,7 @@ def test_layers_are_stacked_for_a_scanned_model_and_back(tmp_path):
     folder.mkdir()
     path = write(folder, there)
     filled = checkpoints.fill(
-      {'downstream': here}, path, 'X', checkpoints.WARM_START, unused=''
+      {'downstream': here}, path, 'X', runner.WARM_START_RULES, unused=''
     )
     equal(filled['downstream'], here)
   assert len(list(tmp_path.iterdir())) == 2
@@ -98,9 +99,9 @@ def test_what_is_left_is_listed(tmp_path):
   path = write(tmp_path, params)
   target = {'downstream': {'encoder': params['encoder']}}
   with pytest.raises(UserError, match=r'decoder/\S+ .* has no place here'):
-    checkpoints.fill(target, path, 'X', checkpoints.WARM_START, unused='')
+    checkpoints.fill(target, path, 'X', runner.WARM_START_RULES, unused='')
   rest = '(decoder|token_embedder)/.*'
-  checkpoints.fill(target, path, 'X', checkpoints.WARM_START, unused=rest)
+  checkpoints.fill(target, path, 'X', runner.WARM_START_RULES, unused=rest)
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -9,7 +9,6 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypertuning import eval as eval_lib
 from hypertuning.data import registry
 from hypertuning.errors import UserError
 from hypertuning.evaluation import phi_modes
@@ -136,7 +135,7 @@ def _evaluate(run, folder, name='two', **overrides):
     'draws': 2,
     'phi_modes': ('generated', 'averaged', 'random', 'other', 'none'),
   }
-  return eval_lib.evaluate(**{**arguments, **overrides})
+  return runner.evaluate(**{**arguments, **overrides})
 
 
 def test_all_modes_of_a_run(run, tmp_path):

@@ -11,6 +11,15 @@ import optax
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LENGTHS = {'hyper_inputs': 48, 'inputs': (2, 6), 'targets': (2, 4)}
 TASK = 'toy_symbols'
+# What gin/models/hyper_t5.gin binds for warm starts.
+_TOWER = 'hypermodel/((?:token_embedder|encoder|decoder)/.*)'
+WARM_START_RULES = (
+  ('(.*)', r'\1'),
+  (_TOWER, r'downstream/\1'),
+  ('downstream/(.*)', r'\1'),
+  (_TOWER, r'\1'),
+)
+FRESH = r'hypermodel/(queries|head/.*|phi_.*)'
 # Gin files and bindings of a run that compiles in seconds.
 MODEL_FILES = ('gin/models/hyper_t5_prefix.gin', 'gin/experiments/toy.gin')
 TRAIN_FILES = (
@@ -77,17 +86,61 @@ def train(model_dir, model_=None, **overrides):
 
   arguments = {
     'model': model_ or model(),
-    'mixture_or_task_name': TASK,
-    'mixture_or_task_module': 'hypertuning.tasks.toy',
-    'task_feature_lengths': LENGTHS,
-    'batch_size': 8,
     'total_steps': 6,
     'model_dir': str(model_dir),
     'eval_period': 0,
     'checkpoint_period': 2,
     'log_period': 1,
+    **overrides,
   }
-  return train_lib.train(**{**arguments, **overrides})
+  arguments.setdefault('warm_start', warm_start(arguments))
+  arguments = {'split': 'train', **arguments}
+  return train_lib.train(**as_objects(arguments))
+
+
+def warm_start(arguments):
+  """A `WarmStart` of HyperT5 from flat arguments, which are taken out."""
+  from hypertuning.engine import warm_start as warm_start_lib
+
+  return warm_start_lib.WarmStart(
+    arguments.pop('initial_checkpoint_path', None),
+    arguments.pop('teacher_checkpoint_path', None),
+    WARM_START_RULES,
+    FRESH,
+  )
+
+
+def as_objects(arguments) -> dict:
+  """Flat arguments of a command as its `TaskData` and partitioner."""
+  from hypertuning.engine import partitioning, task_data
+
+  rest = dict(arguments)
+  data = task_data.TaskData(
+    rest.pop('mixture_or_task_name', TASK),
+    rest.pop('task_feature_lengths', LENGTHS),
+    rest.pop('batch_size', 8),
+    rest.pop('mixture_or_task_module', 'hypertuning.tasks.toy'),
+    rest.pop('split', 'validation'),
+    rest.get('random_seed', 0),
+  )
+  dims = {
+    name: rest.pop(f'{name}_partitioning_dims')
+    for name in ('activation', 'parameter', 'frozen')
+    if f'{name}_partitioning_dims' in rest
+  }
+  partitioner = partitioning.standard(
+    rest.pop('num_partitions', 1), **{f'{k}_dims': v for k, v in dims.items()}
+  )
+  return {'data': data, 'partitioner': partitioner, **rest}
+
+
+def evaluate(**arguments):
+  """`eval.evaluate` from flat arguments, in this process."""
+  from hypertuning import eval as eval_lib
+
+  rest = as_objects(arguments)
+  rest.pop('random_seed', None)
+  return eval_lib.evaluate(**rest)
 
 
 def losses(model_dir) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -301,7 +302,7 @@ def test_search_ranks_what_fits_and_goes_on_where_it_was(
   compiled = []
 
   def compile_step(topology, devices, settings):
-    batch = settings['batch_size']
+    batch = settings['data'].batch_size
     compiled.append(batch)
     error = 'too large' if batch == 64 else None
     return Costs(**{**vars(COSTS), 'queries': batch, 'error': error})
@@ -387,3 +388,20 @@ def test_compiler_for_tpus(tmp_path):
   assert sum(costs.collective_bytes.values()) > costs.params_bytes
   # Nothing of libtpu's own between the lines of progress.
   assert len(done.stderr.splitlines()) == 2, done.stderr
+
+
+def test_cache_key_sees_every_source(tmp_path):
+  """Also the network and the loss, which no list has to name."""
+  topology = topologies.find('v4-16')
+  keys = set()
+  for number, file in enumerate(('networks/net.py', 'objectives.py')):
+    package = tmp_path / str(number)
+    (package / 'networks').mkdir(parents=True)
+    for name in ('networks/net.py', 'objectives.py'):
+      (package / name).write_text('x = 1\n')
+    keys.add(search.key('', topology, package))
+    changed = tmp_path / f'{number}_changed'
+    shutil.copytree(package, changed)
+    (changed / file).write_text('x = 2\n')
+    keys.add(search.key('', topology, changed))
+  assert len(keys) == 3

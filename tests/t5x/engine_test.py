@@ -331,7 +331,7 @@ def test_reads_what_t5x_writes_in_its_own_format(tmp_path):
   assert not read
   target = {'downstream': params, 'hypermodel': {'encoder': params['encoder']}}
   filled = checkpoints.fill(
-    target, str(path), 'X', checkpoints.WARM_START, unused=''
+    target, str(path), 'X', runner.WARM_START_RULES, unused=''
   )
   for a, b in zip(
     jax.tree.leaves(filled), jax.tree.leaves(target), strict=True
@@ -341,7 +341,7 @@ def test_reads_what_t5x_writes_in_its_own_format(tmp_path):
   with pytest.raises(
     UserError, match='decoder/logits_dense/kernel .* no place'
   ):
-    checkpoints.fill(target, str(path), 'X', checkpoints.WARM_START, unused='')
+    checkpoints.fill(target, str(path), 'X', runner.WARM_START_RULES, unused='')
 
 
 @pytest.mark.parametrize(

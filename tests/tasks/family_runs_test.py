@@ -8,7 +8,6 @@ import pytest
 import runner
 import shared
 
-from hypertuning import eval as eval_lib
 from hypertuning.data import text_format as text_formats
 from hypertuning.data import vocabularies
 from hypertuning.tasks import (
@@ -183,7 +182,7 @@ def test_a_family_trains_and_gives_a_score_table(family, real, small, tmp_path):
   )
   losses = runner.losses(tmp_path / 'run')
   assert len(losses) == 20 and losses[20] < losses[1]
-  rows = eval_lib.evaluate(
+  rows = runner.evaluate(
     model=model,
     mixture_or_task_name=test,
     task_feature_lengths=lengths,

@@ -1,0 +1,104 @@
+"""Which episodes a command reads, and in what batches."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from hypertuning.data import lookup
+from hypertuning.engine import batching
+from hypertuning.engine.partitioning import Partitioner
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+  """Episodes of a seqio task or mixture, cut to lengths and batched.
+
+  Attributes:
+    name: a registered seqio task or mixture of episodes; None where a command
+      reads something else.
+    lengths: TASK_FEATURE_LENGTHS, such as `{'hyper_inputs': 64, 'inputs': (4,
+      8), 'targets': (4, 8)}`.
+    batch_size: episodes per batch, over all devices and microbatches.
+    module: a module that is imported first, so that it can register tasks.
+    split: the split that is read.
+    seed: seed for drawing and shuffling.
+    use_cached: read what `seqio_cache_tasks` wrote.
+    binding: what the user bound the name to, for messages.
+  """
+
+  name: str | None
+  lengths: Mapping[str, Any]
+  batch_size: int
+  module: str | None = None
+  split: str = 'validation'
+  seed: int = 0
+  use_cached: bool = False
+  binding: str = 'MIXTURE_OR_TASK_NAME'
+
+  @property
+  def required_name(self) -> str:
+    """The name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if self.name is None:
+      raise UserError(f'{self.binding} = None: name a seqio task or mixture.')
+    return self.name
+
+  def check(self, model: HyperTuningModel) -> None:
+    """Imports the tasks and refuses text that the model cannot read.
+
+    Raises:
+      UserError: the model has too few embeddings, there is no such module or
+        task, or the task's text is laid out in another way.
+    """
+    batching.check_vocabulary(model)
+    lookup.import_tasks(self.module)
+    if self.name is not None:
+      lookup.get_task(self.name, self.binding)
+      lookup.check_text(self.name, model.text_format)
+
+  def shapes(self, model: HyperTuningModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model features of one batch."""
+    return batching.input_shapes(self.lengths, model, self.batch_size)
+
+  def batches(
+    self, model: HyperTuningModel, repeat: bool = False, first: int = 0
+  ) -> tf.data.Dataset:
+    """Batches of the model features, see `batching.to_batches`.
+
+    Args:
+      model: the model whose feature converter is used.
+      repeat: endless and shuffled (training), or once in order (evaluation).
+      first: number of the episode to start with.
+
+    Raises:
+      UserError: there is no such task or split, or lengths cut all away.
+    """
+    drawn = lookup.episodes(
+      self.required_name,
+      self.lengths,
+      self.split,
+      self.seed,
+      repeat,
+      self.use_cached,
+      first,
+    )
+    return batching.to_batches(
+      model, drawn, self.lengths, self.batch_size, repeat
+    )
+
+  def train_batches(
+    self, model: HyperTuningModel, partitioner: Partitioner
+  ) -> batching.TrainBatches:
+    """Endless batches on the devices, from any episode on."""
+    return batching.TrainBatches(
+      lambda first: self.batches(model, repeat=True, first=first),
+      self.batch_size,
+      partitioner.batch,
+    )
