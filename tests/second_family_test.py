@@ -2,6 +2,7 @@
 
 The toy of `helpers/toy_family.py` is a decoder-only network with rotary
 positions and grouped heads. T5's own tests of decoding are in tests/networks.
+Numbers of pitfalls are those of docs/pitfalls.md.
 """
 
 import functools
@@ -314,7 +315,7 @@ class _Same:
 
 
 def test_rows_of_padding_are_finite():
-  """Pitfall 20: no token to attend to must not make a NaN."""
+  """No token to attend to must not make a NaN."""
   nothing = np.zeros((2, 4), np.int32)
   for family in ('t5', 'toy'):
     logits = forced(family)(variables(family), nothing, nothing, None)
