@@ -264,6 +264,12 @@ def _uniform(seed: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
 
 
 def _check_room(lengths: Lengths | None, **needed: int) -> None:
+  chunks = (lengths or {}).get('hyper_inputs')
+  if isinstance(chunks, (tuple, list)):
+    raise UserError(
+      f"TASK_FEATURE_LENGTHS['hyper_inputs'] = {chunks!r}: a text is not "
+      'divided in chunks of examples; give one number.'
+    )
   for name, need in needed.items():
     length = features.length_of(lengths, name)
     if lengths and length is not None and length < need:

@@ -17,6 +17,22 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 _EXAMPLE = "{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}"
 
 
+class _OneOrTwo(int):
+  """A rank of 1 that passes for 2 as well.
+
+  seqio fixes ranks when a task is registered, but only TASK_FEATURE_LENGTHS
+  says whether the hypermodel's text is one row or several chunks.
+  """
+
+  def __eq__(self, other: object) -> bool:
+    return other in (1, 2)
+
+  def __ne__(self, other: object) -> bool:
+    return not self == other
+
+  __hash__ = int.__hash__
+
+
 @dataclasses.dataclass(frozen=True)
 class TextFeature(seqio.Feature):
   """A seqio feature that knows how its text is laid out.
@@ -41,7 +57,7 @@ def output_features(
     UserError: `text_format` is something else, such as a vocabulary.
   """
   vocabulary = vocabularies.to_seqio(check(text_format).vocabulary)
-  names = {'hyper_inputs': 1, 'inputs': 2, 'targets': 2}
+  names = {'hyper_inputs': _OneOrTwo(1), 'inputs': 2, 'targets': 2}
   if taught:
     names['teacher_inputs'] = 2
   return {
@@ -64,16 +80,17 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
 
   Lengths are `{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}`:
   an episode of fewer queries is filled up with padding, one of more is cut.
-  Packing would mix episodes and is refused.
+  With `'hyper_inputs': (c, h)` the examples stand in chunks of whole examples,
+  `hyper_tokens` [c, h]. Packing would mix episodes and is refused.
   """
 
   TASK_FEATURES = {
-    'hyper_inputs': _Spec(dtype=tf.int32),
+    'hyper_inputs': _Spec(dtype=tf.int32, rank=_OneOrTwo(1)),
     'inputs': _Spec(dtype=tf.int32, rank=2),
     'targets': _Spec(dtype=tf.int32, rank=2),
   }
   MODEL_FEATURES = {
-    'hyper_tokens': _Spec(dtype=tf.int32),
+    'hyper_tokens': _Spec(dtype=tf.int32, rank=_OneOrTwo(1)),
     'input_tokens': _Spec(dtype=tf.int32, rank=2),
     'target_tokens': _Spec(dtype=tf.int32, rank=2),
     'target_weights': _Spec(dtype=tf.int32, rank=2),
@@ -195,7 +212,9 @@ def check_lengths(
     length = (lengths or {}).get(name)
     parts = length if isinstance(length, (tuple, list)) else (length,)
     if len(parts) != spec.rank or not all(isinstance(n, int) for n in parts):
-      want = 'one number' if spec.rank == 1 else '(queries, length)'
+      want = '(queries, length)'
+      if name == 'hyper_inputs':
+        want = 'one number, or (chunks, length)'
       raise UserError(
         f'{binding}[{name!r}] is {length!r}, but must be {want}: '
         f'for example {_EXAMPLE}.'
@@ -205,7 +224,7 @@ def check_lengths(
     if parts[0] < 1 or parts[-1] < least:
       raise UserError(
         f'{binding}[{name!r}] = {length!r} cuts everything away: '
-        f'give at least {least if spec.rank == 1 else (1, least)}.'
+        f'give at least {least if len(parts) == 1 else (1, least)}.'
       )
   unknown = set(lengths) - set(specs)
   if unknown:

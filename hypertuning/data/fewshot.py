@@ -130,7 +130,9 @@ def episode_features(
 
   Returns:
     Elements with, in int32, `hyper_inputs` `[tokens]` (definition and
-    examples), `inputs` and `targets` `[queries, tokens]`, and `left_out`, the
+    examples; where its length is `(chunks, length)`, `[chunks, tokens]`, the
+    definition in every chunk, as each is encoded by itself), `inputs` and
+    `targets` `[queries, tokens]`, and `left_out`, the
     number of examples that did not fit. Beside them stand the texts of the
     queries, `task`, and what a metric may need.
 
@@ -140,6 +142,8 @@ def episode_features(
   form = text_format
   hyper_room, input_room, target_room = _rooms(sequence_length, form)
   teacher_room = features.length_of(sequence_length, 'teacher_inputs')
+  hyper_length = (sequence_length or {}).get('hyper_inputs')
+  chunks = hyper_length[0] if isinstance(hyper_length, (tuple, list)) else None
 
   @tf.autograph.experimental.do_not_convert
   def convert(episode: Episode) -> Episode:
@@ -165,11 +169,32 @@ def episode_features(
       context = tf.tile(context[None], [count, 1])
       return tf.concat([start, context, queries], axis=1), left_out
 
+    def hyper_text(
+      shots: tf.RaggedTensor, room: int | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+      """What a hypermodel reads, whole, and how many shots were left out."""
+      # The last example has nothing behind it here.
+      room = None if room is None else room + len(form.between)
+      text, left_out = _context(definition, shots, form.between, room)
+      text = text[: tf.maximum(tf.size(text) - len(form.between), 0)]
+      begin, end = map(vocabularies.constant, (form.start, form.end))
+      return tf.concat([begin, text, end], axis=0), left_out
+
     start = _column(form.start, count)
-    # The last example has nothing behind it here.
-    room = None if hyper_room is None else hyper_room + len(form.between)
-    text, left_out = _context(definition, shots, form.between, room)
-    text = text[: tf.maximum(tf.size(text) - len(form.between), 0)]
+    if chunks is None:
+      hyper_inputs, left_out = hyper_text(shots, hyper_room)
+    else:
+      assert hyper_room is not None
+      number = _chunk_numbers(
+        shots, hyper_room, definition, len(form.between), chunks
+      )
+      left_out = tf.reduce_sum(tf.cast(number == chunks, tf.int32))
+      hyper_inputs = tf.ragged.stack(
+        [
+          hyper_text(tf.ragged.boolean_mask(shots, number == i), hyper_room)[0]
+          for i in range(chunks)
+        ]
+      ).to_tensor()
     more = {}
     if taught:
       more['teacher_inputs'] = in_full(teacher_room)[0].to_tensor()
@@ -178,14 +203,7 @@ def episode_features(
     else:
       inputs = tf.concat([start, queries], axis=1)
     return {
-      'hyper_inputs': tf.concat(
-        [
-          vocabularies.constant(form.start),
-          text,
-          vocabularies.constant(form.end),
-        ],
-        0,
-      ),
+      'hyper_inputs': hyper_inputs,
       'inputs': inputs.to_tensor(),
       'targets': answers.to_tensor(),
       **more,
@@ -329,3 +347,42 @@ def _whole_shots(shots: tf.RaggedTensor, room: Any) -> tf.RaggedTensor:
   alone = sizes <= room
   ends = tf.cumsum(tf.where(alone, sizes, 0))
   return tf.ragged.boolean_mask(shots, alone & (ends <= room))
+
+
+def _chunk_numbers(
+  shots: tf.RaggedTensor,
+  room: int,
+  definition: tf.Tensor,
+  between: int,
+  chunks: int,
+) -> tf.Tensor:
+  """The chunk that each shot goes to, in their order, as wholes.
+
+  Args:
+    shots: `[shots, (tokens)]`, each with what stands between it and the next.
+    room: number of tokens of a chunk for the definition and its shots.
+    definition: int32 `[tokens]`; it stands in every chunk.
+    between: number of ids between two examples.
+    chunks: number of chunks.
+
+  Returns:
+    int32 `[shots]`; `chunks` for shots that are left out: they are too long for
+    any chunk, or come when all chunks are full.
+  """
+  sizes = tf.cast(shots.row_lengths(), tf.int32)
+  taken = tf.minimum(tf.size(definition), room)
+  # The last shot of a chunk has nothing behind it.
+  rest = room + between - tf.where(taken > 0, taken + between, 0)
+
+  def place(
+    state: tuple[tf.Tensor, tf.Tensor, tf.Tensor], size: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    chunk, used, _ = state
+    fits = size <= rest
+    is_next = fits & (used + size > rest)
+    chunk = tf.minimum(chunk + tf.cast(is_next, tf.int32), chunks)
+    used = tf.where(is_next, 0, used) + tf.where(fits, size, 0)
+    return chunk, used, tf.where(fits, chunk, chunks)
+
+  zero = tf.constant(0)
+  return tf.scan(place, sizes, (zero, zero, zero))[2]
