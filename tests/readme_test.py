@@ -64,6 +64,7 @@ PARSED = {
   'hypertuning.sweep': 'its cells are trainings; those of the page are planned',
   'hypertuning.report': 'reads a sweep of 50 minutes',
   'hypertuning.plan': 'compiles for minutes, with libtpu',
+  'hypertuning.benchmarks.decode': 'needs transformers, and decodes for minutes',
 }
 # Programs of which only the words are looked at.
 LOOKED_AT = {

@@ -1,7 +1,8 @@
 """A second family goes through everything, with no line of the library changed.
 
 The toy of `helpers/toy_family.py` is a decoder-only network with rotary
-positions and grouped heads. T5's own tests of decoding are in tests/networks.
+positions and grouped heads. T5's own tests of decoding are in tests/networks. Numbers of pitfalls are those of
+docs/pitfalls.md.
 """
 
 import functools
