@@ -12,7 +12,7 @@ mixture, or at random. Tuned are the keys and values, or the factors, themselves
 """
 
 if __name__ == '__main__':
-  from hypertuning import gin_utils
+  from hypertuning import gin_utils, statistics
 
   gin_utils.run('hypertuning.adapt', 'adapt')  # see there why it comes first
 
@@ -214,8 +214,7 @@ def summarize(
     row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
     row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
     if len(tasks) > 1:
-      spread = float(np.std(values, ddof=1) / np.sqrt(len(values)))
-      row[f'{metric}_stderr'] = spread
+      row[f'{metric}_stderr'] = statistics.standard_error(values)
     rows.append(row)
   reached, first = [], []
   for task in tasks:
@@ -307,7 +306,7 @@ def _data(
   held_out = lookup.episodes(name, lengths, 'validation')
   tested = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(tested, tasks)
-  asked = np.concatenate(
+  counts = np.concatenate(
     [np.asarray(x['target_weights']).any(-1).sum(-1) for x in test]
   )
   task = lookup.get_task(name)
@@ -316,7 +315,7 @@ def _data(
     on_devices(first, tasks * draws)[0],
     batching.TrainBatches(open_at, tasks, partitioner.batch),
     test,
-    scoring.asked_of(task, tested, asked).targets,
+    scoring.questions_of(task, tested, counts).targets,
   )
 
 
@@ -333,14 +332,14 @@ class _Test:
     outputs = eval_step.collect(
       lambda batch: answer(phi, batch), self._data.test
     )
-    asked = (outputs['tokens'] > 0).sum(axis=1)
-    texts = scoring.by_episode(outputs['text'], asked)
-    said = scoring.texts_of(self._task, texts)
+    counts = (outputs['tokens'] > 0).sum(axis=1)
+    texts = scoring.by_episode(outputs['text'], counts)
+    answers = scoring.texts_of(self._task, texts)
     fns = self._task.predict_metric_fns
     found = []
     for n in range(self._tasks):
       mine = slice(n, None, self._tasks)
-      values = scoring.measure(fns, self._data.targets[mine], said[mine], [])
+      values = scoring.measure(fns, self._data.targets[mine], answers[mine], [])
       if self._metric not in values:
         raise UserError(
           f'METRIC = {self._metric!r}: {self._task.name} has '

@@ -11,7 +11,7 @@ request also with phi averaged over draws of shots and with noise. Writes
 """
 
 if __name__ == '__main__':
-  from hypertuning import gin_utils
+  from hypertuning import gin_utils, tables
 
   gin_utils.run('hypertuning.eval', 'evaluate')  # see there why it comes first
 
@@ -92,7 +92,7 @@ def evaluate(
     )
   data.check(model)
   tasks = lookup.members(data.required_name)
-  # Opened before any weight is read: a split that is missing is said at once.
+  # Opened before any weight is read: a split that is missing is named at once.
   datasets = [
     lookup.episodes(
       task.name,
@@ -121,12 +121,12 @@ def evaluate(
       lambda batch: step_fn(params, frozen, batch, rng),
       _watched(batches, task.name),
     )
-    asked = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
-    targets, numbers, sources = scoring.asked_of(
-      task, episodes.take(len(asked)), asked
+    counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
+    targets, numbers, sources = scoring.questions_of(
+      task, episodes.take(len(counts)), counts
     )
     _check_draws(task.name, targets, draws)
-    others = neighbors(len(asked), batch_size, draws)
+    others = neighbors(len(counts), batch_size, draws)
     in_turn = all(
       source != sources[other]
       for source, other in zip(sources, others, strict=True)
@@ -136,22 +136,22 @@ def evaluate(
       if mode == OTHER and not in_turn:
         print(f"{task.name}: no row of 'other', tasks do not come in turn.")
         continue
-      row = {'task': task.name, 'phi': mode, 'episodes': len(asked)}
+      row = {'task': task.name, 'phi': mode, 'episodes': len(counts)}
       row |= _of_mode(summary, mode)
-      scores = scoring.by_episode(outputs[f'score/{mode}'], asked)
-      said = None
+      scores = scoring.by_episode(outputs[f'score/{mode}'], counts)
+      texts = None
       if task.predict_metric_fns:
-        said = scoring.texts_of(
-          task, scoring.by_episode(outputs[f'text/{mode}'], asked)
+        texts = scoring.texts_of(
+          task, scoring.by_episode(outputs[f'text/{mode}'], counts)
         )
         row |= scoring.measure(
-          task.predict_metric_fns, targets, said, numbers, draws
+          task.predict_metric_fns, targets, texts, numbers, draws
         )
       row |= scoring.measure(
         task.score_metric_fns, targets, scores, numbers, draws
       )
       results.append(row)
-      predictions += _predictions(row, targets, said, scores)
+      predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
   summaries.write_jsonl(output_dir, 'predictions', predictions)
   summaries.write_jsonl(output_dir, 'results', results)
@@ -175,7 +175,7 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
   """`loss`, `gap` and what belongs to them, of one mode."""
   values = {}
   for kind in ('loss', 'gap'):
-    for end in ('', *summaries.ERRORS):
+    for end in ('', *tables.ERRORS):
       if f'{kind}/{mode}{end}' in summary:
         values[f'{kind}{end}'] = summary[f'{kind}/{mode}{end}']
   return values
@@ -183,9 +183,9 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
 
 def _check_draws(name: str, targets: Sequence[Any], draws: int) -> None:
   """Refuses episodes that do not ask the same with so many draws of shots."""
-  asked = [str(target) for target in targets]
-  for start in range(0, len(asked), draws):
-    group = asked[start : start + draws]
+  questions = [str(target) for target in targets]
+  for start in range(0, len(questions), draws):
+    group = questions[start : start + draws]
     if len(group) < draws or len(set(group)) > 1:
       raise UserError(
         f'DRAWS = {draws}: {name} does not ask the same in so many episodes in '
@@ -196,7 +196,7 @@ def _check_draws(name: str, targets: Sequence[Any], draws: int) -> None:
 def _predictions(
   row: Row,
   targets: Sequence[Any],
-  said: Sequence[Any] | None,
+  texts: Sequence[Any] | None,
   scores: Sequence[np.ndarray],
 ) -> list[Row]:
   """A row a query: what should be said, what was, and how likely it was."""
@@ -212,8 +212,8 @@ def _predictions(
           'log_likelihood': float(likelihood),
         }
       )
-      if said is not None:
-        rows[-1]['prediction'] = said[episode][i]
+      if texts is not None:
+        rows[-1]['prediction'] = texts[episode][i]
   return rows
 
 

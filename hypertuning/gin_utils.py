@@ -8,16 +8,14 @@ import os
 import pathlib
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
 from absl import app, flags
-from absl import logging as absl_logging
 from gin import config as gin_config
 
-from hypertuning import old_names, paths
+from hypertuning import old_names, paths, quiet
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -63,7 +61,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
     configured: False calls it without arguments: it reads what gin binds to
       another function, see `arguments`.
   """
-  _quiet_logs()
+  quiet.hush_logs()
   define_flags()
 
   def main(rest: Sequence[str]) -> None:
@@ -73,7 +71,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
           f'{rest[1]!r} is not a flag; gin files are given as --gin_file=..., '
           'bindings as --gin.NAME=value.'
         )
-      with hidden_stderr():
+      with quiet.hidden_stderr():
         imported = importlib.import_module(module)
       parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
@@ -308,15 +306,15 @@ def _check_macros(files: Sequence[str], bindings: Sequence[str]) -> None:
     reference.scoped_selector.rpartition('/')[0]
     for reference in gin_config.iterate_references(config, to=macro)
   }
-  given = {binding.partition('=')[0].strip() for binding in bindings}
+  as_flags = {binding.partition('=')[0].strip() for binding in bindings}
   for name in sorted(values.keys() - used):
     if name in old_names.MACROS:
-      place = f'--gin.{name}' if name in given else _place(name, files)
+      place = f'--gin.{name}' if name in as_flags else _place(name, files)
       raise UserError(
         f'{place}: {name} is called {old_names.MACROS[name]} now.'
       )
     close = difflib.get_close_matches(name, used, n=1, cutoff=0.8)
-    if close or name in given:
+    if close or name in as_flags:
       hint = f'did you mean {close[0]}?' if close else 'remove it.'
       raise UserError(f'{name} is not used by this configuration; {hint}')
   unset = {k for k, value in values.items() if repr(value) == '%gin.REQUIRED'}
@@ -343,47 +341,22 @@ def _without_path_errors() -> Iterator[None]:
     logging.root.removeFilter(keep)
 
 
-@contextlib.contextmanager
-def hidden_stderr() -> Iterator[None]:
-  """Sends file descriptor 2 to a file, which is shown only after an error.
-
-  TensorFlow writes there from C++ before any of its settings is read.
-  """
-  sys.stderr.flush()
-  terminal = os.dup(2)
-  with tempfile.TemporaryFile() as file:
-    os.dup2(file.fileno(), 2)
-    try:
-      yield
-    except UserError:
-      raise  # it says all
-    except BaseException:
-      sys.stderr.flush()
-      file.seek(0)
-      os.write(terminal, file.read())
-      raise
-    finally:
-      sys.stderr.flush()
-      os.dup2(terminal, 2)
-      os.close(terminal)
-
-
 def data_flags(*search_paths: str) -> list[str]:
   """The flags of this command that name folders, for another command.
 
   Args:
     *search_paths: more folders of gin files; t5x does not know where ours are.
   """
-  given = {'gin_search_paths': ','.join(search_paths)}
+  values = {'gin_search_paths': ','.join(search_paths)}
   if 'tfds_data_dir' in _FLAGS and _FLAGS.is_parsed():
-    given = {
+    values = {
       'gin_search_paths': ','.join([*_FLAGS.gin_search_paths, *search_paths]),
       'tfds_data_dir': _FLAGS.tfds_data_dir,
       'seqio_additional_cache_dirs': ','.join(
         _FLAGS.seqio_additional_cache_dirs
       ),
     }
-  return [f'--{name}={value}' for name, value in given.items() if value]
+  return [f'--{name}={value}' for name, value in values.items() if value]
 
 
 def _set_data_folders() -> None:
@@ -394,11 +367,3 @@ def _set_data_folders() -> None:
   if _FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(_FLAGS.tfds_data_dir)
   seqio.add_global_cache_dirs(_FLAGS.seqio_additional_cache_dirs)
-
-
-def _quiet_logs() -> None:
-  """Leaves the terminal to our own lines."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  absl_logging.set_verbosity(absl_logging.ERROR)
-  for name in ('orbax', 'jax', 'tensorflow'):
-    logging.getLogger(name).setLevel(logging.ERROR)

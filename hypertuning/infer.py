@@ -212,10 +212,10 @@ def _from_task(
   for batch in batches:
     count = int(np.sum(batch['is_real']))
     inputs = np.asarray(batch['input_tokens'])[:count]
-    asked = np.asarray(batch['target_weights'])[:count].any(axis=-1)
+    is_asked = np.asarray(batch['target_weights'])[:count].any(axis=-1)
     queries = [
       [_text(row, model.input_vocabulary) for row in x[: int(n)]]
-      for x, n in zip(inputs, asked.sum(axis=-1), strict=True)
+      for x, n in zip(inputs, is_asked.sum(axis=-1), strict=True)
     ]
     yield _Part(batch, list(range(done, done + count)), queries)
     done += count

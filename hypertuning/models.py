@@ -167,24 +167,9 @@ class HyperTuningModel:
       for name, shape in input_shapes.items()
     }
     variables = self.module.init(rng, batch)
-    params, frozen = trees.split_by_regex(
-      variables['params'], self.trainable_regex
+    return freeze(
+      trees.split_variables(variables, self.trainable_regex, self._frozen_dtype)
     )
-    axes = {
-      path.removesuffix('_axes'): names
-      for path, names in trees.flatten_paths(variables['params_axes']).items()
-    }
-
-    def axes_of(tree: Tree) -> dict:
-      paths = trees.flatten_paths(tree)
-      return trees.unflatten_paths({f'{p}_axes': axes[p] for p in paths})
-
-    parts = {'params': params, 'params_axes': axes_of(params)}
-    if frozen:
-      if self._frozen_dtype is not None:
-        frozen = jax.tree.map(lambda x: x.astype(self._frozen_dtype), frozen)
-      parts |= {'frozen': frozen, 'frozen_axes': axes_of(frozen)}
-    return freeze(parts)
 
   def generate_adapters(
     self, params: Tree, batch: Batch, flax_mutables: Tree | None = None
@@ -278,11 +263,10 @@ class HyperTuningModel:
     """
     if return_intermediates:
       raise NotImplementedError('score_batch has no intermediates to return.')
+    if isinstance(adapters, str):
+      adapters = self.generate_adapters(params, batch, flax_mutables)
     logits: Any = self.module.apply(
-      _variables(params, flax_mutables),
-      batch,
-      self._adapters(adapters, params, batch, flax_mutables),
-      method='logits',
+      _variables(params, flax_mutables), batch, adapters, method='logits'
     )
     return objectives.log_likelihood(
       logits, batch['target_tokens'], batch['target_weights']
@@ -317,10 +301,11 @@ class HyperTuningModel:
       `[episodes]` where the model returns them.
     """
     variables = _variables(params, flax_mutables)
-    phi = self._adapters(adapters, params, batch, flax_mutables)
+    if isinstance(adapters, str):
+      adapters = self.generate_adapters(params, batch, flax_mutables)
     episodes, queries, length = batch['target_tokens'].shape
     memory: Any = self.module.apply(
-      variables, batch['input_tokens'], phi, length, method='start'
+      variables, batch['input_tokens'], adapters, length, method='start'
     )
 
     def step(ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
@@ -340,8 +325,8 @@ class HyperTuningModel:
     if not return_all_decodes:
       sequences, scores = sequences[:, :, -1], scores[:, :, -1]
     aux: dict[str, Any] = {'scores': scores}
-    if self._return_adapters and phi is not None:
-      aux['adapters'] = adapters_lib.expand(phi, episodes)
+    if self._return_adapters and adapters is not None:
+      aux['adapters'] = adapters_lib.expand(adapters, episodes)
     return sequences, aux
 
   def predict_batch(
@@ -401,17 +386,6 @@ class HyperTuningModel:
       )
       outputs['text_score'] = aux['scores']
     return outputs
-
-  def _adapters(
-    self,
-    adapters: Adapters | str | None,
-    params: Tree,
-    batch: Batch,
-    flax_mutables: Tree | None,
-  ) -> Adapters | None:
-    if isinstance(adapters, str):
-      return self.generate_adapters(params, batch, flax_mutables)
-    return adapters
 
 
 def _variables(params: Tree, flax_mutables: Tree | None) -> dict:

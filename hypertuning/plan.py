@@ -31,7 +31,7 @@ from typing import Any
 import gin
 from absl import flags
 
-from hypertuning import gin_utils, train
+from hypertuning import gin_utils, quiet, train
 from hypertuning.errors import UserError
 from hypertuning.planning import report, search, topologies
 from hypertuning.planning.search import Bindings
@@ -52,7 +52,7 @@ def plan() -> None:
   topology = topologies.find(_FLAGS.topology)
   choices = dict(map(_choice, _FLAGS.choices))
   settings = gin_utils.arguments(train.train)
-  with gin_utils.hidden_stderr():
+  with quiet.hidden_stderr():
     devices = topologies.devices(topology)
   compiler = _Compiler(topology, devices, search.Cache(_FLAGS.cache_dir))
   if _FLAGS.search:
@@ -115,7 +115,7 @@ class _Compiler:
     key = search.key(gin.config_str(), self._topology)
     costs = self._cache.get(key)
     if costs is None:
-      with gin_utils.hidden_stderr():  # libtpu writes to it at length
+      with quiet.hidden_stderr():  # libtpu writes to it at length
         costs = compile_step(self._topology, self._devices, settings())
       self._cache.put(key, costs)
     return costs

@@ -257,13 +257,13 @@ def _print_counts(state: TrainState) -> None:
 
 
 def _losses(step: int, results: Mapping[str, float]) -> str:
-  shown = ', '.join(
+  losses = ', '.join(
     f'{name.removeprefix("loss/")} {value:.3f} '
     f'± {results[f"{name}_stderr"]:.3f}'
     for name, value in results.items()
     if name.startswith('loss/') and not name.endswith('_stderr')
   )
-  return f'step {step}: held-out loss by phi: {shown}'
+  return f'step {step}: held-out loss by phi: {losses}'
 
 
 class _Interruption:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import traverse_util
 
 Tree = Mapping[str, Any]
@@ -35,6 +36,36 @@ def split_by_regex(tree: Tree, regex: str) -> tuple[dict, dict]:
   for path, leaf in flatten_paths(tree).items():
     parts[0 if pattern.fullmatch(path) else 1][path] = leaf
   return unflatten_paths(parts[0]), unflatten_paths(parts[1])
+
+
+def split_variables(
+  variables: Tree, regex: str, frozen_dtype: Any = None
+) -> dict[str, Any]:
+  """A network's variables as collections of what trains and what does not.
+
+  Args:
+    variables: `params` and `params_axes`, as a network's `init` gives them.
+    regex: matched against full slash paths; what matches trains.
+    frozen_dtype: storage type of what does not train; as it is if None.
+
+  Returns:
+    `params` and `params_axes`, and `frozen` and `frozen_axes` where anything is
+    frozen. The axes of `kernel` are called `kernel_axes`.
+  """
+  params, frozen = split_by_regex(variables['params'], regex)
+  axes = flatten_paths(variables['params_axes'])
+
+  def axes_of(tree: Tree) -> dict:
+    return unflatten_paths(
+      {f'{path}_axes': axes[f'{path}_axes'] for path in flatten_paths(tree)}
+    )
+
+  parts = {'params': params, 'params_axes': axes_of(params)}
+  if frozen:
+    if frozen_dtype is not None:
+      frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
+    parts |= {'frozen': frozen, 'frozen_axes': axes_of(frozen)}
+  return parts
 
 
 def join(first: Tree, second: Tree) -> dict[str, Any]:

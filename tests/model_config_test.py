@@ -36,14 +36,10 @@ def test_model_is_built_without_its_tasks(tmp_path):
   for word in ('toy', 'TASK', 'train.train', 'optim.', str(tmp_path), 'tasks'):
     assert word not in text, word
   shapes = {
-    name: (1, *([2] * (1 + (name != 'hyper_input_tokens'))))
-    for name in (
-      'hyper_input_tokens',
-      'encoder_input_tokens',
-      'decoder_input_tokens',
-      'decoder_target_tokens',
-      'decoder_loss_weights',
-    )
+    'hyper_tokens': (1, 2),
+    'input_tokens': (1, 2, 2),
+    'target_tokens': (1, 2, 2),
+    'target_weights': (1, 2, 2),
   }
   batch = {name: np.full(shape, 3, np.int32) for name, shape in shapes.items()}
   scores = []

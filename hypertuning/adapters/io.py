@@ -199,11 +199,11 @@ def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
     )
   want = {name: tuple(x.shape) for name, x in _flatten(expected).items()}
   for name in sorted({*want, *header.shapes}):
-    there, here = header.shapes.get(name), want.get(name)
-    if there != here:
+    theirs, ours = header.shapes.get(name), want.get(name)
+    if theirs != ours:
       raise UserError(
-        f'{path}: {name} is {there or "missing"} there (made for '
-        f'{header.model}), {here or "not used"} in the model here.'
+        f'{path}: {name} is {theirs or "missing"} there (made for '
+        f'{header.model}), {ours or "not used"} in the model here.'
       )
 
 

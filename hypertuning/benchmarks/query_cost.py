@@ -123,11 +123,12 @@ def measure(
     times = _times(
       ways, variables, batch, other, partitioner, rounds, calls_a_round
     )
-  numbers = sum(x.size for x in jax.tree.leaves(abstract[WITH_PHI][-1]))
+  leaves = jax.tree.leaves(abstract[WITH_PHI][-1])
+  numbers = sum(x.size // x.shape[0] for x in leaves)  # of one episode
   rows: list[Row] = []
   for way, count in counts.items():
     seconds = [x / count for x in times.get(way, ())]
-    phi = 0 if way == IN_CONTEXT else numbers // batch_size
+    phi = 0 if way == IN_CONTEXT else numbers
     rows.append(
       {
         'way': way,
@@ -191,11 +192,11 @@ def table(rows: list[Row]) -> str:
       ratio = _digits(row['seconds'] / unit['seconds'])
       cells += [middle, f'{low} to {high}', ratio]
     lines.append(f'| {" | ".join(cells)} |')
-  said = _queries(even['queries_by_flops'])
-  lines.append(f'\nMaking phi has paid for itself, by FLOPs: {said}.')
+  queries = _queries(even['queries_by_flops'])
+  lines.append(f'\nMaking phi has paid for itself, by FLOPs: {queries}.')
   if even['queries_by_seconds'] is not None:
-    said = _queries(even['queries_by_seconds'])
-    lines.append(f'Making phi has paid for itself, by seconds: {said}.')
+    queries = _queries(even['queries_by_seconds'])
+    lines.append(f'Making phi has paid for itself, by seconds: {queries}.')
   lines.append(
     f'Phi of an episode: {unit["phi_bytes"]:,} bytes in float32, '
     f'{unit["phi_bytes_bfloat16"]:,} in bfloat16.'

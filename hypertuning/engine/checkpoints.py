@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
 from hypertuning import trees
 from hypertuning.engine import t5x_format
@@ -81,16 +82,17 @@ class Checkpointer:
       UserError: the checkpoint is of another model or optimizer.
     """
     folder = epath.Path(self._manager.directory) / f'{_PREFIX}_{step}'
-    _check_fits(folder, abstract_state)
-    items = {'state': ocp.args.StandardRestore(abstract_state)}
+    saved_state = _check_fits(folder, abstract_state)
+    items = {'state': ocp.args.StandardRestore(saved_state)}
     ours = (folder / 'dataset' / '_METADATA').exists()
     if ours:
       items['dataset'] = ocp.args.StandardRestore()
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    state = jax.tree.map(_flat, restored['state'], abstract_state)
     if not ours:  # t5x's, which drew one batch per step
-      return restored['state'], {'batches': np.asarray(step, np.int64)}
+      return state, {'batches': np.asarray(step, np.int64)}
     position = {k: np.asarray(v) for k, v in restored['dataset'].items()}
-    return restored['state'], position
+    return state, position
 
   def close(self) -> None:
     """Waits for what is being saved."""
@@ -221,12 +223,12 @@ def fill(
       filled[name] = leaf
     elif value is None:
       missing.append(f'{name} {leaf.shape} is not there')
-    elif value.shape != leaf.shape:
+    elif not _is_flat(value.shape, leaf.shape):
       other.append(
         f'{name} is {leaf.shape}, but {min(found)} there is {value.shape}'
       )
     else:
-      filled[name] = np.array(value, leaf.dtype)
+      filled[name] = np.array(value, leaf.dtype).reshape(leaf.shape)
   unplaced = [f'{x} {source[x].shape} has no place here' for x in sorted(left)]
   problems = other + missing + unplaced
   if problems:
@@ -293,8 +295,12 @@ def _as_numpy(state_folder: epath.Path) -> Any:
   )
 
 
-def _check_fits(folder: epath.Path, abstract_state: Any) -> None:
-  """Refuses a checkpoint whose arrays are not those of the state."""
+def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
+  """Refuses a checkpoint whose arrays are not those of the state.
+
+  Returns:
+    The abstract state with the shapes that were saved, see `_is_flat`.
+  """
   saved, expected = (
     {
       name: tuple(leaf.shape)
@@ -304,7 +310,9 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> None:
     for tree in (_metadata(folder / 'state'), abstract_state)
   )
   names = sorted({*saved, *expected})
-  other = [name for name in names if saved.get(name) != expected.get(name)]
+  other = [
+    name for name in names if not _is_flat(saved.get(name), expected.get(name))
+  ]
   if other:
     name = other[0]
     raise UserError(
@@ -314,6 +322,32 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> None:
       f'({len(other)} differ in all). Use another MODEL_DIR, or the config.gin '
       'that stands in this one.'
     )
+
+  def as_saved(path: Any, leaf: Any) -> Any:
+    shape = saved['/'.join(key.key for key in path)]
+    if shape == leaf.shape:
+      return leaf
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):  # made for fewer axes
+      sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+  return jax.tree_util.tree_map_with_path(as_saved, abstract_state)
+
+
+def _is_flat(saved: Any, expected: Any) -> bool:
+  """Whether an array was saved in the expected shape, or before its last axis
+  was `heads * head_dim`: once, learned LoRA factors had the two apart."""
+  if saved == expected or saved is None or expected is None:
+    return saved == expected
+  return len(saved) == 4 and (*saved[:2], saved[2] * saved[3]) == expected
+
+
+def _flat(value: Any, abstract: Any) -> Any:
+  """A restored array in the shape and at the place where it is expected."""
+  if value.shape == abstract.shape:
+    return value
+  return jax.device_put(value.reshape(abstract.shape), abstract.sharding)
 
 
 def _steps(folder: epath.Path) -> dict[int, epath.Path]:

@@ -1,19 +1,15 @@
 """What a run tells: TensorBoard, a plain JSONL, and a progress bar."""
 
 import json
-import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tqdm
 from clu import metric_writers
-
-# Endings of numbers that tell of another number's spread.
-ERRORS = ('_stderr', '_low', '_high', '_std')
 
 
 class Writer:
@@ -103,10 +99,10 @@ class Progress:
   def _line(self) -> str:
     rate = self._timed / max(time.monotonic() - self._start, 1e-9)
     speed = f'{rate:.2f}/s' if self._timed else '-/s'
-    shown = ''.join(f' {name}={value}' for name, value in self._values.items())
+    values = ''.join(f' {name}={value}' for name, value in self._values.items())
     if self._total is None:
-      return f'{self._label}: {self._done}{shown}, {speed}'
-    line = f'{self._label}: {self._done}/{self._total}{shown}, {speed}'
+      return f'{self._label}: {self._done}{values}, {speed}'
+    line = f'{self._label}: {self._done}/{self._total}{values}, {speed}'
     if not rate:
       return line
     return f'{line}, {(self._total - self._done) / rate:.0f} s left'
@@ -125,28 +121,6 @@ def write_text(folder: str, name: str, text: str) -> None:
   path = pathlib.Path(folder, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   _replace(path, text)
-
-
-def markdown(lines: Iterable[Sequence[str]]) -> str:
-  """A table, the first line its head."""
-  head, *rows = lines
-  whole = (head, ['---'] * len(head), *rows)
-  return ''.join(f'| {" | ".join(line)} |\n' for line in whole)
-
-
-def shown(metric: str, value: float, error: float | None = None) -> str:
-  """A number of a table, with its standard error if that is known.
-
-  Args:
-    metric: `loss` and `gap` are nats and get three decimals, others (percent)
-      one.
-    value: the number.
-    error: None or nan if there is none.
-  """
-  digits = 3 if metric in ('loss', 'gap') else 1
-  if error is None or math.isnan(error):
-    return f'{value:.{digits}f}'
-  return f'{value:.{digits}f} ± {error:.{digits}f}'
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:

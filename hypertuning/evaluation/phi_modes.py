@@ -35,11 +35,13 @@ def check_modes(modes: Sequence[str], model: HyperTuningModel) -> None:
     UserError: `modes` is empty or holds a mode that this model does not have;
       the message lists the modes that it has.
   """
-  there = default_modes(model)
+  allowed = default_modes(model)
   if model.has_hypermodel:
-    there += (AVERAGED, RANDOM)
-  if set(modes) - set(there) or not modes:
-    raise UserError(f'PHI_MODES = {tuple(modes)!r}: this model has {there!r}.')
+    allowed += (AVERAGED, RANDOM)
+  if set(modes) - set(allowed) or not modes:
+    raise UserError(
+      f'PHI_MODES = {tuple(modes)!r}: this model has {allowed!r}.'
+    )
 
 
 def with_phi(

@@ -7,19 +7,24 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from hypertuning import statistics, tables
 from hypertuning.data import fewshot, lookup
-from hypertuning.engine import summaries
 
 Row = Mapping[str, Any]
 
 
-def by_episode(values: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
-  """What belongs to the queries of every episode."""
-  return [row[:count] for row, count in zip(values, asked, strict=True)]
+def by_episode(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+  """The values of each episode's queries, without those that fill it up.
+
+  Args:
+    values: `[episodes, queries, ...]`.
+    counts: number of queries that each episode asks, `[episodes]`.
+  """
+  return [row[:count] for row, count in zip(values, counts, strict=True)]
 
 
-class Asked(NamedTuple):
-  """What is asked, by episode.
+class Questions(NamedTuple):
+  """What the episodes ask, one entry per episode.
 
   Attributes:
     targets: postprocessed.
@@ -33,21 +38,21 @@ class Asked(NamedTuple):
   sources: list[bytes]
 
 
-def asked_of(
-  task: seqio.Task, episodes: tf.data.Dataset, asked: np.ndarray
-) -> Asked:
-  """What so many queries of each episode ask."""
-  found = Asked([], [], [])
-  for whole, count in zip(episodes.as_numpy_iterator(), asked, strict=True):
+def questions_of(
+  task: seqio.Task, episodes: tf.data.Dataset, counts: np.ndarray
+) -> Questions:
+  """What the episodes ask: the first `counts` queries of each."""
+  found = Questions([], [], [])
+  for whole, count in zip(episodes.as_numpy_iterator(), counts, strict=True):
     # What an episode asks beyond TASK_FEATURE_LENGTHS was cut.
     episode = {
       name: value[:count] if name in fewshot.OF_QUERIES else value
       for name, value in whole.items()
     }
-    said = episode.get('targets_pretokenized')
-    if said is None:
-      said = _decode(task, episode['targets'])
-    target = task.postprocess_fn(said, example=episode, is_target=True)
+    texts = episode.get('targets_pretokenized')
+    if texts is None:
+      texts = _decode(task, episode['targets'])
+    target = task.postprocess_fn(texts, example=episode, is_target=True)
     found.targets.append(target)
     found.draws.append(int(episode.get('draw', 0)))
     read = episode['hyper_inputs'].tobytes()
@@ -73,36 +78,44 @@ def measure(
   targets: Sequence[Any],
   outputs: Sequence[Any],
   draws: Sequence[int],
-  together: int = 1,
+  group_size: int = 1,
 ) -> dict[str, float]:
   """Metrics over all episodes, with standard errors over episodes.
 
-  So many episodes in a row are taken `together`: they ask the same, and are not
-  independent. Where several episodes share a draw of shots, and there are
-  several draws, the standard deviation over draws as well.
+  Args:
+    metric_fns: functions of targets and outputs to named numbers.
+    targets: what each episode should say, postprocessed.
+    outputs: what was said, or scores, in the same order.
+    draws: number of the draw of shots of each episode; where several episodes
+      share a draw, and there are several, the standard deviation over draws is
+      given as well (`<name>_std`).
+    group_size: number of consecutive episodes that ask the same queries. They
+      are not independent, so that each group is one sample of the error.
   """
   kinds = sorted(set(draws))
   values: dict[str, float] = {}
   for metric_fn in metric_fns:
     single = [
-      metric_fn(targets[i : i + together], outputs[i : i + together])
-      for i in range(0, len(targets), together)
+      metric_fn(targets[i : i + group_size], outputs[i : i + group_size])
+      for i in range(0, len(targets), group_size)
     ]
     for name, value in metric_fn(targets, outputs).items():
       values[name] = float(value)
       if len(single) > 1:
-        spread = np.std([episode[name] for episode in single], ddof=1)
-        values[f'{name}_stderr'] = float(spread / np.sqrt(len(single)))
+        values[f'{name}_stderr'] = statistics.standard_error(
+          [group[name] for group in single]
+        )
     if 1 < len(kinds) < len(draws):
       by_draw = []
       for kind in kinds:
-        of = [i for i, draw in enumerate(draws) if draw == kind]
+        mine = [i for i, draw in enumerate(draws) if draw == kind]
         by_draw.append(
-          metric_fn([targets[i] for i in of], [outputs[i] for i in of])
+          metric_fn([targets[i] for i in mine], [outputs[i] for i in mine])
         )
       for name in by_draw[0]:
-        spread = np.std([one[name] for one in by_draw], ddof=1)
-        values[f'{name}_std'] = float(spread)
+        values[f'{name}_std'] = statistics.standard_deviation(
+          [results[name] for results in by_draw]
+        )
   return values
 
 
@@ -118,15 +131,15 @@ def table(results: Sequence[Row], columns: Sequence[str] | None = None) -> str:
       name
       for row in results
       for name, value in row.items()
-      if isinstance(value, float) and not name.endswith(summaries.ERRORS)
+      if isinstance(value, float) and not name.endswith(tables.ERRORS)
     )
     columns = ['task', 'phi', 'episodes', *numbers]
   rows = [[_cell(row, name) for name in columns] for row in results]
-  return summaries.markdown([columns, *rows])
+  return tables.markdown([columns, *rows])
 
 
 def _cell(row: Row, name: str) -> str:
   value = row.get(name)
   if not isinstance(value, float):
     return '' if value is None else str(value)
-  return summaries.shown(name, value, row.get(f'{name}_stderr'))
+  return tables.number(name, value, row.get(f'{name}_stderr'))

@@ -12,15 +12,15 @@ Batch = Mapping[str, jax.Array]
 
 
 def summarize(
-  outputs: Mapping[str, np.ndarray], together: int = 1
+  outputs: Mapping[str, np.ndarray], group_size: int = 1
 ) -> dict[str, float]:
   """Losses per token, their standard errors, and paired gaps between modes.
 
   Args:
     outputs: what `eval_step.collect` returns: `tokens` and one `score/<mode>`
       per mode, each `[episodes, queries]`.
-    together: number of consecutive episodes that ask the same queries. They are
-      not independent, so that each such group is one sample of the statistics.
+    group_size: number of consecutive episodes that ask the same queries. They
+      are not independent, so that each group is one sample of the statistics.
 
   Returns:
     `loss/<mode>` and `loss/<mode>_stderr` in nats per target token, each
@@ -30,12 +30,12 @@ def summarize(
     paired 95% interval over episodes.
   """
 
-  def of_rows(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float64).reshape(-1, together * x.shape[1]).sum(axis=1)
+  def group_sums(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64).reshape(-1, group_size * x.shape[1]).sum(axis=1)
 
-  tokens = of_rows(outputs['tokens'])
+  tokens = group_sums(outputs['tokens'])
   losses = {
-    name.removeprefix('score/'): -of_rows(x)
+    name.removeprefix('score/'): -group_sums(x)
     for name, x in outputs.items()
     if name.startswith('score/')
   }

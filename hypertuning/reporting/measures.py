@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from hypertuning.engine import summaries
+from hypertuning import tables
 from hypertuning.errors import UserError
 from hypertuning.reporting import statistics
 from hypertuning.reporting.statistics import Estimate
@@ -198,6 +198,6 @@ def _seen_numbers(cells: Sequence[Cell]) -> str:
     for cell in cells
     for row in cell.tables.get('results', ())
     for name, value in row.items()
-    if is_number(value) and not name.endswith(summaries.ERRORS)
+    if is_number(value) and not name.endswith(tables.ERRORS)
   }
   return ', '.join(found) or 'nothing'

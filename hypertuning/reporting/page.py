@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 
-from hypertuning.engine import summaries
+from hypertuning import tables
 from hypertuning.reporting.sections import Section, Table
 from hypertuning.reporting.sweep_results import Stage
 
@@ -52,7 +52,7 @@ def markdown(table: Table) -> str:
     [f'{c.text} ({c.small})' if c.small else c.text for c in row]
     for row in table.rows
   ]
-  return summaries.markdown([list(map(_plain, line)) for line in lines])
+  return tables.markdown([list(map(_plain, line)) for line in lines])
 
 
 def as_csv(records: Sequence[Mapping[str, object]]) -> str:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning.engine import summaries
+from hypertuning import tables
 from hypertuning.reporting.curves import Curves
 from hypertuning.reporting.measures import Measure
 from hypertuning.reporting.statistics import Estimate
@@ -104,7 +104,7 @@ def number(metric: str, measure: Measure) -> Text:
 def estimated(metric: str, estimate: Estimate, planned: int) -> Text:
   """A mean with half the width of its interval."""
   half = estimate.high - estimate.mean
-  text = summaries.shown(metric, estimate.mean, half)
+  text = tables.number(metric, estimate.mean, half)
   return Text(text, 'number', few(estimate.n, planned))
 
 
@@ -118,7 +118,7 @@ def label(metric: str, measure: Measure) -> str:
   estimate = measure.estimate
   if estimate is None:
     return measure.problem.partition(':')[0]
-  text = summaries.shown(metric, estimate.mean)
+  text = tables.number(metric, estimate.mean)
   return f'{text} {few(estimate.n, measure.planned)}'.rstrip()
 
 

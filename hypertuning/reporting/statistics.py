@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from hypertuning.statistics import standard_error
+
 _CONFIDENCE = 0.95
 _NORMAL = float(stats.norm.ppf((1 + _CONFIDENCE) / 2))
 
@@ -42,7 +44,7 @@ def mean(values: Sequence[float]) -> Estimate:
   """
   array = np.asarray(values, float)
   centre = float(array.mean())
-  half = _quantile(len(array)) * _standard_error(array)
+  half = _quantile(len(array)) * standard_error(array)
   return Estimate(centre, centre - half, centre + half, len(array))
 
 
@@ -92,12 +94,6 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Estimate:
   root = math.sqrt(max(middle**2 - square * rest, 0.0))
   low, high = (middle - root) / square, (middle + root) / square
   return Estimate(centre, float(low), float(high), n)
-
-
-def _standard_error(values: np.ndarray) -> float:
-  if len(values) < 2:
-    return math.nan
-  return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _quantile(n: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 
+from hypertuning import tables
 from hypertuning.engine import summaries
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, statistics
@@ -90,7 +91,7 @@ def _place(stage: str, cell: Cell, axes: Sequence[str]) -> Key:
 
 def _metrics(row: Row) -> Iterator[tuple[str, float]]:
   for name, value in row.items():
-    if isinstance(value, float) and not name.endswith(summaries.ERRORS):
+    if isinstance(value, float) and not name.endswith(tables.ERRORS):
       yield name, value
 
 
@@ -150,14 +151,14 @@ def _markdown(
     estimate = statistics.mean(values)
     between = ''
     if estimate.has_interval:
-      ends = (summaries.shown(metric, x) for x in (estimate.low, estimate.high))
+      ends = (tables.number(metric, x) for x in (estimate.low, estimate.high))
       between = ' to '.join(ends)
-    text = summaries.shown(metric, estimate.mean)
+    text = tables.number(metric, estimate.mean)
     lines.append([*key, text, between, f'{estimate.n}'])
   for place, reasons in failed.items():
     for why in reasons:
       lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])
-  return summaries.markdown(lines)
+  return tables.markdown(lines)
 
 
 def _plot(

@@ -20,7 +20,7 @@ from collections.abc import Collection, Sequence
 from multiprocessing import connection, forkserver, reduction
 from typing import Any, Protocol
 
-from hypertuning import gin_utils, paths
+from hypertuning import gin_utils, paths, quiet
 
 _PRELOADED = [
   'hypertuning.train',
@@ -58,7 +58,7 @@ class Launcher:
     self._lock = threading.Lock()  # multiprocessing has none of its own
     if self._forked:
       self._context.set_forkserver_preload(_PRELOADED)
-      with gin_utils.hidden_stderr():  # what TensorFlow says when imported
+      with quiet.hidden_stderr():  # what TensorFlow says when imported
         forkserver.ensure_running()
 
   def __call__(

@@ -39,8 +39,8 @@ def describe(
     features.check_lengths(lengths)
   task = lookup.get_task(name)
   text_format = lookup.format_of(task)
-  shown = lookup.episodes(name, lengths, split).take(count)
-  for number, episode in enumerate(shown.as_numpy_iterator()):
+  episodes = lookup.episodes(name, lengths, split).take(count)
+  for number, episode in enumerate(episodes.as_numpy_iterator()):
     title = _string(episode.get('task', b''))
     yield f'--- episode {number}' + (f' of {title}' if title else '')
     yield from _episode(episode, text_format)

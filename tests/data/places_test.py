@@ -29,14 +29,13 @@ def tasks():
   )
   registry.add_mixture('nested', {'mixed': 2.0, 'few': 1.0})
   numbers = tf.data.Dataset.range(40)
-  vocabulary = vocabularies.byte_vocabulary()
   registry.add_task(
     'shuffled',
     source=seqio.FunctionDataSource(
       lambda split, shuffle_files, seed=None: numbers, splits=('train',)
     ),
     preprocessors=[_as_episode],
-    output_features=features.output_features(vocabulary),
+    output_features=features.output_features(vocabularies.byte_format()),
     shuffle_buffer_size=30,
   )
 

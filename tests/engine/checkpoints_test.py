@@ -78,6 +78,32 @@ def test_state_and_position_come_back_as_they_were(tmp_path):
     np.testing.assert_array_equal(position[name], value)
 
 
+def test_factors_with_heads_apart_come_back_flat(tmp_path):
+  """Learned LoRA of older runs: `[layers, rank, heads, head_dim]`."""
+  name = 'phi_decoder_self_query_b'
+  old = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+  state = {
+    'target': {'hypermodel': {name: jnp.asarray(old)}},
+    'state': {'step': jnp.asarray(1, jnp.int32)},
+  }
+  checkpointer = checkpoints.Checkpointer(str(tmp_path))
+  checkpointer.save(1, state, POSITION)
+  checkpointer.close()
+  new = jax.tree.map(
+    lambda x: jnp.zeros((2, 3, 20) if x.ndim == 4 else x.shape, x.dtype), state
+  )
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), new
+  )
+  checkpointer = checkpoints.Checkpointer(str(tmp_path))
+  restored, _ = checkpointer.restore(1, abstract)
+  checkpointer.close()
+  filled = checkpoints.fill(new['target'], str(tmp_path), 'CHECKPOINT_PATH')
+  for tree in (restored['target'], filled):
+    found = tree['hypermodel'][name]
+    np.testing.assert_array_equal(found, old.reshape(2, 3, 20))
+
+
 def test_only_the_newest_are_kept_and_have_t5x_names(tmp_path):
   _save(tmp_path, [1, 2, 10], keep=2)
   names = {path.name for path in tmp_path.iterdir()}

@@ -1,0 +1,45 @@
+"""Keeps the start-up lines of libraries off the terminal."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from absl import logging as absl_logging
+
+from hypertuning.errors import UserError
+
+
+@contextlib.contextmanager
+def hidden_stderr() -> Iterator[None]:
+  """Sends file descriptor 2 to a file, which is shown only after an error.
+
+  TensorFlow writes there from C++ before any of its settings is read.
+  """
+  sys.stderr.flush()
+  terminal = os.dup(2)
+  with tempfile.TemporaryFile() as file:
+    os.dup2(file.fileno(), 2)
+    try:
+      yield
+    except UserError:
+      raise  # it says all
+    except BaseException:
+      sys.stderr.flush()
+      file.seek(0)
+      os.write(terminal, file.read())
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(terminal, 2)
+      os.close(terminal)
+
+
+def hush_logs() -> None:
+  """Leaves the terminal to our own lines."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  for name in ('orbax', 'jax', 'tensorflow'):
+    logging.getLogger(name).setLevel(logging.ERROR)
