@@ -64,6 +64,7 @@ PARSED = {
   'hypertuning.sweep': 'its cells are trainings; those of the page are planned',
   'hypertuning.report': 'reads a sweep of 50 minutes',
   'hypertuning.plan': 'compiles for minutes, with libtpu',
+  'hypertuning.benchmarks.decode': 'needs transformers; takes minutes',
 }
 # Programs of which only the words are looked at.
 LOOKED_AT = {
@@ -88,7 +89,7 @@ class Block:
   @property
   def kind(self) -> str:
     """What the block is written in."""
-    if self.language in ('python', 'json', 'gin'):
+    if self.language in ('python', 'json', 'gin', 'text'):
       return self.language
     if self.text.startswith('{'):
       return 'json'
