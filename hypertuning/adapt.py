@@ -12,7 +12,7 @@ mixture, or at random. Tuned are the keys and values, or the factors, themselves
 """
 
 if __name__ == '__main__':
-  from hypertuning import gin_utils, statistics
+  from hypertuning import gin_utils
 
   gin_utils.run('hypertuning.adapt', 'adapt')  # see there why it comes first
 
@@ -28,7 +28,7 @@ import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import gin_utils
+from hypertuning import gin_utils, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
@@ -214,7 +214,7 @@ def summarize(
     row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
     row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
     if len(tasks) > 1:
-      row[f'{metric}_stderr'] = statistics.standard_error(values)
+      row[f'{metric}_stderr'] = spread.standard_error(values)
     rows.append(row)
   reached, first = [], []
   for task in tasks:

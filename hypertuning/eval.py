@@ -11,7 +11,7 @@ request also with phi averaged over draws of shots and with noise. Writes
 """
 
 if __name__ == '__main__':
-  from hypertuning import gin_utils, tables
+  from hypertuning import gin_utils
 
   gin_utils.run('hypertuning.eval', 'evaluate')  # see there why it comes first
 
@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import gin_utils
+from hypertuning import gin_utils, tables
 from hypertuning.data import aggregation, lookup
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner

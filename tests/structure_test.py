@@ -25,7 +25,7 @@ LAYERS = {
   'errors': set(),
   'paths': set(),
   'padding': set(),
-  'statistics': set(),
+  'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
   'trees': set(),
@@ -43,12 +43,12 @@ LAYERS = {
     'data',
   },
   'evaluation': {
-    *('errors', 'statistics', 'tables', 'adapters', 'data', 'models'),
+    *('errors', 'spread', 'tables', 'adapters', 'data', 'models'),
   },
   'engine': {'errors', 'trees', 'adapters', 'data', 'models', 'evaluation'},
   'planning': {'errors', 'models', 'engine'},
   'sweeping': {'errors', 'paths', 'quiet', 'gin_utils', 'engine'},
-  'reporting': {'errors', 'statistics', 'tables', 'engine', 'sweeping'},
+  'reporting': {'errors', 'spread', 'tables', 'engine', 'sweeping'},
   'benchmarks': {
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
     'planning',

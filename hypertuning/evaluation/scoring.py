@@ -7,7 +7,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from hypertuning import statistics, tables
+from hypertuning import spread, tables
 from hypertuning.data import fewshot, lookup
 
 Row = Mapping[str, Any]
@@ -102,7 +102,7 @@ def measure(
     for name, value in metric_fn(targets, outputs).items():
       values[name] = float(value)
       if len(single) > 1:
-        values[f'{name}_stderr'] = statistics.standard_error(
+        values[f'{name}_stderr'] = spread.standard_error(
           [group[name] for group in single]
         )
     if 1 < len(kinds) < len(draws):
@@ -113,7 +113,7 @@ def measure(
           metric_fn([targets[i] for i in mine], [outputs[i] for i in mine])
         )
       for name in by_draw[0]:
-        values[f'{name}_std'] = statistics.standard_deviation(
+        values[f'{name}_std'] = spread.standard_deviation(
           [results[name] for results in by_draw]
         )
   return values

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from hypertuning.statistics import standard_error
+from hypertuning.spread import standard_error
 
 _CONFIDENCE = 0.95
 _NORMAL = float(stats.norm.ppf((1 + _CONFIDENCE) / 2))
