@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import optax
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -128,8 +129,14 @@ def as_objects(arguments) -> dict:
     for name in ('activation', 'parameter', 'frozen')
     if f'{name}_partitioning_dims' in rest
   }
+  partitions = rest.pop('num_partitions', 1)
+  # Two devices show what two parts of a batch can show; programs for all eight
+  # take twice as long to compile.
+  devices = jax.devices() if dims or partitions > 1 else jax.devices()[:2]
   partitioner = partitioning.standard(
-    rest.pop('num_partitions', 1), **{f'{k}_dims': v for k, v in dims.items()}
+    partitions,
+    **{f'{k}_dims': v for k, v in dims.items()},
+    devices=tuple(devices),
   )
   return {'data': data, 'partitioner': partitioner, **rest}
 
