@@ -230,7 +230,7 @@ def _from_task(
     inputs = np.asarray(batch['input_tokens'])[:count]
     is_asked = np.asarray(batch['target_weights'])[:count].any(axis=-1)
     queries = [
-      [_text(row, model.input_vocabulary) for row in x[: int(n)]]
+      [_text(row, model.text_format.vocabulary) for row in x[: int(n)]]
       for x, n in zip(inputs, is_asked.sum(axis=-1), strict=True)
     ]
     yield _Part(batch, list(range(done, done + count)), queries)

@@ -15,7 +15,7 @@ from flax.core import freeze
 from hypertuning import adapters as adapters_lib
 from hypertuning import objectives, trees
 from hypertuning.adapters import Adapters
-from hypertuning.data.text_format import Vocabulary, check
+from hypertuning.data.text_format import check
 from hypertuning.errors import UserError
 from hypertuning.networks import decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
@@ -128,14 +128,19 @@ class HyperTuningModel:
     return features.EpisodeFeatureConverter
 
   @property
-  def input_vocabulary(self) -> Vocabulary:
-    """The vocabulary of what is read; t5x asks for it by this name."""
-    return self.text_format.vocabulary
+  def input_vocabulary(self) -> Any:
+    """The vocabulary of what is read, as seqio's: t5x compares it with tasks'.
+
+    seqio is imported when it is asked for, as for the feature converter.
+    """
+    from hypertuning.data import vocabularies
+
+    return vocabularies.to_seqio(self.text_format.vocabulary)
 
   @property
-  def output_vocabulary(self) -> Vocabulary:
-    """The vocabulary of what is written; t5x asks for it by this name."""
-    return self.text_format.vocabulary
+  def output_vocabulary(self) -> Any:
+    """The vocabulary of what is written, see `input_vocabulary`."""
+    return self.input_vocabulary
 
   @property
   def has_hypermodel(self) -> bool:

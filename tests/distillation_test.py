@@ -65,13 +65,13 @@ def expected(variables, batch, network):
   def fold(x):
     return x.reshape(-1, x.shape[-1])
 
-  teacher = tiny.logits(
+  teacher = jax.jit(tiny.logits, static_argnums=0)(
     t5.T5(CONFIG),
     everything['params'][network],
     fold(batch['teacher_tokens']),
     fold(batch['target_tokens']),
   )
-  student = make(1.0, True).module.apply(everything, batch)
+  student = jax.jit(make(1.0, True).module.apply)(everything, batch)
   teacher = special.log_softmax(np.asarray(teacher, np.float64), -1)
   student = special.log_softmax(np.asarray(student, np.float64), -1)
   teacher = teacher.reshape(student.shape)
@@ -90,7 +90,9 @@ def test_loss_is_the_weighted_sum(variables, batch, weight, teacher):
     variables, batch, 'teacher' if teacher else 'downstream'
   )
   model = make(weight, teacher)
-  loss, (metrics, _) = model.loss_fn(variables[0], batch, None, variables[1])
+  loss, (metrics, _) = jax.jit(
+    lambda params, mutables: model.loss_fn(params, batch, None, mutables)
+  )(*variables)
   want = (1 - weight) * likelihood + weight * divergence
   # float32 against float64, over some 20 tokens.
   assert float(loss) == pytest.approx(want, rel=1e-5)
@@ -107,16 +109,17 @@ def test_a_model_is_its_own_perfect_teacher(variables, batch):
   params = {'downstream': variables[1]['frozen']['downstream']}
   same = {**batch, 'teacher_tokens': batch['input_tokens']}
 
-  def loss(params):
-    return model.loss_fn(params, same, None)[0]
+  @jax.jit
+  @jax.value_and_grad
+  def loss(params, batch):
+    return model.loss_fn(params, batch, None)[0]
 
-  value, gradient = jax.value_and_grad(loss)(params)
+  value, gradient = loss(params, same)
   assert abs(float(value)) < 1e-3  # the sum of 20 differences of logarithms
   # Were the teacher not held still, its gradient would cancel the student's
   # where they differ as well.
-  _, other = jax.value_and_grad(lambda p: model.loss_fn(p, batch, None)[0])(
-    params
-  )
+  wide = {**batch, 'teacher_tokens': batch['teacher_tokens'][..., :6]}
+  _, other = loss(params, wide)
   norms = [
     max(float(np.abs(x).max()) for x in jax.tree.leaves(g))
     for g in (gradient, other)

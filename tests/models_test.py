@@ -368,7 +368,7 @@ def test_methods_have_the_names_and_arguments_t5x_looks_for():
     'input_vocabulary',
     'output_vocabulary',
   ):
-    assert hasattr(model, name)
+    assert hasattr(type(model), name) or hasattr(model, name)
 
 
 def test_loss_fn_returns_what_t5x_expects_with_and_without_mutables(batch):

@@ -21,6 +21,9 @@ from hypertuning.errors import UserError
 Rules = tuple[tuple[str, str | None], ...]
 _REPLICATED = (
   'kv',
+  # Fewer key and value heads than query heads may not divide the devices.
+  'kv_heads',
+  'joined_kv_heads',
   'relpos_buckets',
   'abspos_buckets',
   'length',

@@ -36,7 +36,9 @@ def make(kind):
 @functools.cache
 def variables(kind):
   shapes = {k: v.shape for k, v in tiny.episodes().items()}
-  return make(kind).get_initial_variables(jax.random.key(0), shapes)
+  return jax.jit(
+    lambda: make(kind).get_initial_variables(jax.random.key(0), shapes)
+  )()
 
 
 @KINDS
@@ -75,15 +77,17 @@ def test_lora_starts_as_the_frozen_model_and_learns():
   model, parts = make('lora'), variables('lora')
   batch, mutables = tiny.episodes(), {'frozen': parts['frozen']}
 
+  @jax.jit
+  @jax.value_and_grad
   def loss(params):
     return model.loss_fn(params, batch, None, mutables)[0]
 
-  alone = -jnp.sum(
-    model.score_batch(
-      parts['params'], batch, flax_mutables=mutables, adapters=None
+  alone = -jax.jit(
+    lambda params: model.score_batch(
+      params, batch, flax_mutables=mutables, adapters=None
     )
-  )
-  value, gradient = jax.value_and_grad(loss)(parts['params'])
+  )(parts['params']).sum()
+  value, gradient = loss(parts['params'])
   # One sum in two orders, of about a hundred tokens in float32.
   assert value == pytest.approx(float(alone), rel=1e-6)
   sizes = {
