@@ -49,8 +49,8 @@ class Launcher:
     Args:
       commands: names of the modules that will be started.
     """
-    # Once a process has looked for NVIDIA's devices, it can no longer be forked.
-    # On a machine that has such devices, each command is a fresh process.
+    # A process that has looked for NVIDIA's devices can no longer be forked. On
+    # a machine that has such devices, each command is a fresh process.
     forks = not glob.glob('/dev/nvidia*')
     self._forked = {
       x for x in commands if forks and x.startswith('hypertuning.')
