@@ -214,8 +214,8 @@ def _predictions(
 
   Args:
     row: results of the task in one phi mode.
-    targets: what each episode should say, postprocessed.
-    texts: what the model said in each episode; None where it only scored.
+    targets: postprocessed targets of each episode.
+    texts: the model's texts in each episode; None where it only scored.
     scores: per episode, the log-probability of each query's target.
   """
   rows = []

@@ -29,11 +29,7 @@ SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
 
 
 class Checkpointer:
-  """Saves and restores the states of one run.
-
-  Attributes:
-    latest_step: step of the newest finished checkpoint; None without one.
-  """
+  """Saves and restores the states of one run."""
 
   def __init__(self, model_dir: str, keep: int = 3) -> None:
     """Opens the folder of a run.
