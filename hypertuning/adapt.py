@@ -1,20 +1,22 @@
-"""Tunes adapters on held-out tasks, each task by itself, from a start.
+"""Tunes the adapters of held-out tasks, each task by itself.
 
     python -m hypertuning.adapt --gin_file=gin/models/hyper_t5_prefix.gin \\
       --gin_file=... --gin_file=gin/local/adapt.gin \\
       --gin.CHECKPOINT_PATH="'run'" --gin.ADAPT_OUTPUT_DIR="'run/adapt'"
 
-The start is what the model gives: phi that a hypermodel generates from the
-task's examples, or the adapters that gin/models/learned.gin learned on a
-mixture, or at random. Tuned are the keys and values, or the factors, themselves
-(HyperTuning, section 6: phi as initialisation of further tuning). Writes
+Tuning starts from the adapters that the model gives: the phi that a hypermodel
+generates from the task's examples, the adapters that gin/models/learned.gin
+has learned on a mixture, or random ones. What is tuned are the keys and values
+of a prefix, or the factors of LoRA, as parameters of their own (section 6 of
+the HyperTuning paper: phi as the initialisation of further tuning). Writes
 `curves.jsonl`, `results.jsonl` and the tuned adapters.
 """
 
 if __name__ == '__main__':
   from hypertuning import gin_utils
 
-  gin_utils.run('hypertuning.adapt', 'adapt')  # see there why it comes first
+  # Before the imports below; the docstring of `gin_utils.run` says why.
+  gin_utils.run('hypertuning.adapt', 'adapt')
 
 import dataclasses
 import math
@@ -63,41 +65,47 @@ def adapt(
   start_adapters: str | None = None,
   fresh_regex: str = '',
 ) -> list[Row]:
-  """Tunes on every task of a split.
+  """Tunes the adapters of every task in a split of each seqio task.
 
   Args:
-    model: the model of the checkpoint; its hypermodel says where phi starts.
-    optimizer: optimizer of phi; every task has a state of its own.
-    data: seqio tasks of episodes, of a split whose tasks were not trained on
-      and are now tuned on. A step asks as many queries of every task as its
-      lengths give `inputs` room for; its batch size is how many tasks are tuned
-      side by side; its seed is that of a random start and of the order in which
-      rows are asked.
-    checkpoint_path: a run's folder or one of its checkpoints.
-    output_dir: where results are written, when all are there.
-    total_steps: steps of tuning.
-    partitioner: the devices; as many are used as divide every group of tasks.
-    max_tasks: tasks per seqio task; None for all.
-    tuning_rows: how many rows of a task without a pool to show are to tune on,
-      the others are to test on; half of them if None.
-    test_visits: episodes that test every task.
-    draws: draws of shots whose phi is averaged for the start.
-    eval_period: steps between tests.
-    metric: what is tested, by name.
-    target: value of the metric that is to be reached.
-    start_adapters: a file of adapters to start from instead, one for all tasks
-      or one per task.
-    fresh_regex: names that start at random if the checkpoint lacks them.
+    model: the model that the checkpoint was saved from; its hypermodel gives
+      the adapters that tuning starts from.
+    optimizer: optimizer of the adapters; every task has its own optimizer
+      state.
+    data: seqio tasks of episodes, and the split whose tasks are tuned: one that
+      was not trained on. The batch size is the number of tasks that are tuned
+      side by side. A step asks each of them as many queries as the lengths of
+      `inputs` have room for. The seed draws random starting weights and the
+      order in which the rows of a task are asked.
+    checkpoint_path: folder of a run, or one of its checkpoints.
+    output_dir: folder that gets the results, once all tasks are tuned.
+    total_steps: number of tuning steps per task.
+    partitioner: the devices. Only the largest number of them that divides every
+      group of tasks is used.
+    max_tasks: number of tasks per seqio task; None tunes all.
+    tuning_rows: number of rows that a task is tuned on, if it has no pool of
+      rows to show; the task is tested on its other rows. None tunes on half of
+      the rows.
+    test_visits: number of episodes that test each task.
+    draws: number of draws of shots whose mean phi is the start of a task.
+    eval_period: number of steps between two tests.
+    metric: name of the metric that is tested.
+    target: value of the metric that a task should reach.
+    start_adapters: path of a file of adapters to start from, in place of those
+      that the model gives. It holds one adapter for all tasks, or one per task.
+    fresh_regex: regex of the variables that start at random if the checkpoint
+      does not have them.
 
   Returns:
-    Rows `{'task', 'phi': 'start' or 'tuned', 'episodes', 'loss', metric, ...}`,
-    standard errors over tasks, and their mean over seqio tasks; of tuned
-    ones also `reached` (share of the tasks that reached the target) and the
-    means over tasks of `steps_to_target` and `seconds_to_target`, which for a
-    task that does not reach it are those of the whole tuning.
+    Two rows `{'task', 'phi', 'episodes', 'loss', metric, ...}` per seqio task,
+    with `phi` = 'start' and 'tuned', and their means over the seqio tasks.
+    Standard errors are over tasks. The rows of tuned adapters also have
+    `reached` (the share of tasks that reached the target), and the means over
+    tasks of `steps_to_target` and `seconds_to_target`. A task that never
+    reaches the target counts with its whole tuning.
 
   Raises:
-    UserError: bad input; names the binding or file at fault.
+    UserError: the input is bad; the message names the binding or file at fault.
   """
   if not model.has_hypermodel:
     raise UserError(
@@ -202,7 +210,15 @@ def summarize(
   metric: str,
   target: float,
 ) -> list[Row]:
-  """The rows of a seqio task from the curves of its tasks, see `adapt`."""
+  """The two rows of a seqio task, see `adapt`.
+
+  Args:
+    name: name of the seqio task.
+    curves: rows `{'task', 'step', 'seconds', 'loss', metric}`, by step.
+    episodes: number of episodes that test all tasks together.
+    metric: name of the metric that is tested.
+    target: value of the metric that a task should reach.
+  """
   tasks = list(dict.fromkeys(row['task'] for row in curves))
   curve = {
     task: [row for row in curves if row['task'] == task] for task in tasks
@@ -232,13 +248,13 @@ def summarize(
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-  """Batches of a group of tasks, row `n` of a batch being task `n`'s.
+  """Batches of a group; row `n` in `train` and `test` belongs to task `n`.
 
   Attributes:
-    start: one batch of `tasks x draws` rows, whose examples give phi.
-    train: endless batches.
-    test: batches with the rows' targets.
-    targets: of every episode of `test`, postprocessed.
+    start: one batch of `tasks x draws` rows, whose examples give the first phi.
+    train: endless batches that the tasks are tuned on.
+    test: batches that the tasks are tested on.
+    targets: the postprocessed targets of every episode in `test`.
   """
 
   start: Mapping[str, jax.Array]
@@ -248,6 +264,7 @@ class _Data:
 
 
 def _source(task: seqio.Task, split: str) -> EpisodeSource:
+  """The source of the episodes; refuses a seqio task that cannot be tuned."""
   source = task.source
   if not isinstance(source, EpisodeSource) or split not in source.splits:
     raise UserError(
@@ -265,12 +282,13 @@ def _source(task: seqio.Task, split: str) -> EpisodeSource:
 def _dividing(
   partitioner: Partitioner, counts: Sequence[int], at_once: int
 ) -> Partitioner:
-  """The same over as many devices as divide every group of tasks.
+  """A partitioner over the most devices that divide every group of tasks.
 
   Args:
-    partitioner: over all devices.
-    counts: number of tasks per seqio task.
-    at_once: tasks per group, the last group of a seqio task having fewer.
+    partitioner: a partitioner over all devices.
+    counts: number of tasks in each seqio task.
+    at_once: number of tasks per group; the last group of a seqio task may have
+      fewer.
   """
   devices = partitioner.mesh.devices
   sizes = [
@@ -289,7 +307,7 @@ def _data(
   seed: int,
   partitioner: Partitioner,
 ) -> _Data:
-  """Batches of a registered task of `EpisodeSource.for_tuning`."""
+  """Batches of a group of tasks; `name` has the source of `for_tuning`."""
 
   def batches(
     drawn: tf.data.Dataset, size: int, repeat: bool = False
@@ -320,7 +338,7 @@ def _data(
 
 
 class _Test:
-  """Loss and metric of every task, with any phi."""
+  """Measures the loss and the metric of every task, with any adapters."""
 
   def __init__(
     self, task: seqio.Task, data: _Data, tasks: int, metric: str
@@ -354,7 +372,7 @@ class _Test:
 def _from_file(
   path: str, expected: Adapters, first: int, names: Sequence[str]
 ) -> Adapters:
-  """The adapters of a file for a group of tasks."""
+  """The adapters of a file for the group of tasks that starts at `first`."""
   count = jax.tree.leaves(expected)[0].shape[0]
   header = io.read_header(path)
   rows = next(iter(header.shapes.values()))[0]
@@ -373,7 +391,7 @@ def _from_file(
     lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected
   )
   loaded = io.load(path, expected=shapes)
-  # Tuned in float32, whatever they were saved in.
+  # A file may hold bfloat16; the adapters are tuned in float32 all the same.
   loaded = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), loaded, shapes)
   if rows == 1:
     return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)

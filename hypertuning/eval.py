@@ -4,16 +4,18 @@
       --gin_file=... --gin_file=gin/local/eval.gin \\
       --gin.CHECKPOINT_PATH="'run'" --gin.EVAL_OUTPUT_DIR="'run/eval'"
 
-For every task of a mixture: loss and metrics with generated phi, with that of
-another episode (of another task, where tasks come in turn), and with none; on
-request also with phi averaged over draws of shots and with noise. Writes
+Measures the loss and the metrics of every task in a mixture, once per phi mode:
+with the generated phi, with the phi of another episode (which is another task's
+where the tasks of the split come in turn), and with no phi. On request there
+are two more modes: the mean phi over several draws of shots, and noise. Writes
 `results.jsonl` and `predictions.jsonl`.
 """
 
 if __name__ == '__main__':
   from hypertuning import gin_utils
 
-  gin_utils.run('hypertuning.eval', 'evaluate')  # see there why it comes first
+  # Before the imports below; the docstring of `gin_utils.run` says why.
+  gin_utils.run('hypertuning.eval', 'evaluate')
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -54,28 +56,32 @@ def evaluate(
   """Evaluates every task of a mixture.
 
   Args:
-    model: the model of the checkpoint.
-    data: the episodes, of a split whose tasks were not trained on; its seed is
-      also that of sampled decoding.
-    checkpoint_path: a run's folder or one of its checkpoints.
-    output_dir: where results are written, when all are there.
-    partitioner: the devices, and how model and batches lie on them.
-    num_batches: batches per task; None for the whole split.
-    phi_modes: some of 'generated', 'other', 'none', 'averaged', 'random'; the
-      first three, as far as the model has them, if None. 'other' has no row
-      where an episode would get phi of its own task.
-    draws: so many episodes in a row ask the same, with other shots; 'averaged'
-      takes the mean of their phi.
-    aggregate: rows of tasks to further rows, as a benchmark has them; the mean
-      over the tasks of a mixture if None.
+    model: the model that the checkpoint was saved from.
+    data: the episodes, from a split whose tasks were not trained on. Its seed
+      also seeds sampled decoding.
+    checkpoint_path: folder of a run, or one of its checkpoints.
+    output_dir: folder that gets the results, once all tasks are evaluated.
+    partitioner: the devices, and how the model and the batches are divided over
+      them.
+    num_batches: number of batches per task; None evaluates the whole split.
+    phi_modes: any of 'generated', 'other', 'none', 'averaged' and 'random', see
+      `evaluation.phi_modes`. None takes the first three with a hypermodel, and
+      'none' alone without one. A task gets no row for 'other' if one of its
+      episodes would get the phi of its own task.
+    draws: number of consecutive episodes that ask the same queries with
+      different shots; 'averaged' takes the mean of their phi.
+    aggregate: function from the rows of all tasks to further rows, such as the
+      averages that a benchmark reports. None adds the mean over the tasks of
+      the mixture.
 
   Returns:
-    Rows `{'task', 'phi', 'episodes', 'loss', 'loss_stderr', 'gap', metric,
-    metric_stderr, ...}`, standard errors over episodes, and `metric_std` over
-    several draws of shots; and what `aggregate` adds.
+    One row `{'task', 'phi', 'episodes', 'loss', 'loss_stderr', 'gap', metric,
+    metric_stderr, ...}` per task and phi mode, then the rows of `aggregate`.
+    Standard errors (`..._stderr`) are over episodes. With several draws of
+    shots, `..._std` is the standard deviation of a metric over the draws.
 
   Raises:
-    UserError: bad input; names the binding or file at fault.
+    UserError: the input is bad; the message names the binding or file at fault.
   """
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
@@ -92,7 +98,8 @@ def evaluate(
     )
   data.check(model)
   tasks = lookup.members(data.required_name)
-  # Opened before any weight is read: a split that is missing is named at once.
+  # All splits are opened before any weight is read, so that a missing split is
+  # reported at once.
   datasets = [
     lookup.episodes(
       task.name,
@@ -163,7 +170,7 @@ def evaluate(
 def _watched(
   batches: Iterable[Mapping[str, jax.Array]], name: str
 ) -> Iterator[Mapping[str, jax.Array]]:
-  """The batches, with their progress shown."""
+  """Yields the batches, and shows how many have been evaluated."""
   progress = summaries.Progress(None, label=f'evaluating {name}')
   for batch in batches:
     yield batch
@@ -172,7 +179,7 @@ def _watched(
 
 
 def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
-  """`loss`, `gap` and what belongs to them, of one mode."""
+  """The loss, the gap and their errors in one mode, without its name."""
   values = {}
   for kind in ('loss', 'gap'):
     for end in ('', *tables.ERRORS):
@@ -182,7 +189,11 @@ def _of_mode(summary: Mapping[str, float], mode: str) -> dict[str, float]:
 
 
 def _check_draws(name: str, targets: Sequence[Any], draws: int) -> None:
-  """Refuses episodes that do not ask the same with so many draws of shots."""
+  """Refuses a task whose groups of `draws` episodes ask different queries.
+
+  Raises:
+    UserError: names DRAWS and the task.
+  """
   questions = [str(target) for target in targets]
   for start in range(0, len(questions), draws):
     group = questions[start : start + draws]
@@ -199,7 +210,14 @@ def _predictions(
   texts: Sequence[Any] | None,
   scores: Sequence[np.ndarray],
 ) -> list[Row]:
-  """A row a query: what should be said, what was, and how likely it was."""
+  """One row per query, for `predictions.jsonl`.
+
+  Args:
+    row: results of the task in one phi mode.
+    targets: postprocessed targets of each episode.
+    texts: the model's texts in each episode; None where it only scored.
+    scores: per episode, the log-probability of each query's target.
+  """
   rows = []
   for episode, (target, score) in enumerate(zip(targets, scores, strict=True)):
     for i, likelihood in enumerate(score):
@@ -218,7 +236,7 @@ def _predictions(
 
 
 def _target(target: Any, i: int) -> Row:
-  """What was asked of a query: an answer, or the score of an option."""
+  """What a query should say: an answer, or an option that is scored."""
   if not isinstance(target, Mapping):
     answers = target[i]
     if isinstance(answers, str):

@@ -1,4 +1,4 @@
-"""Gin files, `--gin.NAME=value` flags and errors that fit on one line."""
+"""Reads gin files and `--gin.NAME=value` flags; reports errors in one line."""
 
 import contextlib
 import difflib
@@ -19,12 +19,12 @@ from hypertuning import old_names, paths, quiet
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # --help shows the flags as the entry point's own
+flags.disclaim_key_flags()  # so that --help shows them with the command's own
 
 
 def define_flags() -> None:
-  """The flags of every entry point, named as t5x's."""
-  if 'gin_file' in _FLAGS:  # a second entry point in one process
+  """Defines the flags of every command; their names are those of t5x."""
+  if 'gin_file' in _FLAGS:  # this process has run another command before
     for name in ('gin_file', 'gin_bindings', 'gin_search_paths'):
       _FLAGS[name].unparse()
     return
@@ -49,17 +49,20 @@ def define_flags() -> None:
 
 
 def run(module: str, function: str, configured: bool = True) -> None:
-  """Runs an entry point; a user error is one line and exit code 2.
+  """Runs a command; a user's error is one line, with exit code 2.
 
-  Entry points call this before their own imports: `--help` is answered at once,
-  TensorFlow's start-up lines are hidden, and what gin configures is the module
-  `module`, not a second copy of it called `__main__`.
+  Commands call this before their own imports, for three reasons. `--help` is
+  answered at once. The lines that TensorFlow prints when it is imported are
+  hidden. And gin configures the module `module`: the module that Python runs is
+  a copy of it, called `__main__`.
 
   Args:
-    module: such as `hypertuning.train`.
-    function: of that module, called with what gin binds to it.
-    configured: False calls it without arguments: it reads what gin binds to
-      another function, see `arguments`.
+    module: name of the command's module, such as `hypertuning.train`.
+    function: name of the function of that module that is called with the
+      arguments that gin binds to it.
+    configured: whether gin binds the function's arguments. If not, it is called
+      without any; it may read what gin binds to another function, see
+      `arguments`.
   """
   quiet.hush_logs()
   define_flags()
@@ -81,7 +84,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
       print(f'error: {one_line(error)}', file=sys.stderr)
       sys.exit(2)
     except KeyboardInterrupt:
-      sys.exit(130)  # as a shell reports SIGINT
+      sys.exit(130)  # the exit code of a shell after SIGINT
 
   app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
 
@@ -91,15 +94,16 @@ def parse(
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = (),
 ) -> None:
-  """Reads gin files and bindings, later ones winning, and locks the config.
+  """Reads gin files and bindings, and locks the configuration.
 
-  Files and the files they include are looked for from the working directory,
-  then in `search_paths`, then where `hypertuning` has its own.
+  Of several values for one name, the last wins. A file, also one that another
+  file includes, is looked for in the working directory, then in `search_paths`,
+  and then among the files that come with hypertuning.
 
   Args:
-    files: gin files.
-    bindings: strings `NAME = value`.
-    search_paths: further folders.
+    files: paths of gin files.
+    bindings: strings `NAME = value`, which are read after the files.
+    search_paths: folders where gin files are looked for.
 
   Raises:
     UserError: names the file, line or binding at fault.
@@ -118,7 +122,7 @@ def parse(
       found = str(_find(file, roots))
       try:
         gin.parse_config_file(found)
-      except Exception as error:  # gin raises whatever its parts raise
+      except Exception as error:  # gin passes on errors of any kind
         raise UserError(_explain(error, found)) from error
   for binding in bindings:
     _parse_binding(binding)
@@ -127,23 +131,24 @@ def parse(
 
 
 def lines(file: str) -> Iterator[str]:
-  """What a gin file and those that it includes say, without comments.
+  """The lines of a gin file and of the files it includes, without comments.
 
   Args:
-    file: as `parse` takes it; one that is not found has no lines.
+    file: path of the file, as `parse` takes it. A file that is not found has no
+      lines.
   """
   for _, line in _numbered_lines(file):
     yield line
 
 
 def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
-  """Pairs of `file:line` and the line, of a file and those it includes."""
+  """Pairs (`file:line`, the line) of a gin file and of those it includes."""
   search = _FLAGS.gin_search_paths if _FLAGS.is_parsed() else ()
   try:
     path = _find(file, [*search, str(paths.data_root())])
     text = path.read_text('utf-8')
   except (UserError, ValueError):
-    return  # whoever parses it says what is wrong
+    return  # the error is reported when the file is parsed
   for number, line in enumerate(text.splitlines(), start=1):
     if not line.strip() or line.lstrip().startswith('#'):
       continue
@@ -153,7 +158,7 @@ def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
 
 
 def _place(macro: str, files: Sequence[str]) -> str:
-  """`file:line` of a macro's binding."""
+  """The `file:line` where a macro is bound; all files if none binds it."""
   for file in files:
     for place, line in _numbered_lines(file):
       if re.match(rf'{macro}\s*=', line):
@@ -162,21 +167,25 @@ def _place(macro: str, files: Sequence[str]) -> str:
 
 
 def call(function: Callable[..., Any], **kwargs: Any) -> Any:
-  """Calls a function with what gin binds to it.
+  """Calls a function with the arguments that gin binds to it.
+
+  Args:
+    function: function that a gin file configures.
+    **kwargs: arguments that win over those that gin binds.
 
   Raises:
-    UserError: no gin file configures it, an argument has no binding, or
-      something that is built from the configuration refuses its arguments.
+    UserError: no gin file configures the function, an argument has no binding,
+      or an object that gin builds for an argument refuses its own arguments.
   """
   with _one_line_errors(function):
     return _configurable(function)(**kwargs)
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, Any]:
-  """What gin binds to a function, built but not passed to it.
+  """The arguments that gin binds to a function, which is not called.
 
   Raises:
-    UserError: as `call` does.
+    UserError: see `call`.
   """
   with _one_line_errors(function):
     return gin.get_bindings(_configurable(function))
@@ -195,7 +204,7 @@ def _configurable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
-  """Makes `UserError`s of what is wrong with a configuration."""
+  """Turns gin's errors about a configuration into `UserError`s."""
   try:
     yield
   except UserError:
@@ -207,7 +216,8 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
       raise UserError(
         f'{callee[1]} has no value for {missing[1]}: bind it in a gin file.'
       ) from error
-    if callee and callee[1] != function.__name__:  # built from the config
+    # An error in `function` itself is not one of the configuration.
+    if callee and callee[1] != function.__name__:
       raise UserError(
         f'{callee[1]}: {one_line(error)} Its arguments come from the gin '
         'configuration.'
@@ -216,12 +226,18 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
 
 
 def save_config(folder: str, name: str = 'config.gin') -> None:
-  """Writes the resolved configuration beside what it made."""
+  """Writes the resolved configuration into a folder, beside its results."""
   write_text(folder, name, gin.config_str())
 
 
 def write_text(folder: str, name: str, text: str) -> None:
-  """Writes a file as a whole; its folder is made if it is missing."""
+  """Writes a text file; readers never see a part of it.
+
+  Args:
+    folder: folder of the file; it is made if it is missing.
+    name: name of the file.
+    text: content of the file.
+  """
   path = pathlib.Path(folder, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{name}.tmp')
@@ -235,7 +251,7 @@ def one_line(error: Exception) -> str:
 
 
 def _rewrite(argument: str) -> str:
-  """`--gin.NAME=value` as absl can read it."""
+  """Turns `--gin.NAME=value` into a flag that absl can read."""
   return re.sub(r'^--?gin\.', '--gin_bindings=', argument)
 
 
@@ -270,7 +286,7 @@ def _parse_binding(binding: str) -> None:
 
 
 def _explain(error: Exception, file: str) -> str:
-  """`file:line: what is wrong`, for any error of gin's parser."""
+  """Turns any error of gin's parser into `file:line: what is wrong`."""
   text = str(error)
   if isinstance(error, UnicodeDecodeError):
     return f'{file}: not UTF-8 at byte {error.start}; is it a gin file?'
@@ -289,11 +305,11 @@ def _explain(error: Exception, file: str) -> str:
 
 
 def _check_macros(files: Sequence[str], bindings: Sequence[str]) -> None:
-  """Refuses macros that have no value, and those that nothing reads.
+  """Refuses macros that have no value, and mistyped ones that nothing reads.
 
-  Gin itself accepts `TRAIN_STPES = 9` and trains with the default. A macro of a
-  file may be of use in another configuration; one that was given as a flag, or
-  that is nearly spelled as one in use, is a slip.
+  Gin itself accepts `TRAIN_STPES = 9`, and trains with the default. A file may
+  bind a macro that only other configurations read. But an unread macro is a
+  mistake if it was given as a flag, or is spelled almost like one that is read.
   """
   config = gin_config._CONFIG  # gin has no public way to list its macros
   macro = gin.get_configurable(gin_config.macro)
@@ -329,7 +345,7 @@ def _check_macros(files: Sequence[str], bindings: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _without_path_errors() -> Iterator[None]:
-  """Hides gin's 'Path not found' for files that it finds in the next folder."""
+  """Hides the 'Path not found' that gin logs for each folder without a file."""
 
   def keep(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith('Path not found')
@@ -342,10 +358,11 @@ def _without_path_errors() -> Iterator[None]:
 
 
 def data_flags(*search_paths: str) -> list[str]:
-  """The flags of this command that name folders, for another command.
+  """The flags of this command that name folders, to pass to another command.
 
   Args:
-    *search_paths: more folders of gin files; t5x does not know where ours are.
+    *search_paths: further folders where the other command looks for gin files,
+      such as hypertuning's own, which t5x does not know.
   """
   values = {'gin_search_paths': ','.join(search_paths)}
   if 'tfds_data_dir' in _FLAGS and _FLAGS.is_parsed():

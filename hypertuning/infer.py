@@ -1,21 +1,22 @@
-"""Answers queries from examples, with a checkpoint.
+"""Answers queries with a checkpoint, given examples of each task.
 
     python -m hypertuning.infer --gin_file=gin/models/hyper_t5_prefix.gin \\
       --gin_file=... --gin_file=gin/local/infer.gin \\
       --gin.CHECKPOINT_PATH="'run'" --gin.INFER_INPUT="'tasks.jsonl'" \\
       --gin.INFER_OUTPUT_DIR="'answers'"
 
-Every line of the input is a task: `{"examples": [{"inputs": "...", "targets":
-"..."}, ...], "queries": ["...", ...]}`, with a "definition" if there is one. A
-model without a hypermodel reads the examples in its own input. Or a seqio task
-is read. Writes `predictions.jsonl`, one line per query, and on request the
-generated adapters.
+Every line of the input file is one task: `{"examples": [{"inputs": "...",
+"targets": "..."}, ...], "queries": ["...", ...]}`, with a "definition" if the
+task has one. A model without a hypermodel reads the examples in its own input.
+Instead of a file, a seqio task can be read. Writes `predictions.jsonl`, with
+one line per query, and on request the generated adapters.
 """
 
 if __name__ == '__main__':
   from hypertuning import gin_utils
 
-  gin_utils.run('hypertuning.infer', 'infer')  # see there why it comes first
+  # Before the imports below; the docstring of `gin_utils.run` says why.
+  gin_utils.run('hypertuning.infer', 'infer')
 
 import dataclasses
 import os
@@ -39,12 +40,14 @@ from hypertuning.models import HyperTuningModel
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """A batch of model features, and what its real rows are.
+  """A batch, and the episodes that its real rows hold.
 
   Attributes:
-    batch: model features.
-    names: number or line of every real row's episode.
-    queries: the questions in every real row.
+    batch: the model features; a real row holds an episode, the other rows fill
+      up the batch.
+    names: for each real row, the line of its task in the file, or the number of
+      its episode in the seqio task.
+    queries: for each real row, the texts of its queries.
   """
 
   batch: Mapping[str, jax.Array]
@@ -66,24 +69,28 @@ def infer(
   """Answers every query of a file or of a seqio task.
 
   Args:
-    model: the model of the checkpoint.
-    data: lengths and batch size, and the seqio task that is read where there is
-      no file; its seed is also that of sampled decoding.
-    checkpoint_path: a run's folder or one of its checkpoints.
-    output_dir: where answers are written, when all are there.
-    partitioner: the devices, and how model and batches lie on them.
-    input_path: a JSONL file as the module describes it.
-    num_batches: batches of the seqio task; None for the whole split.
-    save_adapters: whether to write `adapters.safetensors` too, the phi of all
-      episodes in the order of the input.
+    model: the model that the checkpoint was saved from.
+    data: the lengths and the batch size, and the seqio task that is read if
+      there is no file. Its seed also seeds sampled decoding.
+    checkpoint_path: folder of a run, or one of its checkpoints.
+    output_dir: folder that gets the answers, once all queries are answered.
+    partitioner: the devices, and how the model and the batches are divided over
+      them.
+    input_path: a JSONL file, in the form that the module's docstring gives.
+    num_batches: number of batches of the seqio task; None reads the whole
+      split.
+    save_adapters: whether to write `adapters.safetensors` as well, with the phi
+      of all episodes in the order of the input.
 
   Returns:
-    Rows `{'episode', 'query', 'prediction', 'score'}`: `episode` is the line in
-    the file or the number in the task, `score` what the decode function gives
-    (a log-probability for greedy decoding).
+    One row `{'episode', 'query', 'prediction', 'score'}` per query. `episode`
+    is the task's line in the file, or the episode's number in the seqio task.
+    `score` is the number that the decode function gives, a log-probability for
+    greedy decoding.
 
   Raises:
-    UserError: bad input; names the binding, file or line at fault.
+    UserError: the input is bad; the message names the binding, file or line at
+      fault.
   """
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
@@ -142,7 +149,12 @@ def infer(
 
 
 def _make_step(model: HyperTuningModel) -> Any:
-  """A function to phi, tokens and scores; phi is generated once."""
+  """Makes the function that answers a batch.
+
+  Returns:
+    A function `(params, frozen, batch, rng) -> (phi, tokens, scores)`. Phi is
+    generated once per episode, for all of its queries.
+  """
 
   def step(
     params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
@@ -164,11 +176,14 @@ def _from_file(
   batch_size: int,
   partitioner: Partitioner,
 ) -> list[_Part]:
-  """The tasks of a file in batches; the last one is filled up with others."""
+  """The tasks of a file in batches.
+
+  The first tasks fill up the last batch; they are not among its real rows.
+  """
   specs = model.FEATURE_CONVERTER_CLS.TASK_FEATURES
   check_lengths(lengths, specs)
   found = request_files.read(path)
-  # A model without a hypermodel can read examples in its own input alone.
+  # Without a hypermodel, only the model's own input can hold the examples.
   in_context = not model.has_hypermodel
   requests = list(request_files.divide(found, lengths['inputs'][0]))
   dataset = request_files.episodes(
@@ -178,7 +193,8 @@ def _from_file(
     in_context,
     taught='teacher_inputs' in specs,
   ).cache()
-  # All parts of a request miss the same examples: it counts once.
+  # A request with many queries is divided into several episodes, which all
+  # leave out the same examples: these are counted once per line of the file.
   missing = {
     request.line: int(episode['left_out'])
     for request, episode in zip(
@@ -207,7 +223,7 @@ def _from_file(
 def _from_task(
   model: HyperTuningModel, batches: Iterator[Mapping[str, jax.Array]]
 ) -> Iterator[_Part]:
-  """The episodes of a seqio task, numbered from 0."""
+  """The episodes of a seqio task in batches, numbered from 0."""
   done = 0
   for batch in batches:
     count = int(np.sum(batch['is_real']))

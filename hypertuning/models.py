@@ -1,7 +1,7 @@
-"""The model object: a batch to loss, scores and text, with or without phi.
+"""The model: turns a batch into a loss, scores or text, with or without phi.
 
-It satisfies t5x's model contract by its methods, without importing t5x; the
-embedded runner calls the same methods.
+It has the methods that t5x expects of a model, but does not import t5x. The
+runner that comes with hypertuning calls the same methods.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,19 +24,18 @@ from hypertuning.old_names import takes_text_format
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
-TOKENS = 'NUM_REAL_TARGET_TOKENS'  # as t5x calls it
+TOKENS = 'NUM_REAL_TARGET_TOKENS'  # t5x's name
 
 
 class HyperTuningModel:
-  """What the runners and t5x train, score and decode.
+  """The model that the runner and t5x train, score and decode with.
 
   Attributes:
     module: the `AdaptedModel`.
-    text_format: how its text is laid out.
-    optimizer_def: an optax transformation (embedded runner) or a t5x optimizer
-      definition.
-    trainable_regex: full paths (`hypermodel/...`, `downstream/...`) that train;
-      everything else lives in the collection `frozen`.
+    text_format: format of the model's text.
+    optimizer_def: an optax transformation, or with t5x its optimizer.
+    trainable_regex: regex of the variables that are trained, by their whole
+      path (`hypermodel/...`); all others are in the collection `frozen`.
   """
 
   @takes_text_format
@@ -60,30 +59,30 @@ class HyperTuningModel:
 
     Args:
       downstream: the network that is adapted, such as `t5.T5`.
-      hypermodel: what generates phi, or None for the downstream model alone.
-      text_format: a `TextFormat`; None for a model that reads no text, such as
-        one that is planned.
+      hypermodel: the network that generates phi; None for no phi.
+      text_format: a `TextFormat`; None for a model that reads no text, as for
+        `hypertuning.plan`.
       optimizer_def: see the class.
       trainable_regex: see the class.
-      frozen_dtype: storage type of what does not train (None: as it is).
+      frozen_dtype: dtype of frozen variables; None leaves them as they are.
       decode_fn: `decoding.greedy`, `sample` or `beam_search`.
-      loss_normalizing_factor: divides the summed loss, a number or `TOKENS` for
-        the mean over a batch's (with t5x, a microbatch's) target tokens; None
-        leaves the sum, and the embedded runner then takes the mean over the
-        global batch's tokens.
-      label_smoothing: probability spread over the vocabulary.
-      z_loss: weight of `log(Z)^2`, which keeps logits near normalised.
-      distillation_weight: share of the loss, from 0 to 1, that is not the
-        likelihood of the target but distilled: the divergence KL(teacher ||
-        model) on target tokens. Batches then have `teacher_tokens`.
-      teacher: the network that is distilled, named `teacher` among the
-        variables; None for the downstream model, which then reads the examples
-        in full and has no phi.
-      return_adapters: `predict_batch_with_aux` gives phi as well.
+      loss_normalizing_factor: number that the summed loss is divided by, or
+        `TOKENS` for the number of target tokens in the batch (with t5x, in the
+        microbatch). With None, `loss_fn` returns the sum, which the runner of
+        hypertuning divides by the target tokens of the global batch.
+      label_smoothing: probability that is spread over the vocabulary.
+      z_loss: weight of `log(Z)^2`, which keeps logits nearly normalized.
+      distillation_weight: share of the loss, from 0 to 1, that is KL(teacher ||
+        model) on target tokens; the rest is the cross-entropy. Above 0, batches
+        need `teacher_tokens`.
+      teacher: the network that is distilled; its variables are `teacher/...`.
+        None takes the downstream model, without phi and with all examples in
+        its input.
+      return_adapters: whether `predict_batch_with_aux` returns phi as well.
 
     Raises:
-      UserError: another name of a normalising factor, a weight that is no
-        share, a teacher without weight, or no `TextFormat`.
+      UserError: the normalizing factor or the weight has no meaning, a teacher
+        has weight 0, or the format is no `TextFormat`.
     """
     if isinstance(loss_normalizing_factor, str) and (
       loss_normalizing_factor != TOKENS
@@ -104,7 +103,7 @@ class HyperTuningModel:
     )
     self.text_format = text_format and check(text_format)
     self.optimizer_def = optimizer_def
-    if teacher is not None:  # it is held still in every case
+    if teacher is not None:  # a teacher never trains, whatever the regex says
       trainable_regex = f'(?!teacher/)(?:{trainable_regex})'
     self.trainable_regex = trainable_regex
     self._frozen_dtype = frozen_dtype
@@ -117,9 +116,9 @@ class HyperTuningModel:
 
   @property
   def FEATURE_CONVERTER_CLS(self) -> Any:
-    """The seqio converter to this model's batches, by t5x's name.
+    """The seqio converter that makes this model's batches; t5x's name.
 
-    It is imported when it is asked for: only runs on seqio tasks need seqio.
+    The import is here because seqio is slow to import, and not always needed.
     """
     from hypertuning.data import features
 
@@ -129,9 +128,9 @@ class HyperTuningModel:
 
   @property
   def input_vocabulary(self) -> Any:
-    """The vocabulary of what is read, as seqio's: t5x compares it with tasks'.
+    """The vocabulary of inputs, as seqio's: t5x compares it with the tasks'.
 
-    seqio is imported when it is asked for, as for the feature converter.
+    seqio is imported only here, as for the feature converter.
     """
     from hypertuning.data import vocabularies
 
@@ -139,12 +138,12 @@ class HyperTuningModel:
 
   @property
   def output_vocabulary(self) -> Any:
-    """The vocabulary of what is written, see `input_vocabulary`."""
+    """The vocabulary of targets, see `input_vocabulary`."""
     return self.input_vocabulary
 
   @property
   def has_hypermodel(self) -> bool:
-    """Whether phi is generated."""
+    """Whether the model generates phi."""
     return self.module.hypermodel is not None
 
   def get_initial_variables(
@@ -153,20 +152,20 @@ class HyperTuningModel:
     input_shapes: Mapping[str, tuple[int, ...]],
     input_types: Mapping[str, Any] | None = None,
   ) -> Tree:
-    """Random variables, split in what trains and what does not.
+    """Random variables, divided into trainable and frozen ones.
 
     Args:
-      rng: a key.
-      input_shapes: of every model feature, the batch axis first.
-      input_types: of every model feature; int32 where missing.
+      rng: key for the random values.
+      input_shapes: shape of every model feature, the batch axis first.
+      input_types: dtype of every model feature; int32 where one is missing.
 
     Returns:
-      FrozenDict of `params`, `params_axes` and, where anything is frozen,
-      `frozen`, `frozen_axes` (the same nesting; `kernel` has `kernel_axes`).
+      FrozenDict of `params`, `params_axes` and, if any variable is frozen,
+      `frozen`, `frozen_axes`. There, `kernel_axes` names the axes of `kernel`.
     """
     types = input_types or {}
-    # One token is enough, no parameter's shape depends on the batch: all runs
-    # of a model then compile the same program here.
+    # No parameter's shape depends on the batch. With one token, all runs of a
+    # model compile the same program here, whatever their lengths.
     batch = {
       name: jnp.ones((1,) * len(shape), types.get(name, jnp.int32))
       for name, shape in input_shapes.items()
@@ -180,7 +179,7 @@ class HyperTuningModel:
     self, params: Tree, batch: Batch, flax_mutables: Tree | None = None
   ) -> Adapters | None:
     """Phi of every episode in the batch; None without a hypermodel."""
-    # Any, here and below: flax's type has what `mutable` would return as well.
+    # `Any`, here and below: flax's type includes results of `mutable` as well.
     phi: Any = self.module.apply(
       _variables(params, flax_mutables),
       batch['hyper_tokens'],
@@ -201,14 +200,14 @@ class HyperTuningModel:
     the teacher.
 
     Args:
-      params: what trains.
+      params: trainable variables.
       batch: one batch of model features.
-      dropout_rng: None turns dropout off.
-      flax_mutables: the collection `frozen`; returned as it came.
+      dropout_rng: key for dropout; None turns dropout off.
+      flax_mutables: the collection `frozen`, which is returned unchanged.
 
     Returns:
-      `(loss, (metrics, flax_mutables))`, or `(loss, metrics)` where no mutables
-      are given. `metrics` holds `clu.metrics.Average`s over target tokens.
+      `(loss, (metrics, flax_mutables))`, or `(loss, metrics)` if flax_mutables
+      is None. `metrics` holds `clu.metrics.Average`s over target tokens.
     """
     variables = _variables(params, flax_mutables)
     logits: Any = self.module.apply(
@@ -256,12 +255,12 @@ class HyperTuningModel:
     """Summed log-probability of every target.
 
     Args:
-      params: what trains.
+      params: trainable variables.
       batch: one batch of model features.
-      return_intermediates: refused; part of t5x's signature.
+      return_intermediates: part of t5x's signature; must be False.
       flax_mutables: the collection `frozen`.
-      adapters: phi of `[episodes]`, None for no phi, or generated from the
-        batch by default.
+      adapters: phi `[episodes, ...]`, None for no phi, or GENERATE to generate
+        phi from the batch.
 
     Returns:
       Float32 `[episodes, queries]`.
@@ -291,19 +290,19 @@ class HyperTuningModel:
     """Decodes every query; phi is generated once per episode.
 
     Args:
-      params: what trains.
+      params: trainable variables.
       batch: one batch of model features; targets give the length only.
-      rng: for sampling.
+      rng: key for sampling.
       decoder_params: further arguments of the decode function.
-      return_all_decodes: all decodes (best last) instead of the best.
-      num_decodes: beams or samples per query.
+      return_all_decodes: whether to return all decodes, the best one last.
+      num_decodes: number of beams or samples per query.
       flax_mutables: the collection `frozen`.
-      adapters: as in `score_batch`.
+      adapters: see `score_batch`.
 
     Returns:
       Tokens `[episodes, queries, (num_decodes,) length]` and
-      `{'scores': [episodes, queries(, num_decodes)]}`, with `adapters` of
-      `[episodes]` where the model returns them.
+      `{'scores': [episodes, queries(, num_decodes)]}`, with `adapters`
+      `[episodes, ...]` if the model has `return_adapters`.
     """
     variables = _variables(params, flax_mutables)
     if isinstance(adapters, str):
@@ -362,13 +361,13 @@ class HyperTuningModel:
     rng: jax.Array | None = None,
     decode: bool = True,
   ) -> dict[str, jax.Array]:
-    """Scores and text of a batch with these adapters.
+    """Scores and decoded text of a batch with these adapters.
 
     Args:
-      params: what trains.
-      frozen: what does not train.
+      params: trainable variables.
+      frozen: frozen variables.
       batch: one batch of model features.
-      adapters: phi of `[episodes]`, or None for none.
+      adapters: phi `[episodes, ...]`; None for no phi.
       rng: key for sampled decoding.
       decode: whether to decode text.
 
@@ -394,6 +393,6 @@ class HyperTuningModel:
 
 
 def _variables(params: Tree, flax_mutables: Tree | None) -> dict:
-  """The whole network's variables from what trains and what does not."""
+  """The variables of the whole network, trainable and frozen ones joined."""
   frozen = (flax_mutables or {}).get('frozen', {})
   return {'params': trees.join(params, frozen)}

@@ -1,20 +1,22 @@
-"""Says what a training step costs on TPUs, on a machine that has none.
+"""Estimates what a training step costs on TPUs, on a machine without TPUs.
 
     python -m hypertuning.plan --topology=v4-64 \\
       --gin_file=gin/models/hyper_t5_lora.gin --gin_file=... \\
       --gin_file=gin/local/plan.gin --gin.BATCH_SIZE=256
 
-Takes the gin files and flags of `hypertuning.train`, compiles that command's
-step for the TPUs (with the compiler in the package `libtpu`) and prints memory,
-FLOPs, what chips receive from one another, and how long a step takes at best
-and at worst. `--search` compiles many configurations and ranks those that fit.
-Exit code 2 where nothing fits.
+Takes the gin files and flags of `hypertuning.train` and compiles that command's
+step for the TPUs, with the compiler in the package `libtpu`. Prints the memory,
+the FLOPs, the bytes that chips receive from one another, and the shortest and
+longest time that a step can take. `--search` compiles many configurations and
+ranks those that fit. The exit code is 2 if nothing fits.
 """
 
 if __name__ == '__main__':
   import os
 
-  os.environ['JAX_PLATFORMS'] = 'cpu'  # whatever this machine has
+  # Set before jax is imported: planning needs no accelerator, and must not
+  # reserve the one that this machine may have.
+  os.environ['JAX_PLATFORMS'] = 'cpu'
   from hypertuning import gin_utils
   from hypertuning.planning import options
 
@@ -42,10 +44,10 @@ _FLAGS = flags.FLAGS
 
 
 def plan() -> None:
-  """Plans what gin files and flags say.
+  """Plans the configuration that the gin files and flags give.
 
   Raises:
-    UserError: bad input, no compiler, or nothing fits.
+    UserError: the input is bad, the compiler is not installed, or nothing fits.
   """
   if not _FLAGS.topology:
     raise UserError('--topology is required, such as --topology=v4-64.')
@@ -64,6 +66,7 @@ def plan() -> None:
 def _plan_one(
   compiler: '_Compiler', topology: Topology, settings: Mapping[str, Any]
 ) -> None:
+  """Prints the costs of the configuration as it is."""
   costs = compiler.costs(lambda: settings)
   _write({**report.as_json(costs, topology), 'versions': search.versions()})
   if costs.error:
@@ -82,6 +85,7 @@ def _plan_many(
   settings: Mapping[str, Any],
   choices: Mapping[str, Sequence[Any]],
 ) -> None:
+  """Tries many configurations and prints those that fit, the best first."""
   candidates = list(
     search.candidates(
       settings['data'].batch_size, settings['data'].lengths, choices
@@ -101,7 +105,7 @@ def _plan_many(
 
 
 class _Compiler:
-  """Compiles for one slice what was not compiled before."""
+  """Compiles steps for one TPU slice, unless the cache has their costs."""
 
   def __init__(
     self, topology: Topology, devices: tuple[Any, ...], cache: search.Cache
@@ -111,11 +115,16 @@ class _Compiler:
     self._cache = cache
 
   def costs(self, settings: Callable[[], Mapping[str, Any]]) -> Costs:
-    """Costs of the configuration that gin holds now."""
+    """Costs of the configuration that gin holds now.
+
+    Args:
+      settings: builds the arguments of `train.train`. It is called only if the
+        cache does not have the costs, as building them takes long.
+    """
     key = search.key(gin.config_str(), self._topology)
     costs = self._cache.get(key)
     if costs is None:
-      with quiet.hidden_stderr():  # libtpu writes to it at length
+      with quiet.hidden_stderr():  # libtpu prints many lines there
         costs = compile_step(self._topology, self._devices, settings())
       self._cache.put(key, costs)
     return costs
@@ -124,12 +133,16 @@ class _Compiler:
 def _try(
   compiler: _Compiler, candidates: Sequence[Bindings]
 ) -> list[tuple[Bindings, Costs]]:
-  """Costs of all candidates that the devices divide."""
+  """Costs of the candidates that can be compiled, and are worth it.
+
+  Left out are candidates that the devices do not divide, and those that are
+  larger than a candidate that did not fit.
+  """
   tried: list[tuple[Bindings, Costs]] = []
   names = search.differences(candidates)
   for number, bindings in enumerate(candidates):
     if any(c.error and search.larger(bindings, b) for b, c in tried):
-      continue  # more of what does not fit
+      continue  # larger than a candidate that did not fit
     gin_utils.parse(
       _FLAGS.gin_file,
       [*_FLAGS.gin_bindings, *(f'{k} = {v!r}' for k, v in bindings.items())],
@@ -151,12 +164,13 @@ def _try(
 
 
 def _flag(binding: tuple[str, Any]) -> str:
-  """A binding as one types it in a shell."""
+  """A binding as a flag that can be pasted into a shell."""
   name, value = binding[0], repr(binding[1])
   return f'--gin.{name}=' + (value if value.isalnum() else f'"{value}"')
 
 
 def _choice(text: str) -> tuple[str, list[Any]]:
+  """The name and the values of a flag `--choices=NAME=[value, ...]`."""
   name, _, value = text.partition('=')
   try:
     values = ast.literal_eval(value)
@@ -170,6 +184,7 @@ def _choice(text: str) -> tuple[str, list[Any]]:
 
 
 def _write(values: Any) -> None:
+  """Writes the values to the file of `--json`, if that flag is set."""
   if _FLAGS.json:
     path = pathlib.Path(_FLAGS.json)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,19 @@
-"""Writes one page from the runs of a sweep: tables, figures, and their origin.
+"""Writes a page about a sweep: tables, figures, and where each number is from.
 
     python -m hypertuning.report --gin_file=gin/experiments/claims/report.gin \\
       --gin.SWEEP_DIR="'runs/claims'"
 
-Reads what `hypertuning.sweep` has run so far. Writes `report.html`, which needs
-no network, and each table of it as `<name>.md` and `<name>.csv`. A run that is
-missing or failed is named where its number would stand.
+Reads the results of the cells that `hypertuning.sweep` has run so far. Writes
+`report.html`, which can be read without a network, and each of its tables as
+`<name>.md` and `<name>.csv`. Where the number of a missing or failed run would
+stand, the page names the run instead.
 """
 
 if __name__ == '__main__':
   from hypertuning import gin_utils
 
-  gin_utils.run('hypertuning.report', 'report')  # see there why it comes first
+  # Before the imports below; the docstring of `gin_utils.run` says why.
+  gin_utils.run('hypertuning.report', 'report')
 
 import pathlib
 import re
@@ -35,18 +37,19 @@ def report(
 
   Args:
     sweep_dir: folder of the sweep.
-    sections: functions that make the sections, such as `@claims.claims`, in
-      order; the tables of the first section are printed too.
+    sections: functions that make the sections of the page, in order, such as
+      `@claims.claims`. The tables of the first section are printed as well.
     title: title of the page.
-    aggregate: function from rows of tasks to further rows, such as
-      `@p3.aggregate`, for evaluations by t5x, which has no means over tasks.
+    aggregate: function from the rows of tasks to further rows, such as
+      `@p3.aggregate`. It is applied to evaluations by t5x, which does not
+      compute means over tasks.
 
   Returns:
     Path of the page.
 
   Raises:
-    UserError: there is no sweep, or a section names what the sweep does not
-      have.
+    UserError: the folder has no sweep, or a section names a stage, axis or
+      metric that the sweep does not have.
   """
   sweep = sweep_results.read(sweep_dir, aggregate)
   parts = [section(sweep) for section in sections]

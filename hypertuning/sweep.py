@@ -3,21 +3,22 @@
     python -m hypertuning.sweep --gin_file=gin/sweeps/sweep.gin \\
       --gin_file=my_sweep.gin --gin.SWEEP_DIR="'runs/sweep'"
 
-A sweep has stages and axes. A stage is one command: a training, an evaluation,
-a tuning. It may start from the results of another stage. An axis has points,
-such as seeds, shots or methods, and a point is a set of bindings. A cell is a
-stage at one point of each of its axes; it runs as a process of its own.
+A sweep has stages and axes. A stage is one command, such as a training or an
+evaluation, and may start from the results of another stage. An axis has points,
+such as the seeds of an axis `seed`; a point is a set of bindings. A cell is a
+stage at one point of each of its axes, and runs as a process of its own.
 
-The same command, started again, goes on where it stopped: a finished cell
-never runs twice, and a failed one is tried again. When a cell fails, those that
-do not need its results still run. Two sweeps that are started over one folder
-share the cells.
+The same command, started again, continues where the sweep stopped: a finished
+cell never runs twice, and a failed cell is tried again. When a cell fails, the
+cells that do not need its results still run. If two sweeps are started with the
+same folder, they divide the cells between them.
 """
 
 if __name__ == '__main__':
   from hypertuning import gin_utils
 
-  gin_utils.run('hypertuning.sweep', 'sweep')  # see there why it comes first
+  # Before the imports below; the docstring of `gin_utils.run` says why.
+  gin_utils.run('hypertuning.sweep', 'sweep')
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -45,39 +46,43 @@ def sweep(
   Args:
     output_dir: folder that gets `cells/STAGE/POINT`, `table.csv`, `table.md`,
       `table.png`, and `cells.csv` with the numbers of every cell.
-    stages: name of a stage to a dict with
+    stages: maps the name of each stage to a dict with these fields:
 
-      - `command`, such as `hypertuning.train` or `t5x.eval`;
-      - `gin_files` of the command;
-      - `bindings` (optional);
-      - `axes` (optional): names of the axes that concern the stage, all by
-        default;
-      - `points` (optional): axis to the labels of those points that the stage
-        has, all by default;
-      - `after` (optional): a binding to the stage whose folder it gets, at the
-        same point. `STAGE/LABEL` means another point, and `{axis}` in it is the
-        label on that axis: `train/shared_{method}`.
-    axes: name of an axis to its points; label of a point to a dict of bindings,
-      such as `{'seed': {'0': {'RANDOM_SEED': 0}}}`. Some names are no bindings:
+      - `command`: module that runs, such as `hypertuning.train` or `t5x.eval`;
+      - `gin_files`: gin files of the command;
+      - `bindings` (optional): maps names to values;
+      - `axes` (optional): names of the axes that the stage has; all by default;
+      - `points` (optional): maps an axis to the labels of the points that the
+        stage has on it; all by default;
+      - `after` (optional): maps a binding to the stage whose folder is its
+        value, at the same point. `STAGE/LABEL` names another point. In both
+        forms, `{axis}` stands for the label of this stage's own point on that
+        axis, as in `train/shared_{method}`.
+    axes: maps the name of each axis to its points, and the label of each point
+      to a dict of bindings: `{'seed': {'0': {'RANDOM_SEED': 0}}}`. In that
+      dict, these names have a meaning of their own:
 
-      - `gin_files` stand before those of the stage, `last_gin_files` behind;
-      - `after` replaces or adds to the stage's;
-      - `stages`: names of the only stages that the dict is for;
-      - `per_stage`: name of a stage to a dict of the same kind, for it alone.
+      - `gin_files`: files that are read before those of the stage;
+      - `last_gin_files`: files that are read after those of the stage;
+      - `after`: as in a stage; it adds to the stage's entries or replaces them;
+      - `stages`: names of the stages that the dict applies to; all by default;
+      - `per_stage`: maps the name of a stage to a dict of the same kind, which
+        applies to that stage alone.
 
-      Where a name is bound twice, a point wins over the stage, a later axis
-      over an earlier one, and `per_stage` over the rest of its point.
-    num_workers: number of cells that run at a time, on this machine.
-    metric: metric in the Markdown table and the plot; the CSV files have all.
-    phi: phi mode in the Markdown table and the plot; all modes if None.
-    average_over: axis whose points become a mean and an interval.
+      If a name is bound more than once, a point wins over the stage, a later
+      axis over an earlier one, and `per_stage` over the rest of its point.
+    num_workers: number of cells that run at the same time on this machine.
+    metric: metric that the Markdown table and the plot show; the CSV files have
+      all metrics.
+    phi: phi mode that the Markdown table and the plot show; None shows all.
+    average_over: axis whose points are summarized by a mean and an interval.
 
   Returns:
-    All cells.
+    All cells of the sweep.
 
   Raises:
-    UserError: the input is wrong, or cells failed; the latter is raised when
-      all others are done.
+    UserError: the input is bad, or cells failed. Failed cells are reported once
+      all other cells have ended.
   """
   if not isinstance(num_workers, int) or num_workers < 1:
     raise UserError(f'NUM_WORKERS = {num_workers!r}: give 1 or more.')
@@ -89,12 +94,14 @@ def sweep(
       f'{", ".join(axes or ("none",))}.'
     )
   cells.claim(output_dir, work)
-  # Asked before the results are read: another process may finish a cell in
-  # between, and would seem to have left no results.
+  # Which cells are done is asked before the results are read. In the other
+  # order, a cell that another process finishes in between would look as if it
+  # were done without results.
   ended = [cell for cell in work if cell.is_done]
   broken = _unusable(reporting.read(output_dir))
   for cell in ended:
-    # What has checkpoints would only find that it is finished.
+    # A training that runs again finds its last checkpoint, has nothing to do,
+    # and mends nothing.
     if cell.folder in broken and not cell.has_checkpoints:
       cell.reopen()
   done = sum(cell.is_done for cell in work)
@@ -124,7 +131,7 @@ def sweep(
 
 
 def _unusable(results: reporting.Sweep) -> dict[pathlib.Path, str]:
-  """Folder of each cell without usable results, and what is wrong with it."""
+  """Maps the folder of each cell without usable results to the reason."""
   return {
     results.folder / cell.name: cell.reason or cell.state
     for stage in results.stages.values()

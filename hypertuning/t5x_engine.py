@@ -1,7 +1,8 @@
-"""What t5x's trainer needs of ours beyond gin: the one module that imports it.
+"""The parts that t5x's trainer needs; no other module imports t5x.
 
-`gin/runs/*.gin` name what is here. Importing it also makes a user's error one
-line under `python -m t5x.train`, `t5x.eval` and `t5x.infer`.
+`gin/runs/*.gin` bind these parts. Importing this module also makes
+`python -m t5x.train`, `t5x.eval` and `t5x.infer` report a user's error in one
+line.
 """
 
 import atexit
@@ -37,14 +38,23 @@ Rules = Sequence[tuple[str, str | None]]
 class OptaxOptimizer(optimizers.OptaxWrapper):
   """An optax optimizer whose moments lie where their weights do.
 
-  t5x's own wrapper knows the states of some transformations only.
+  t5x's own wrapper supports the states of only some optax transformations.
   """
 
   def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
-    """Logical axes of an optimizer's parameters and state."""
+    """The logical axes of an optimizer's parameters and of its state.
+
+    Args:
+      optimizer: the t5x optimizer with its state.
+      param_logical_axes: the logical axes of each parameter.
+
+    Returns:
+      The optimizer, with logical axes in place of arrays.
+    """
 
     def axes_of(slot: Any, param: Any, axes: Any) -> Any:
-      # Adafactor's factors have not their weights' shapes; they are small.
+      # The factors of Adafactor's moments do not have the shapes of the
+      # weights. They are small enough for every device to hold them.
       return axes if slot.shape == param.shape else None
 
     axes = optax.tree_map_params(
@@ -62,10 +72,10 @@ class OptaxOptimizer(optimizers.OptaxWrapper):
 
 
 class WarmStart(utils.TrainStateInitializer):
-  """A fresh state takes over what it can from a checkpoint.
+  """Fills the first state of a run with the weights of checkpoints.
 
-  The rules are those of the embedded runner, see `warm_start.WarmStart`;
-  whatever is left unmatched on either side is an error.
+  The rules are those of the runner of hypertuning, see `warm_start.WarmStart`:
+  a variable that has no match on the other side is an error.
   """
 
   def __init__(
@@ -77,10 +87,10 @@ class WarmStart(utils.TrainStateInitializer):
     """Prepares the state.
 
     Args:
-      *args: arguments of t5x.
-      warm_start: where the first weights come from, in Orbax's or t5x's format;
-        at random if None.
-      **kwargs: arguments of t5x.
+      *args: t5x's arguments.
+      warm_start: the checkpoints that the first weights come from, in Orbax's
+        format or in t5x's; None starts from random weights.
+      **kwargs: t5x's arguments.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -104,7 +114,7 @@ class WarmStart(utils.TrainStateInitializer):
     self._start.check(needed)
     if not self._start.path:
       return state
-    # Every host reads the whole, and keeps what its devices hold.
+    # Every host reads whole arrays, and keeps the parts that its devices hold.
     filled = trees.flatten_paths(
       self._start.fill(trees.join(state.params, frozen))
     )
@@ -127,7 +137,8 @@ class WarmStart(utils.TrainStateInitializer):
 
 
 def _placed(value: np.ndarray | jax.Array, sharding: NamedSharding) -> Any:
-  if isinstance(value, jax.Array):  # fresh: where it should be already
+  """A value on the devices, with this sharding."""
+  if isinstance(value, jax.Array):  # a random weight, which t5x has placed
     return value
   return jax.make_array_from_callback(
     value.shape, sharding, lambda index: value[index]
@@ -135,10 +146,10 @@ def _placed(value: np.ndarray | jax.Array, sharding: NamedSharding) -> Any:
 
 
 class Partitioner(partitioning.PjitPartitioner):
-  """t5x's, where what does not train may lie on the devices by other rules.
+  """t5x's partitioner, with other axis rules for frozen variables.
 
-  A frozen tower in bfloat16 that every data-parallel device holds whole need
-  not be gathered.
+  With such rules, every data-parallel device can hold the whole of a frozen
+  tower in bfloat16, which then need not be gathered at each step.
   """
 
   _logical_axis_rules: tuple[Any, ...]
@@ -146,18 +157,19 @@ class Partitioner(partitioning.PjitPartitioner):
   def __init__(
     self, *args: Any, frozen_rules: Rules | None = None, **kwargs: Any
   ) -> None:
-    """Takes t5x's arguments, and logical axis rules of the frozen part.
+    """Takes t5x's arguments, and the rules for frozen variables.
 
     Args:
-      *args: t5x's argument.
-      frozen_rules: as `logical_axis_rules`, which hold if None.
-      **kwargs: t5x's argument.
+      *args: t5x's arguments.
+      frozen_rules: logical axis rules for frozen variables, in the form of
+        t5x's `logical_axis_rules`; None takes those.
+      **kwargs: t5x's arguments.
     """
     super().__init__(*args, **kwargs)
     self._frozen_rules = frozen_rules
 
   def get_mesh_axes(self, train_state: Any) -> Any:
-    """A `TrainState` of `PartitionSpec`s."""
+    """A `TrainState` with a `PartitionSpec` in place of each array."""
     axes = super().get_mesh_axes(train_state)
     if self._frozen_rules is None or not train_state.flax_mutables:
       return axes
@@ -171,17 +183,17 @@ class Partitioner(partitioning.PjitPartitioner):
 
 
 class HostPartitioner(Partitioner):
-  """A mesh of any shape over devices that are no TPUs.
+  """A partitioner whose mesh can have any shape on devices other than TPUs.
 
-  t5x gives CPU devices to one model each, whatever `num_partitions` says.
+  t5x's own puts a whole model on each CPU device, whatever `num_partitions` is.
   """
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    """`('data', 'model')`.
+    """A mesh `('data', 'model')` over all devices.
 
     Raises:
-      UserError: `num_partitions` does not divide the devices.
+      UserError: `num_partitions` does not divide the number of devices.
     """
     devices = np.array(jax.devices())
     if len(devices) % self._num_partitions:
@@ -204,7 +216,7 @@ def get_dataset(
   *,
   text_format: TextFormat,
 ) -> tf.data.Dataset:
-  """t5x's batches, if a run that is stopped can go on where it was in them.
+  """t5x's batches; refuses data in which a stopped run cannot continue.
 
   Args:
     cfg: t5x's argument.
@@ -213,14 +225,15 @@ def get_dataset(
     feature_converter_cls: t5x's argument.
     num_epochs: t5x's argument.
     continue_from_last_checkpoint: t5x's argument.
-    save_dataset: as bound to `utils.SaveCheckpointConfig`; if not, a line says
-      that the data starts again after a stop.
-    text_format: format of the model; t5x compares vocabularies of its own
-      models alone.
+    save_dataset: whether checkpoints hold the place in the data, as bound to
+      `utils.SaveCheckpointConfig`. If not, a line warns that a stopped run
+      reads its data from the beginning again.
+    text_format: text format of the model, which the task's format must equal.
+      t5x itself compares vocabularies, and for its own models only.
 
   Raises:
-    UserError: there is no such task, or its text is in another format, or the
-       position in its data cannot be saved; says what to do.
+    UserError: there is no such task, its text has another format, or the place
+      in its data cannot be saved; the message says what to do.
   """
   lookup.import_tasks(cfg.module)
   lookup.check_text(cfg.mixture_or_task_name, text_format)
@@ -242,7 +255,7 @@ def get_dataset(
   with tempfile.TemporaryDirectory() as folder:
     try:
       iterator = iter(dataset)
-      next(iterator)  # sources are opened at the first batch
+      next(iterator)  # sources are only opened when the first batch is read
       tf.train.Checkpoint(iterator=iterator).write(f'{folder}/position')
     except tf.errors.FailedPreconditionError as error:
       raise UserError(
@@ -264,22 +277,22 @@ def write_adapters(
   folder: str = '',
   **kwargs: Any,
 ) -> None:
-  """t5x's `write_fn` of `infer`, which saves the generated phi as well.
+  """A `write_fn` for t5x's `infer`, which saves the generated phi as well.
 
-  Needs `mode = 'predict_with_aux'` and a model that returns adapters.
+  It needs `mode = 'predict_with_aux'` and a model with `return_adapters`.
 
   Args:
-    path: file that gets a part of the answers.
-    inferences: answers, and `{'scores': ..., 'adapters': ...}`.
+    path: file that gets one part of the answers.
+    inferences: the answers, and `{'scores': ..., 'adapters': ...}`.
     task_ds: the episodes of this part.
     mode: t5x's argument.
     vocabulary: t5x's argument.
-    folder: gets `<name of the part>.safetensors`, see `adapters.io`, with phi
-      of every episode in its order.
-    **kwargs: t5x's argument.
+    folder: folder that gets `<name of the part>.safetensors` (see
+      `adapters.io`), with the phi of this part's episodes in their order.
+    **kwargs: t5x's arguments.
 
   Raises:
-    UserError: the model gave no adapters.
+    UserError: the model returned no adapters.
   """
   answers, aux = inferences
   aux = dict(aux)
@@ -305,7 +318,7 @@ def write_adapters(
 def _one_line(
   kind: type[BaseException], error: BaseException, trace: Any
 ) -> None:
-  """A user's error without the way to it; any other as Python shows it."""
+  """Prints a user's error in one line, and any other error with its trace."""
   cause: BaseException | None = error
   while cause is not None and not isinstance(cause, UserError):
     cause = cause.__cause__  # t5x wraps what a metric raises
@@ -317,7 +330,10 @@ def _one_line(
 
 
 def _leave() -> None:
-  """Ends without Python's own end: tf.data that runs Python can hang there."""
+  """Ends the process at once.
+
+  Python's own shutdown can hang if a tf.data pipeline calls Python functions.
+  """
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(1)

@@ -3,14 +3,16 @@
     python -m hypertuning.train --gin_file=gin/models/hyper_t5_prefix.gin \\
       --gin_file=... --gin_file=gin/local/train.gin --gin.MODEL_DIR="'run'"
 
-Gin files say what is trained on what; `--gin.NAME=value` overrides a binding.
-Started again with the same MODEL_DIR, a run goes on where it stopped.
+The gin files say which model is trained on which data; `--gin.NAME=value`
+overrides one binding. A run that is started again with the same MODEL_DIR
+continues where it stopped.
 """
 
 if __name__ == '__main__':
   from hypertuning import gin_utils
 
-  gin_utils.run('hypertuning.train', 'train')  # see there why it comes first
+  # Before the imports below; the docstring of `gin_utils.run` says why.
+  gin_utils.run('hypertuning.train', 'train')
 
 import dataclasses
 import math
@@ -56,32 +58,42 @@ def train(
   num_microbatches: int = 1,
   random_seed: int = 0,
 ) -> TrainState | None:
-  """Trains to `total_steps`.
+  """Trains a model until it has done `total_steps` steps.
 
   Args:
-    model: the model; its regex says which part of it trains.
-    data: the episodes that are trained on.
-    total_steps: steps in all, those of earlier starts included.
-    model_dir: the run's folder: checkpoints, summaries, `config.gin`, and
-      `model.gin`, which builds the model alone.
-    partitioner: the devices, and how model and batches lie on them.
-    eval_data: the episodes that are evaluated on, of a split whose tasks are
-      not trained on; `validation` of the training mixture if None.
-    warm_start: where the first weights come from; at random if None.
-    eval_period: steps between evaluations; 0 for none.
-    eval_steps: batches per evaluation; None for the whole split.
-    checkpoint_period: steps between checkpoints; the last step has one.
-    keep_checkpoints: how many are kept; older ones are deleted.
-    log_period: steps between two looks at the loss; all steps are recorded.
-    num_microbatches: parts that a batch is computed in.
-    random_seed: seed of initial weights and dropout.
+    model: the model; its `trainable_regex` says which part of it is trained.
+    data: the episodes that the model is trained on.
+    total_steps: number of steps in the whole run, including those that earlier
+      starts of the run have done.
+    model_dir: folder of the run. It gets the checkpoints, the summaries,
+      `config.gin`, and `model.gin`, which builds the model without the run.
+    partitioner: the devices, and how the model and the batches are divided over
+      them.
+    eval_data: the episodes that the model is evaluated on, from a split whose
+      tasks are not trained on. None takes the split `validation` of the
+      training mixture.
+    warm_start: the checkpoints that the first weights come from. None starts
+      from random weights.
+    eval_period: number of steps between two evaluations; 0 turns evaluation
+      off.
+    eval_steps: number of batches per evaluation; None evaluates the whole
+      split.
+    checkpoint_period: number of steps between two checkpoints; 0 saves only the
+      last step, which always gets a checkpoint.
+    keep_checkpoints: number of checkpoints that are kept; older ones are
+      deleted.
+    log_period: number of steps between two reads of the loss from the devices.
+      The losses of all steps are recorded, whatever the period.
+    num_microbatches: number of equal parts in which each batch is computed.
+    random_seed: seed of the initial weights and of dropout.
 
   Returns:
-    The last state, or None where an earlier start had done all steps.
+    The state after the last step, or None if an earlier start of the run has
+    already done all steps.
 
   Raises:
-    UserError: bad input; names the binding or file at fault.
-    SystemExit: SIGTERM or SIGINT came; the state is saved.
+    UserError: the input is bad; the message names the binding or file at fault.
+    SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
   done = checkpoints.latest_step(model_dir)
   if done is not None and done >= total_steps:
@@ -102,7 +114,8 @@ def train(
     evaluate = _make_evaluate(
       model, held_out.batches(model), eval_steps, partitioner
     )
-  # Before there is a folder that a slip would leave behind.
+  # All checks come before the checkpointer makes the run's folder: a mistake in
+  # the configuration must not leave an empty folder behind.
   shapes = data.shapes(model)
   if done is None:
     batches.open()
@@ -145,7 +158,7 @@ def train(
 
 
 class _Loop:
-  """Steps, with everything that happens every so many of them."""
+  """Takes the steps; logs, evaluates and saves whenever a period ends."""
 
   def __init__(
     self,
@@ -177,7 +190,8 @@ class _Loop:
         self._pending.append((step, scalars))
         last = step == total or interruption.signal is not None
         values = {}
-        # A state is saved only after its loss was seen to be a number.
+        # `_write` refuses a loss that is not finite: it comes before the state
+        # is saved, so that no checkpoint holds broken weights.
         if last or self._due('log', step) or self._due('checkpoint', step):
           values['loss'] = f'{self._write():.3f}'
         progress.update(**values)
@@ -206,7 +220,14 @@ class _Loop:
     return period > 0 and step % period == 0
 
   def _write(self) -> float:
-    """Writes what is pending and returns the last loss."""
+    """Writes the scalars of the steps since the last call.
+
+    Returns:
+      The loss of the last step.
+
+    Raises:
+      UserError: the loss or the gradient norm of a step is not finite.
+    """
     loss = math.nan
     for step, scalars in self._pending:
       values = {k: float(x) for k, x in jax.device_get(scalars).items()}
@@ -229,7 +250,18 @@ def _make_evaluate(
   count: int | None,
   partitioner: Partitioner,
 ) -> Callable[[TrainState], dict[str, float]]:
-  """A function of the state: held-out loss by phi, see `evaluation`."""
+  """Makes the function that evaluates a state on held-out episodes.
+
+  Args:
+    model: the model that is trained.
+    dataset: batches of held-out episodes.
+    count: number of batches per evaluation; None takes all.
+    partitioner: the devices that evaluate.
+
+  Returns:
+    A function from a state to the numbers of `statistics.summarize`: the loss
+    in every phi mode, and the gaps between modes.
+  """
   modes = phi_modes.default_modes(model)
   step_fn = partitioner.compile(eval_step.make_step(model, modes))
 
@@ -246,7 +278,7 @@ def _make_evaluate(
 
 
 def _print_counts(state: TrainState) -> None:
-  """PEFT's line on how much trains."""
+  """Prints how many parameters train, in the words that PEFT uses."""
   trainable = sum(x.size for x in jax.tree.leaves(state.params))
   total = trainable + sum(x.size for x in jax.tree.leaves(state.frozen))
   print(
@@ -257,6 +289,7 @@ def _print_counts(state: TrainState) -> None:
 
 
 def _losses(step: int, results: Mapping[str, float]) -> str:
+  """One line with the held-out loss in every phi mode."""
   losses = ', '.join(
     f'{name.removeprefix("loss/")} {value:.3f} '
     f'± {results[f"{name}_stderr"]:.3f}'
@@ -267,7 +300,7 @@ def _losses(step: int, results: Mapping[str, float]) -> str:
 
 
 class _Interruption:
-  """Notes SIGTERM and SIGINT, for the loop to end after its step."""
+  """Notes SIGTERM and SIGINT, so that the loop can end after its step."""
 
   def __init__(self) -> None:
     self.signal: signal.Signals | None = None

@@ -1,8 +1,9 @@
-"""Adapters as safetensors files, whose header says what they fit.
+"""Saves and loads adapters as safetensors files.
 
-The header holds every tensor's name, type and shape, and as metadata the kind
-of adapter, the model it was made for, the LoRA scale and a free configuration.
-Nothing is ever unpickled.
+The header of a file holds the name, dtype and shape of every tensor. Its
+metadata holds the kind of adapter, the name of the model that the adapters were
+made for, the LoRA scale, and a configuration of the caller's choice. Reading a
+file never unpickles anything.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from hypertuning.adapters.sites import KeyValue, LowRank
 from hypertuning.errors import UserError
 
 _FORMAT = 'hypertuning.adapters.v2'
-# Its LoRA factors `b` were `[episodes, layers, rank, heads, head_dim]`.
+# In version 1, the last axis of LoRA factors `b` was two, `[heads, head_dim]`.
 _V1 = 'hypertuning.adapters.v1'
 _KINDS = {'prefix': Prefix, 'lora': LoRA}
 _LEAVES: Mapping[str, type[KeyValue | LowRank]] = {
@@ -38,14 +39,15 @@ _LEAVES: Mapping[str, type[KeyValue | LowRank]] = {
 
 @flax.struct.dataclass
 class Header:
-  """What a file says about itself.
+  """The description of the adapters in a file.
 
   Attributes:
-    kind: `prefix` or `lora`.
-    model: the name of the model that the adapters were made for.
-    scale: LoRA's `alpha / rank`; 1 for a prefix, which has none.
-    config: whatever `save` was given.
-    shapes: tensor name to shape, for example `encoder_self/key`.
+    kind: kind of adapter, `prefix` or `lora`.
+    model: name of the model that the adapters were made for.
+    scale: scale `alpha / rank` of LoRA; 1 for a prefix, which has no scale.
+    config: the configuration that was passed to `save`.
+    shapes: maps the name of each tensor, such as `encoder_self/key`, to its
+      shape.
   """
 
   kind: str
@@ -62,16 +64,17 @@ def save(
   model: str,
   config: Mapping[str, Any],
 ) -> None:
-  """Writes adapters; the file appears whole or not at all.
+  """Writes adapters to a file, which appears whole or not at all.
 
   Args:
-    adapters: a `Prefix` or `LoRA` of arrays, any number of episodes.
-    path: of the file; its folder is made if it is missing.
-    model: name of the downstream model, for the reader of the file.
-    config: JSON values that describe how the adapters came about.
+    adapters: a `Prefix` or `LoRA` of arrays, with any number of episodes.
+    path: path of the file; its folder is made if it is missing.
+    model: name of the model that the adapters were made for, for those who read
+      the file.
+    config: JSON values that describe how the adapters were made.
 
   Raises:
-    UserError: the file cannot be written there.
+    UserError: the file cannot be written.
   """
   kind = _kind(adapters)
   metadata = {
@@ -81,7 +84,8 @@ def save(
     'scale': repr(float(getattr(adapters, 'scale', 1.0))),
     'config': json.dumps(dict(config), sort_keys=True),
   }
-  # safetensors reads raw buffers: a strided view would be written wrongly.
+  # safetensors writes the raw buffer of an array, which for a strided view does
+  # not hold the values in their order.
   tensors = {
     name: np.ascontiguousarray(jax.device_get(leaf))
     for name, leaf in _flatten(adapters).items()
@@ -100,10 +104,13 @@ def save(
 
 
 def read_header(path: str | os.PathLike) -> Header:
-  """What a file holds, without reading its tensors.
+  """Reads the header of a file, but not its tensors.
+
+  Args:
+    path: path of a file that `save` wrote.
 
   Raises:
-    UserError: the file is missing, damaged or not one of ours.
+    UserError: the file is missing or damaged, or `save` did not write it.
   """
   return _read(path)[0]
 
@@ -111,19 +118,20 @@ def read_header(path: str | os.PathLike) -> Header:
 def load(
   path: str | os.PathLike, *, expected: Adapters | None = None
 ) -> Adapters:
-  """Reads adapters.
+  """Reads adapters from a file.
 
   Args:
-    path: of a file that `save` wrote.
-    expected: (abstract) adapters of the model that will use them, such as
-      `jax.eval_shape(generate, ...)`; types may differ, nothing else.
+    path: path of a file that `save` wrote.
+    expected: adapters like those that the model takes, such as the abstract
+      arrays of `jax.eval_shape(generate, ...)`. The adapters in the file may
+      differ from them in dtype only. None accepts any adapters.
 
   Returns:
-    A `Prefix` or `LoRA`, bit for bit what was saved.
+    A `Prefix` or `LoRA` with exactly the values and dtypes that were saved.
 
   Raises:
-    UserError: the file is missing, damaged, not one of ours, or does not fit
-      `expected`.
+    UserError: the file is missing or damaged, `save` did not write it, or its
+      adapters do not fit `expected`.
   """
   header, tensors = _read(path, tensors=True)
   if expected is not None:
@@ -145,7 +153,7 @@ def load(
 def _read(
   path: str | os.PathLike, tensors: bool = False
 ) -> tuple[Header, dict[str, np.ndarray]]:
-  """The header and, if asked for, the tensors."""
+  """Reads the header of a file and, if `tensors` is set, its tensors."""
   try:
     with safe_open(path, framework='np') as file:
       metadata = file.metadata() or {}
@@ -185,7 +193,7 @@ def _read(
 
 
 def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
-  """Refuses a file whose kind, scale, names or shapes are others."""
+  """Refuses a file whose kind, scale, names or shapes are not as expected."""
   kind = _kind(expected)
   if header.kind != kind:
     raise UserError(
@@ -208,24 +216,31 @@ def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
 
 
 def _flat_factor(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """A tensor's shape in version 2, where kernels and factors are flat."""
+  """The shape in version 2 of a tensor that version 1 saved."""
   if name.endswith('/b') and len(shape) == 5:
     return (*shape[:3], shape[3] * shape[4])
   return shape
 
 
 def _kind(adapters: Adapters) -> str:
+  """The kind of adapters, `prefix` or `lora`."""
   return next(k for k, cls in _KINDS.items() if isinstance(adapters, cls))
 
 
 def _flatten(adapters: Adapters) -> dict[str, Any]:
-  """`{'encoder_self/key': ...}` or `{'encoder_self/query/a': ...}`."""
+  """Maps names such as `encoder_self/key` or `encoder_self/query/a` to leaves.
+
+  The first is a name in a prefix, the second one in LoRA.
+  """
   state = flax.serialization.to_state_dict(adapters)
   return trees.flatten_paths(state['sites'])
 
 
 def _well_named(header: Header) -> bool:
-  """Whether every tensor of the kind is there, and no other."""
+  """Whether the names are those of the kind's tensors: none missing or extra.
+
+  Which sites and modules the adapters have is not checked here.
+  """
   groups: dict[tuple[str, ...], set[str]] = {}
   for name in header.shapes:
     *group, leaf = name.split('/')

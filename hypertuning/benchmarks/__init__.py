@@ -1,1 +1,1 @@
-"""Speed, as ratios of two things measured in the same run; never in a test."""
+"""Measures speed, as the ratio of two measurements in one run; not in tests."""

@@ -1,12 +1,13 @@
-"""How long does greedy decoding take, beside transformers in PyTorch?
+"""How long does greedy decoding take, compared with transformers in PyTorch?
 
     python -m hypertuning.benchmarks.decode --gin_file=gin/models/t5.gin \\
       --gin_file=gin/models/sizes/small.gin --gin_file=gin/benchmarks/decode.gin
 
-Both decode the same random inputs with random weights of the same sizes, in
-float32, and never end early. They take turns, so that a machine whose speed
-drifts does so for both. Prints seconds per call and their ratio, and the FLOPs
-of ours: those of reading the inputs, and those of a step times the tokens.
+Both decode the same random inputs in float32, with random weights of the same
+sizes, and no text ends early. They take turns, so that a drift in the machine's
+speed affects both. Prints the seconds per call, their ratio, and the FLOPs of a
+call of hypertuning: those of reading the inputs, plus those of one step times
+the number of tokens.
 """
 
 if __name__ == '__main__':
@@ -40,21 +41,24 @@ def measure(
   target_length: int = 64,
   rounds: int = 5,
 ) -> dict[str, Any]:
-  """Measures both in turn, and prints medians and their ratio.
+  """Measures hypertuning and transformers in turn, and prints the results.
 
   Args:
-    model: a downstream model, a T5 where there is a peer.
-    batch_size: number of inputs decoded at once.
-    input_length: tokens per input, none of them padding.
-    target_length: tokens decoded per input.
-    rounds: number of calls of each after a first one that is not counted.
+    model: a model whose downstream network is a T5, which transformers has too.
+    batch_size: number of inputs that are decoded at once.
+    input_length: number of tokens per input, none of them padding.
+    target_length: number of tokens that are decoded per input.
+    rounds: number of measured calls of each; one more call of each comes first,
+      which compiles and is not measured.
 
   Returns:
-    `ours` and `peer`, seconds per round; `ratio` of their medians; and `flops`
-    of our matmuls per call.
+    `ours` and `peer`: the seconds of each call of hypertuning and transformers;
+    `ratio`: the ratio of their medians; `flops`: the FLOPs of the matmuls in a
+    call of hypertuning.
 
   Raises:
-    UserError: a number is too small, or transformers is not installed.
+    UserError: a number is too small, the network is no T5, or transformers is
+      not installed or ends a text early.
   """
   for name, value in (
     ('BATCH_SIZE', batch_size),
@@ -94,15 +98,15 @@ def measure(
 def decode_flops(
   model: HyperTuningModel, shape: tuple[int, ...], length: int
 ) -> int:
-  """Matmul FLOPs of decoding: reading the inputs, and every step.
+  """FLOPs of the matmuls in decoding: of reading the inputs and of all steps.
 
-  A traced loop does not say how often it runs, so that a step is counted by
-  itself and multiplied.
+  The trace of a loop does not show how often it runs. Therefore the FLOPs of
+  one step are counted, and multiplied by the number of steps.
 
   Args:
     model: a model whose downstream network decodes.
-    shape: `(rows, tokens)` of the inputs.
-    length: tokens decoded per row.
+    shape: shape `(rows, tokens)` of the inputs.
+    length: number of tokens that are decoded per row.
   """
   network = model.module.downstream
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -128,6 +132,7 @@ def decode_flops(
 def _ours(
   model: HyperTuningModel, inputs: np.ndarray, length: int
 ) -> Callable[[], Any]:
+  """Decoding by hypertuning with random weights, as a function to measure."""
   batch = {
     'input_tokens': jnp.asarray(inputs)[:, None],
     'target_tokens': jnp.zeros((len(inputs), 1, length), jnp.int32),
@@ -148,7 +153,7 @@ def _ours(
 
 
 def _peer(config: Any, inputs: np.ndarray, length: int) -> Callable[[], Any]:
-  """transformers' `generate` with random weights of the same sizes."""
+  """Decoding by transformers with random weights of the same sizes."""
   if not isinstance(config, t5.T5Config):
     raise UserError(
       f'DOWNSTREAM: there is no peer for a {type(config).__name__}; take a T5, '
@@ -191,6 +196,6 @@ def _peer(config: Any, inputs: np.ndarray, length: int) -> Callable[[], Any]:
       )
 
   generated = generate()
-  if generated.shape[1] != length + 1:  # with the start token
+  if generated.shape[1] != length + 1:  # one more for the start token
     raise UserError('transformers ended a text early; compare another version.')
   return generate

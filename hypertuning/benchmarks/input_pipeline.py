@@ -1,4 +1,4 @@
-"""Is the input pipeline ever what training waits for?
+"""Does training ever have to wait for the input pipeline?
 
     python -m hypertuning.benchmarks.input_pipeline \\
       --gin_file=gin/models/hyper_t5_prefix.gin \\
@@ -7,9 +7,10 @@
       --gin_file=gin/benchmarks/input_pipeline.gin \\
       --gin.MIXTURE_OR_TASK_NAME="'toy'" ...
 
-takes the gin files of a run, and prints a row of Markdown: episodes a second
-of its pipeline, of its training step on batches that are there already, and
-their ratio. The two take turns on this machine's cores.
+Takes the gin files of a training. Prints a row of a Markdown table: the
+episodes per second of its pipeline, those of its training step on a batch that
+is already on the devices, and the ratio of the two. Pipeline and step are
+measured in turn, so that each has all cores of the machine to itself.
 """
 
 if __name__ == '__main__':
@@ -43,22 +44,23 @@ def measure(
   batches_a_round: int = 20,
   steps_a_round: int = 1,
 ) -> dict[str, float]:
-  """Measures a run's pipeline and its step, and prints the two.
+  """Measures the pipeline and the step of a training, and prints both.
 
   Args:
-    model: the model whose step is measured.
-    data: the episodes of its training.
-    rounds: rounds of measuring one, then the other; medians over rounds are
-      printed.
-    batches_a_round: batches of the pipeline per round.
-    steps_a_round: steps of training per round.
+    model: the model whose training step is measured.
+    data: the episodes of the training.
+    rounds: number of rounds; each measures the pipeline, then the step. The
+      medians over the rounds are printed.
+    batches_a_round: number of batches that are drawn per round.
+    steps_a_round: number of training steps per round.
 
   Returns:
-    `pipeline`, its episodes per second; `steps`, the model's steps per second;
-    and `ratio`, the pipeline's episodes divided by those of the model.
+    `pipeline`: episodes per second of the pipeline; `steps`: training steps per
+    second; `ratio`: episodes per second of the pipeline, divided by those of
+    the training step.
 
   Raises:
-    UserError: bad input, as for training.
+    UserError: the input is bad, as for training.
   """
   for name, value in (
     ('ROUNDS', rounds),
@@ -97,7 +99,9 @@ def measure(
   progress = summaries.Progress(rounds, label='rounds')
   drawn, stepped = [], []
   for _ in range(rounds):
-    _rate(draw, batches_a_round)  # what was drawn in advance, during the step
+    # tf.data has prepared batches in advance, during the steps of the round
+    # before. They are used up here, so that they do not count as fast draws.
+    _rate(draw, batches_a_round)
     drawn.append(_rate(draw, batches_a_round))
     stepped.append(_rate(step, steps_a_round))
     progress.update()
@@ -116,7 +120,7 @@ def measure(
 
 
 def _rate(function: Callable[[], None], times: int) -> float:
-  """Calls per second."""
+  """Calls a function many times, and returns the calls per second."""
   start = time.perf_counter()
   for _ in range(times):
     function()

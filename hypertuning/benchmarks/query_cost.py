@@ -1,4 +1,4 @@
-"""What does an answer cost with generated phi, and with examples in context?
+"""What does a query cost with generated phi, and with examples in context?
 
     python -m hypertuning.benchmarks.query_cost \\
       --gin_file=gin/models/hyper_t5_prefix.gin \\
@@ -6,16 +6,17 @@
       --gin_file=gin/benchmarks/query_cost.gin \\
       --gin.MIXTURE_OR_TASK_NAME="'toy'" ...
 
-takes the model's gin files of an evaluation, and a task in two forms: one whose
-examples the hypermodel reads, and one whose examples stand in the frozen
-model's own input. An encoder reads those again with every query; phi is made
-once. Prints what making phi costs, what a query costs in either way, and after
-how many queries phi has paid for itself.
+Takes the model's gin files of an evaluation, and one task in two forms: in the
+first, the hypermodel reads the examples; in the second, the examples stand in
+the frozen model's own input. An encoder reads such examples again with every
+query, whereas phi is made once. Prints the cost of making phi, the cost of a
+query in each form, and the number of queries after which phi has paid for
+itself.
 
-A query is a pass over its input and its target (`score_batch`): work of a fixed
-size, where decoding may stop early. Texts count with their padding, as they are
-computed: lengths should be no longer than the texts need, and those in context
-must hold the examples.
+The cost of a query is that of one pass over its input and its target
+(`score_batch`). This work has a fixed size, whereas decoding may stop early.
+Padding is computed like text, and counts: the lengths should be no greater than
+the texts need, and the lengths in context must have room for the examples.
 """
 
 if __name__ == '__main__':
@@ -62,30 +63,35 @@ def measure(
   rounds: int = 7,
   calls_a_round: int = 3,
 ) -> list[Row]:
-  """Counts and measures the three ways, and prints them.
+  """Counts the FLOPs and measures the seconds of the three kinds of work.
+
+  These are making phi, a query with phi, and a query with its examples in
+  context. The results are printed as a table.
 
   Args:
     model: a model with a hypermodel.
-    data: a task whose examples the hypermodel reads; one batch of it is drawn.
-      Both ways answer all queries of a batch at once.
-    in_context: a task whose examples stand in the frozen model's input, with as
-      many queries of the same targets, and batches of the same size.
-    checkpoint_path: as for evaluation; random weights if None, which cost the
-      same.
-    output_dir: where results are written; nowhere if None.
-    rounds: rounds of measuring the three in turn; their medians are printed.
-      With 0, FLOPs alone are counted, and no weights are made.
-    calls_a_round: calls of each per round.
+    data: a task whose examples the hypermodel reads. One batch of it is drawn,
+      and all of its queries are answered at once.
+    in_context: the same task with its examples in the frozen model's input. Its
+      batches have the same size, and its episodes as many queries with targets
+      of the same length.
+    checkpoint_path: folder of a run, or one of its checkpoints; None takes
+      random weights, which cost the same.
+    output_dir: folder that gets the results; None writes none.
+    rounds: number of rounds; each measures the three in turn, and the medians
+      over the rounds are printed. With 0, only FLOPs are counted, and no
+      weights are made.
+    calls_a_round: number of calls of each of the three per round.
 
   Returns:
-    A row for each way: `flops` of all matmuls and `seconds`, with those of the
-    fastest and of the slowest round (per episode for making phi, per query for
-    the others), and the bytes of an episode's phi in either type. Then a row
-    that says after how many queries phi has paid for itself. Seconds that were
-    not measured are None.
+    A row for each of the three, with the FLOPs of all matmuls, the seconds
+    (median, fastest and slowest round; None without rounds), and the bytes of
+    an episode's phi in float32 and bfloat16. The costs of making phi are per
+    episode, those of a query per query. The last row has the number of queries
+    after which phi has paid for itself.
 
   Raises:
-    UserError: bad input; names the binding at fault.
+    UserError: the input is bad; the message names the binding at fault.
   """
   if not model.has_hypermodel:
     raise UserError(
@@ -124,7 +130,7 @@ def measure(
       ways, variables, batch, other, partitioner, rounds, calls_a_round
     )
   leaves = jax.tree.leaves(abstract[WITH_PHI][-1])
-  numbers = sum(x.size // x.shape[0] for x in leaves)  # of one episode
+  numbers = sum(x.size // x.shape[0] for x in leaves)  # per episode
   rows: list[Row] = []
   for way, count in counts.items():
     seconds = [x / count for x in times.get(way, ())]
@@ -159,22 +165,22 @@ def measure(
 def break_even(
   making: float, with_phi: float, in_context: float
 ) -> float | str:
-  """After how many queries making phi has paid for itself.
+  """The number of queries after which making phi has paid for itself.
 
   Args:
-    making: cost of an episode's phi.
-    with_phi: cost of a query with it.
+    making: cost of making an episode's phi.
+    with_phi: cost of a query with this phi.
     in_context: cost of a query with the examples in context.
 
   Returns:
-    A number, not rounded, or 'never' where a query saves nothing.
+    The number, not rounded; 'never' if a query with phi is not cheaper.
   """
   saved = in_context - with_phi
   return making / saved if saved > 0 else NEVER
 
 
 def table(rows: list[Row]) -> str:
-  """A Markdown table of the ways, and a sentence of what follows."""
+  """A Markdown table of the costs, and sentences about what follows."""
   *ways, even = rows
   unit = next(row for row in ways if row['way'] == WITH_PHI)
   lines = [HEADER]
@@ -205,7 +211,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _digits(value: float) -> str:
-  """Three of them, and no exponent where that can be."""
+  """A number with three significant digits, if possible without exponent."""
   return f'{float(f"{value:.3g}"):,g}'
 
 
@@ -216,11 +222,16 @@ def _queries(value: float | str) -> str:
 def _check_lengths(
   lengths: Mapping[str, Any], in_context: Mapping[str, Any]
 ) -> None:
-  """Refuses lengths of which the two ways would not do the same work."""
+  """Refuses lengths with which the two forms would not answer the same.
+
+  Raises:
+    UserError: names IN_CONTEXT_FEATURE_LENGTHS.
+  """
   name = 'IN_CONTEXT_FEATURE_LENGTHS'
   check_lengths(lengths)
   check_lengths(in_context, binding=name)
-  # Queries as well: those of inputs and of targets have been seen to agree.
+  # This also compares the numbers of queries: `check_lengths` has made sure
+  # that inputs and targets have the same number.
   if tuple(lengths['targets']) != tuple(in_context['targets']):
     raise UserError(
       f"{name}['targets'] = {in_context['targets']!r}, but TASK_FEATURE_LENGTHS"
@@ -229,7 +240,10 @@ def _check_lengths(
 
 
 def _ways(model: HyperTuningModel) -> dict[str, Callable[..., Any]]:
-  """Functions of `(params, frozen, batch)` and, with phi, of phi."""
+  """Maps each kind of work to its function.
+
+  The functions take `(params, frozen, batch)`, and a query with phi also phi.
+  """
 
   def making(params: Any, frozen: Any, batch: Any) -> Any:
     return model.generate_adapters(params, batch, {'frozen': frozen})
@@ -248,7 +262,7 @@ def _abstract(
   in_context_shapes: Mapping[str, tuple[int, ...]],
   partitioner: Partitioner,
 ) -> dict[str, tuple[Any, ...]]:
-  """Arguments of the ways as shapes and types."""
+  """The arguments of the functions of `_ways`, as abstract arrays."""
   variables = jax.eval_shape(lambda: _initial(model, shapes))
   batch, in_context = (
     {name: jax.ShapeDtypeStruct(x, 'int32') for name, x in named.items()}
@@ -277,7 +291,7 @@ def _variables(
   partitioner: Partitioner,
   checkpoint_path: str | None,
 ) -> tuple[Any, Any]:
-  """`(params, frozen)` on the devices."""
+  """`(params, frozen)` on the devices, from a checkpoint or at random."""
   if checkpoint_path is not None:
     return train_state.restore_variables(
       model, shapes, partitioner, checkpoint_path
@@ -307,7 +321,7 @@ def _times(
   rounds: int,
   calls: int,
 ) -> dict[str, list[float]]:
-  """Seconds per call of every way, one number per round."""
+  """The seconds per call of each function, one number per round."""
   compiled = {
     way: partitioner.compile(function) for way, function in ways.items()
   }

@@ -1,1 +1,1 @@
-"""Parts of the embedded runner: state, steps, batches, checkpoints."""
+"""Parts of the runner that comes with hypertuning, without t5x."""

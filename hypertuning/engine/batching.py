@@ -1,4 +1,4 @@
-"""seqio datasets as batches on the devices."""
+"""Makes batches on the devices from datasets of episodes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
 Lengths = Mapping[str, Any]
-# TensorFlow only reads data; it must not reserve an accelerator's memory.
+# TensorFlow only reads data here; it must not reserve the memory of a GPU.
 tf.config.set_visible_devices([], 'GPU')
 
 
@@ -23,19 +23,22 @@ def to_batches(
   batch_size: int,
   repeat: bool = False,
 ) -> tf.data.Dataset:
-  """Batches `[batch_size, ...]` of the model features of episodes.
+  """Converts episodes to model features, and batches them.
 
   Args:
     model: the model whose feature converter is used.
     drawn: episodes, as `lookup.episodes` gives them.
     lengths: TASK_FEATURE_LENGTHS.
-    batch_size: episodes per batch.
-    repeat: whether the episodes are endless. If not, each batch has the further
-      feature `is_real` `[batch_size]`, 0 on the rows that fill up the last
-      batch; those repeat the first episodes.
+    batch_size: number of episodes per batch.
+    repeat: whether the episodes are endless. If they are not, each batch has
+      one more feature, `is_real`, int32 `[batch_size]`. It is 1 on real rows,
+      and 0 on the rows that fill up the last batch with the first episodes.
+
+  Returns:
+    A dataset of batches, whose features are `[batch_size, ...]`.
   """
-  # The thread that tunes tf.data's parallelism does not hear that its iterator
-  # has gone: a run would wait for it at its end, for up to a minute.
+  # Autotuning has a thread that does not notice when its iterator is gone. With
+  # it, the end of a run can take up to a minute.
   options = tf.data.Options()
   options.autotune.enabled = False
   converted = model.FEATURE_CONVERTER_CLS(pack=False)(drawn, lengths)
@@ -49,10 +52,11 @@ def to_batches(
 
 
 class TrainBatches:
-  """Endless training batches on the devices, from any episode on.
+  """Endless training batches on the devices, which can start at any episode.
 
-  The place in the data is the number of the next episode: it does not depend on
-  the batch size, nor on how far tf.data has read ahead.
+  The place in the data is the number of the next episode. Unlike the state of a
+  tf.data iterator, it does not depend on the batch size, nor on how far tf.data
+  has read ahead.
   """
 
   def __init__(
@@ -61,13 +65,13 @@ class TrainBatches:
     batch_size: int,
     sharding: NamedSharding,
   ) -> None:
-    """Starts at episode 0; nothing is read before the first batch.
+    """Starts at episode 0, and reads nothing before the first batch.
 
     Args:
-      open_at: a function from the number of an episode to the endless batches
-        that start with it.
-      batch_size: episodes per batch.
-      sharding: where the batches lie.
+      open_at: function from the number of an episode to a dataset of endless
+        batches that starts with this episode.
+      batch_size: number of episodes per batch.
+      sharding: sharding of the batches over the devices.
     """
     self._open_at = open_at
     self._batch_size = batch_size
@@ -76,10 +80,10 @@ class TrainBatches:
     self._iterator: Iterator[Mapping[str, tf.Tensor]] | None = None
 
   def open(self) -> None:
-    """Opens the data now: what is wrong with it is then said before any work.
+    """Opens the data now, so that its faults are reported before any work.
 
     Raises:
-      UserError: no such task or split, or too few rows.
+      UserError: there is no such task or split, or it has too few rows.
     """
     self._iterator = iter(self._open_at(self._next_episode))
 
@@ -87,7 +91,7 @@ class TrainBatches:
     """The next batch.
 
     Raises:
-      UserError: the first batch has no target tokens.
+      UserError: the first batch of the data has no target tokens.
     """
     if self._iterator is None:
       self.open()
@@ -104,20 +108,20 @@ class TrainBatches:
     return put(batch, self._sharding)
 
   def position(self) -> dict[str, np.ndarray]:
-    """The place in the data: `next_episode`, the number of it, int64 scalar."""
+    """The place in the data: `next_episode`, a number, int64 `[]`."""
     return {'next_episode': np.asarray(self._next_episode, np.int64)}
 
   def move(self, position: Mapping[str, np.ndarray]) -> None:
-    """Goes to a saved position.
+    """Goes to a saved place in the data.
 
     Args:
-      position: what `position` returned in a run of any batch size; or the
-        position of an older checkpoint, which counts `batches` and is of this
-        run's batch size.
+      position: the result of `position`, in a run with any batch size. Older
+        checkpoints hold a number of `batches` instead; their run must have had
+        the same batch size as this one.
     """
     if 'next_episode' in position:
       self._next_episode = int(position['next_episode'])
-    else:  # beside it stand the files of tf.data's iterator: not needed
+    else:  # such checkpoints also have tf.data's iterator, which is not needed
       self._next_episode = int(position['batches']) * self._batch_size
     self._iterator = None
 
@@ -125,13 +129,19 @@ class TrainBatches:
 def on_devices(
   dataset: tf.data.Dataset, sharding: NamedSharding, count: int | None = None
 ) -> Iterator[dict[str, jax.Array]]:
-  """The first `count` batches (all for None), episodes over the devices."""
+  """Yields batches on the devices.
+
+  Args:
+    dataset: batches of model features.
+    sharding: sharding of the batches over the devices.
+    count: number of batches; None yields all.
+  """
   for batch in dataset.take(-1 if count is None else count):
     yield put(batch, sharding)
 
 
 def put(batch: Mapping[str, tf.Tensor], sharding: NamedSharding) -> dict:
-  """One batch as arrays, the episodes divided over the devices."""
+  """One batch as jax arrays with this sharding."""
   return {
     name: jax.device_put(value.numpy(), sharding)
     for name, value in batch.items()
@@ -142,7 +152,7 @@ def check_vocabulary(model: HyperTuningModel) -> None:
   """Refuses a model with fewer embeddings than its vocabulary has ids.
 
   Raises:
-    UserError: names VOCAB_SIZE and the size that is needed.
+    UserError: names VOCAB_SIZE and the smallest size that will do.
   """
   needed = model.text_format.vocabulary.size
   networks = {
@@ -172,4 +182,5 @@ def input_shapes(
 
 
 def _mark(is_real: int) -> Callable[[dict], dict]:
+  """A function that adds the feature `is_real` to an episode."""
   return lambda episode: {**episode, 'is_real': tf.constant(is_real)}

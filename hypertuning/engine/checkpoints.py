@@ -1,9 +1,10 @@
-"""Orbax checkpoints: rotation, asynchronous saving, resume and warm start.
+"""Orbax checkpoints: saving in the background, resuming and warm starts.
 
-A checkpoint is `MODEL_DIR/checkpoint_N` with the items `state` (t5x's layout:
-`target`, `flax_mutables`, `state/step`, `state/param_states`) and `dataset`
-(the place in the data). Both appear together or not at all. Checkpoints of t5x
-are read as well, in Orbax's format and in its own.
+A checkpoint is a folder `MODEL_DIR/checkpoint_N` with two items. `state` has
+t5x's layout: `target`, `flax_mutables`, `state/step` and `state/param_states`.
+`dataset` is the place in the data. A checkpoint appears with both items or not
+at all. Checkpoints of t5x are read as well, whether t5x wrote them in Orbax's
+format or in its own.
 """
 
 import itertools
@@ -22,7 +23,8 @@ from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
 _PREFIX = 'checkpoint'
-# A whole model of ours, or a public T5 that is the downstream model.
+# Rules of `fill` for two kinds of checkpoint: that of the whole model, and that
+# of a public T5, which becomes the downstream model.
 SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
 
 
@@ -30,11 +32,11 @@ class Checkpointer:
   """Saves and restores the states of one run."""
 
   def __init__(self, model_dir: str, keep: int = 3) -> None:
-    """Opens a run's folder.
+    """Opens the folder of a run.
 
     Args:
-      model_dir: the run's folder; made if it is missing.
-      keep: how many checkpoints are kept; older ones are deleted.
+      model_dir: folder of the run; it is made if it is missing.
+      keep: number of checkpoints that are kept; older ones are deleted.
     """
     self._manager = ocp.CheckpointManager(
       _folder(model_dir),
@@ -45,13 +47,16 @@ class Checkpointer:
 
   @property
   def latest_step(self) -> int | None:
-    """The newest finished checkpoint's step."""
+    """Step of the newest finished checkpoint; None without one."""
     return self._manager.latest_step()
 
   def save(
     self, step: int, state: Any, position: Mapping[str, np.ndarray]
   ) -> None:
-    """Starts to save in the background; returns when arrays may change.
+    """Starts to save a state; most of the work is done in the background.
+
+    The arrays have been copied when this returns: the caller may change them.
+    A step that has a checkpoint is not saved again.
 
     Args:
       step: number of finished steps.
@@ -69,17 +74,18 @@ class Checkpointer:
     )
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-    """A saved state, and the place in the data.
+    """Reads a saved state, and the place in the data.
 
     Args:
       step: step of a finished checkpoint.
-      abstract_state: shapes, types and shardings of the state.
+      abstract_state: the state with abstract arrays, which have the shapes,
+        dtypes and shardings that the restored arrays get.
 
     Returns:
       The state, and a position for `batching.TrainBatches.move`.
 
     Raises:
-      UserError: the checkpoint is of another model or optimizer.
+      UserError: the checkpoint was saved from another model or optimizer.
     """
     folder = epath.Path(self._manager.directory) / f'{_PREFIX}_{step}'
     saved_state = _check_fits(folder, abstract_state)
@@ -89,37 +95,37 @@ class Checkpointer:
       items['dataset'] = ocp.args.StandardRestore()
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     state = jax.tree.map(_flat, restored['state'], abstract_state)
-    if not ours:  # t5x's, which drew one batch per step
+    if not ours:  # t5x saved it, and reads one batch per step
       return state, {'batches': np.asarray(step, np.int64)}
     position = {k: np.asarray(v) for k, v in restored['dataset'].items()}
     return state, position
 
   def close(self) -> None:
-    """Waits for what is being saved."""
+    """Waits until the last checkpoint is saved, and closes the folder."""
     self._manager.wait_until_finished()
     self._manager.close()
 
 
 def latest_step(model_dir: str) -> int | None:
-  """The newest finished checkpoint's step, without opening the run."""
+  """Step of the newest finished checkpoint, without making the folder."""
   return max(_steps(_folder(model_dir)), default=None)
 
 
 def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
-  """A checkpoint's folder: `path` itself, or the newest one of the run there.
+  """The folder of a checkpoint: `path` itself, or the newest one in that run.
 
   Args:
     path: `MODEL_DIR` or `MODEL_DIR/checkpoint_N`.
-    binding: what the user bound it to, for the message.
+    binding: name that the user bound the path to, for the error message.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no checkpoint, or the bucket cannot be read.
   """
   folder = _folder(path)
   try:
     if (folder / 'state').is_dir() or t5x_format.is_checkpoint(folder):
       return folder
-  except Exception as error:  # whatever a bucket that cannot be read raises
+  except Exception as error:  # the library of each kind of bucket has its own
     raise UserError(
       f'{binding} = {path!r}: cannot be read ({type(error).__name__}: '
       f'{error}); is the bucket there, and may this machine read it?'
@@ -138,11 +144,11 @@ def check_teacher(needed: bool, path: str | None, initial: str | None) -> None:
 
   Args:
     needed: whether the model has a network `teacher`.
-    path: TEACHER_CHECKPOINT_PATH.
-    initial: INITIAL_CHECKPOINT_PATH.
+    path: value of TEACHER_CHECKPOINT_PATH.
+    initial: value of INITIAL_CHECKPOINT_PATH.
 
   Raises:
-    UserError: says what to bind.
+    UserError: says which of the two to bind, or that there is no checkpoint.
   """
   if not needed and not path:
     return
@@ -162,8 +168,9 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
     binding: see `find`.
 
   Returns:
-    `{'hypermodel': ..., 'downstream': ...}`, trained and frozen parts joined; a
-    public T5 has `{'token_embedder': ..., 'encoder': ..., 'decoder': ...}`.
+    `{'hypermodel': ..., 'downstream': ...}`, where trained and frozen variables
+    are joined. A public T5 gives `{'token_embedder': ..., 'encoder': ...,
+    'decoder': ...}`.
   """
   folder = find(path, binding)
   if t5x_format.is_checkpoint(folder):
@@ -186,27 +193,30 @@ def fill(
   unused: str = '.*',
   teacher: str | None = None,
 ) -> dict:
-  """Variables as in `target`, their values from a checkpoint.
+  """Fills the variables of a model with the values of a checkpoint.
 
-  Layers that are scanned on one side and not on the other are stacked, or taken
-  from the stack.
+  If only one of the two scans its layers, the layers of the checkpoint are
+  stacked, or taken out of their stack.
 
   Args:
-    target: a tree of (abstract) arrays.
+    target: the variables of the model, a tree of arrays or abstract arrays.
     path: see `find`.
     binding: see `find`.
-    rules: (regex, replacement) from a name in `target` to a name in the
-      checkpoint; the first that matches and is found there wins.
-    fresh: regex of the names that stay as they are in `target` if the
-      checkpoint does not have them.
-    unused: regex of the checkpoint's names that `target` may leave out.
-    teacher: another checkpoint, whose downstream model is the teacher.
+    rules: pairs (regex, replacement), which turn a name in `target` into a name
+      in the checkpoint. The first pair wins that matches and gives a name that
+      the checkpoint has.
+    fresh: regex of the names in `target` that the checkpoint may lack; such
+      leaves stay as they are.
+    unused: regex of the names in the checkpoint that `target` may lack.
+    teacher: path of another checkpoint, whose downstream model becomes the
+      teacher.
 
   Returns:
-    A new tree; no two leaves share a buffer.
+    A new tree like `target`; no two leaves share a buffer.
 
   Raises:
-    UserError: lists what is missing, what has another shape and what is left.
+    UserError: lists the variables that are missing in the checkpoint, that have
+      another shape there, or that `target` has no place for.
   """
   variables = restore_variables(path, binding)
   if teacher:
@@ -242,7 +252,7 @@ def fill(
 
 
 def _downstream(path: str, binding: str) -> dict:
-  """A checkpoint's downstream model, or the public T5 that it is."""
+  """The downstream model of a checkpoint, which may itself be a public T5."""
   variables = restore_variables(path, binding)
   return variables.get('downstream', variables)
 
@@ -252,7 +262,17 @@ def _lookup(
   source: Mapping[str, np.ndarray],
   rules: Sequence[tuple[str, str]],
 ) -> tuple[set[str], np.ndarray | None]:
-  """Names in the checkpoint that a variable comes from, and its value."""
+  """Finds the value of a variable.
+
+  Args:
+    name: name of the variable in the model.
+    source: maps the names in the checkpoint to arrays.
+    rules: see `fill`.
+
+  Returns:
+    The names in the checkpoint that the value comes from, and the value; an
+    empty set and None if the checkpoint does not have it.
+  """
   for pattern, replacement in rules:
     match = re.fullmatch(pattern, name)
     if not match:
@@ -260,8 +280,8 @@ def _lookup(
     saved = match.expand(replacement)
     if saved in source:
       return {saved}, source[saved]
-    # A scanned stack is `layers` in one model, and `layers_0`, `layers_1`, ...
-    # in the other.
+    # A scanned stack of layers is called `layers`; layers that are not scanned
+    # are called `layers_0`, `layers_1`, ...
     parts = list(
       itertools.takewhile(
         source.__contains__,
@@ -278,34 +298,38 @@ def _lookup(
 
 
 def _folder(path: str) -> epath.Path:
-  """Absolute, which Orbax asks for; buckets are."""
+  """The folder as an absolute path, which Orbax requires."""
   folder = epath.Path(path).expanduser()
   return folder if '://' in str(path) else folder.absolute()
 
 
 def _metadata(state_folder: epath.Path) -> Any:
-  """The tree of a saved state, with what is known of every array."""
+  """The tree of a saved state, with the metadata of each array."""
   return ocp.PyTreeCheckpointer().metadata(state_folder).item_metadata.tree
 
 
 def _as_numpy(state_folder: epath.Path) -> Any:
-  """Restore arguments for every leaf: no devices, no shardings."""
+  """Orbax arguments that restore every leaf as a numpy array."""
   return jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(state_folder)
   )
 
 
 def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
-  """Refuses a checkpoint whose arrays are not those of the state.
+  """Refuses a checkpoint whose arrays do not fit the state.
 
   Returns:
-    The abstract state with the shapes that were saved, see `_is_flat`.
+    The abstract state with the shapes in which its arrays were saved; they may
+    differ from those of the state as `_is_flat` allows.
+
+  Raises:
+    UserError: names the first array that does not fit.
   """
   saved, expected = (
     {
       name: tuple(leaf.shape)
       for name, leaf in trees.flatten_paths(tree).items()
-      if hasattr(leaf, 'shape')  # not the empty states of optimizers
+      if hasattr(leaf, 'shape')  # an optimizer's empty states have none
     }
     for tree in (_metadata(folder / 'state'), abstract_state)
   )
@@ -328,7 +352,8 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
     if shape == leaf.shape:
       return leaf
     sharding = leaf.sharding
-    if isinstance(sharding, NamedSharding):  # made for fewer axes
+    # The saved shape has one more axis than the sharding names.
+    if isinstance(sharding, NamedSharding):
       sharding = NamedSharding(sharding.mesh, PartitionSpec())
     return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 
@@ -336,22 +361,28 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
 
 
 def _is_flat(saved: Any, expected: Any) -> bool:
-  """Whether an array was saved in the expected shape, or before its last axis
-  was `heads * head_dim`: once, learned LoRA factors had the two apart."""
+  """Whether an array was saved in the expected shape, or in an older form.
+
+  Earlier versions saved learned LoRA factors as `[..., heads, head_dim]`; now
+  the two axes are one.
+  """
   if saved == expected or saved is None or expected is None:
     return saved == expected
   return len(saved) == 4 and (*saved[:2], saved[2] * saved[3]) == expected
 
 
 def _flat(value: Any, abstract: Any) -> Any:
-  """A restored array in the shape and at the place where it is expected."""
+  """A restored array in the expected shape and sharding, see `_is_flat`."""
   if value.shape == abstract.shape:
     return value
   return jax.device_put(value.reshape(abstract.shape), abstract.sharding)
 
 
 def _steps(folder: epath.Path) -> dict[int, epath.Path]:
-  """Finished checkpoints by step; orbax renames a folder when it is whole."""
+  """Maps the step of each finished checkpoint to its folder.
+
+  Orbax gives a folder its final name only when the checkpoint is complete.
+  """
   children = folder.iterdir() if folder.is_dir() else ()
   matches = ((re.fullmatch(rf'{_PREFIX}_(\d+)', c.name), c) for c in children)
   return {int(match[1]): child for match, child in matches if match}

@@ -1,7 +1,7 @@
-"""Optimizers as gin names them; schedules are optax's own.
+"""Optimizers that gin files bind; the schedules are optax's own.
 
-An optimizer sees only what trains: there is nothing to mask but norm scales
-and biases, which weight decay leaves alone.
+An optimizer gets the trainable parameters only, so that frozen ones need no
+mask. The one mask here keeps weight decay from norm scales and biases.
 """
 
 from typing import Any
@@ -21,10 +21,12 @@ def adamw(
 
   Args:
     learning_rate: a number or an optax schedule.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    weight_decay: of kernels and embeddings, never of scales and biases.
-    max_grad_norm: None leaves gradients as they are.
+    b1: decay rate of the first moment.
+    b2: decay rate of the second moment.
+    weight_decay: rate at which kernels and embeddings decay; norm scales and
+      biases never do.
+    max_grad_norm: global norm to which larger gradients are scaled down; None
+      leaves gradients as they are.
   """
   optimizer = optax.adamw(
     learning_rate, b1, b2, weight_decay=weight_decay, mask=_decayed
@@ -39,12 +41,13 @@ def adafactor(
   decay_rate: float = 0.8,
   clipping_threshold: float = 1.0,
 ) -> optax.GradientTransformation:
-  """Adafactor as T5 uses it: factored, steps relative to a weight's scale.
+  """Adafactor as T5 uses it: factored, with steps relative to weights' scales.
 
   Args:
     learning_rate: a number or an optax schedule.
-    decay_rate: exponent of the second moment's decay.
-    clipping_threshold: greatest root mean square of an update.
+    decay_rate: exponent of the decay of the second moment.
+    clipping_threshold: root mean square to which larger updates are scaled
+      down.
   """
   return optax.adafactor(
     learning_rate,
@@ -55,7 +58,10 @@ def adafactor(
 
 
 def _decayed(params: Any) -> Any:
-  # By name: with scanned layers a norm's scale has two axes as well.
+  """True for the parameters that weight decay applies to."""
+
+  # Told by name, not by the number of axes: with scanned layers, the scale of a
+  # norm has two axes, as a kernel has.
   def is_matrix(path: tuple[Any, ...], unused_leaf: Any) -> bool:
     return getattr(path[-1], 'key', '') in ('kernel', 'embedding')
 

@@ -1,4 +1,7 @@
-"""One mesh over the local devices, and t5x's standard logical axis rules."""
+"""A mesh over the devices, and rules that say how arrays are divided over it.
+
+The rules are t5x's standard logical axis rules.
+"""
 
 import contextlib
 import dataclasses
@@ -33,19 +36,21 @@ _REPLICATED = (
 def standard_logical_axis_rules(
   activation_partitioning_dims: int = 1, parameter_partitioning_dims: int = 1
 ) -> Rules:
-  """t5x's rules: which logical axis of an array lies along which mesh axis.
+  """t5x's rules: the mesh axis that each logical axis of an array lies along.
 
   Args:
-    activation_partitioning_dims: 2 divides the embedding axis of activations
-      (and of parameters) over `model`.
-    parameter_partitioning_dims: 2 divides the embedding axis of parameters over
-      `data` as well, as fully sharded data parallelism does.
+    activation_partitioning_dims: 1 or 2. With 2, the embedding axis of
+      activations and parameters is divided over the mesh axis `model`.
+    parameter_partitioning_dims: 1 or 2. With 2, the embedding axis of
+      parameters is divided over the mesh axis `data` as well, as fully sharded
+      data parallelism does.
 
   Returns:
-    Pairs (logical axis, mesh axis or None); earlier ones come first.
+    Pairs (logical axis, mesh axis or None). Of several pairs for one logical
+    axis, the first wins whose mesh axis no other axis of the array has taken.
 
   Raises:
-    UserError: another number of dimensions.
+    UserError: a number of dimensions is neither 1 nor 2.
   """
   for name, dims in (
     ('activation_partitioning_dims', activation_partitioning_dims),
@@ -69,15 +74,18 @@ def standard_logical_axis_rules(
 
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-  """A mesh `('data', 'model')` over devices, and axis rules.
+  """A mesh `('data', 'model')` over devices, and logical axis rules.
 
   Attributes:
-    num_partitions: devices over which one model is divided; the others work on
-      other parts of the batch.
-    rules: see `standard_logical_axis_rules`.
-    frozen_rules: of what does not train; `rules` if None. A frozen tower in
-      bfloat16 that every data-parallel device holds whole need not be gathered.
-    devices: all local ones if None; those of a topology will do.
+    num_partitions: number of devices over which one copy of the model is
+      divided. With more devices there are more copies, which work on other
+      parts of the batch.
+    rules: logical axis rules, see `standard_logical_axis_rules`.
+    frozen_rules: logical axis rules for frozen variables; None takes `rules`.
+      Rules of their own let every data-parallel device hold the whole of a
+      frozen tower in bfloat16, which then need not be gathered at each step.
+    devices: devices of the mesh, which may be those of a TPU topology that is
+      only compiled for; None takes all local devices.
   """
 
   num_partitions: int = 1
@@ -87,10 +95,10 @@ class Partitioner:
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    """The devices.
+    """The mesh over the devices.
 
     Raises:
-      UserError: `num_partitions` does not divide them.
+      UserError: `num_partitions` does not divide the number of devices.
     """
     devices = self.devices or jax.local_devices()
     if self.num_partitions < 1 or len(devices) % self.num_partitions:
@@ -104,16 +112,16 @@ class Partitioner:
 
   @property
   def replicated(self) -> NamedSharding:
-    """The same array on every device."""
+    """Sharding of an array that every device holds as a whole."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
   def batch(self) -> NamedSharding:
-    """The leading axis (episodes) divided over the data-parallel devices."""
+    """Sharding of a batch: its first axis, episodes, is divided over `data`."""
     return NamedSharding(self.mesh, PartitionSpec('data'))
 
   def check_batch(self, batch_size: int, num_microbatches: int = 1) -> None:
-    """Refuses a batch that devices and microbatches do not divide.
+    """Refuses a batch that the devices and microbatches do not divide.
 
     Raises:
       UserError: names BATCH_SIZE and what it must be a multiple of.
@@ -135,18 +143,20 @@ class Partitioner:
     axes: Mapping[str, Any],
     rules: Rules | None = None,
   ) -> dict:
-    """Shardings of a collection from its `..._axes` collection.
+    """Shardings of the variables in a collection.
 
     Args:
-      variables: such as `params`, abstract arrays will do.
-      axes: such as `params_axes`: `kernel_axes` names the axes of `kernel`.
-      rules: such as `frozen_rules`; `rules` if None.
+      variables: a collection such as `params`; its arrays may be abstract.
+      axes: the collection that names the axes of these variables, such as
+        `params_axes`: there, `kernel_axes` names the axes of `kernel`.
+      rules: logical axis rules, such as `frozen_rules`; None takes `rules` of
+        the partitioner.
 
     Returns:
-      The nesting of `variables`, a `NamedSharding` each.
+      A tree like `variables`, with a `NamedSharding` in place of each array.
 
     Raises:
-      UserError: an axis is not divided by the devices it should lie on.
+      UserError: the devices that an axis should lie on do not divide it.
     """
     shapes = {k: x.shape for k, x in trees.flatten_paths(variables).items()}
     shardings = {}
@@ -155,7 +165,7 @@ class Partitioner:
       spec = flax_partitioning.logical_to_mesh_axes(
         tuple(names.names), rules or self.rules
       )
-      assert spec is not None  # None only where the names are
+      assert spec is not None  # it is None only if the names are None
       shardings[name] = NamedSharding(self.mesh, spec)
       self._check_divides(name, shapes[name], spec)
     return trees.unflatten_paths(shardings)
@@ -170,8 +180,11 @@ class Partitioner:
 
     Args:
       optimizer: an optax transformation.
-      params: abstract parameters.
-      param_shardings: their shardings.
+      params: the parameters that are optimized, as abstract arrays.
+      param_shardings: the sharding of each parameter.
+
+    Returns:
+      A tree like the optimizer's state, with a sharding in place of each array.
     """
     state = jax.eval_shape(optimizer.init, params)
 
@@ -180,7 +193,8 @@ class Partitioner:
       param: jax.ShapeDtypeStruct,
       sharding: NamedSharding,
     ) -> NamedSharding:
-      # Adafactor's factors have not their weights' shapes; they are small.
+      # The factors of Adafactor's moments do not have the shapes of the
+      # weights. They are small enough for every device to hold them.
       return sharding if slot.shape == param.shape else self.replicated
 
     return optax.tree_map_params(
@@ -193,7 +207,12 @@ class Partitioner:
     )
 
   def compile(self, function: Callable, **jit: Any) -> Callable:
-    """`jax.jit` whose traces know the mesh and the rules."""
+    """`jax.jit`, with the mesh and the rules in force while it traces.
+
+    Args:
+      function: function that is compiled.
+      **jit: further arguments of `jax.jit`.
+    """
     jitted = jax.jit(function, **jit)
 
     def call(*args: Any) -> Any:
@@ -204,8 +223,9 @@ class Partitioner:
 
   @contextlib.contextmanager
   def context(self) -> Iterator[None]:
-    """In which functions are traced that are to know the mesh and the rules."""
-    # Under a mere `with mesh`, flax drops the constraints of activations.
+    """A context in which traced functions know the mesh and the rules."""
+    # With `with self.mesh:` instead, flax ignores the constraints that say how
+    # activations are divided.
     with jax.set_mesh(self.mesh), flax_partitioning.axis_rules(self.rules):
       yield
 
@@ -231,14 +251,17 @@ def standard(
   """A `Partitioner` with t5x's rules.
 
   Args:
-    num_partitions: see `Partitioner`.
-    activation_dims: see `standard_logical_axis_rules`.
-    parameter_dims: see there.
-    frozen_dims: the same of what does not train; None for `parameter_dims`.
-    devices: see `Partitioner`.
+    num_partitions: number of devices per copy of the model, see `Partitioner`.
+    activation_dims: `activation_partitioning_dims` of
+      `standard_logical_axis_rules`.
+    parameter_dims: `parameter_partitioning_dims` of
+      `standard_logical_axis_rules`.
+    frozen_dims: `parameter_partitioning_dims` for frozen variables; None takes
+      `parameter_dims`.
+    devices: devices of the mesh, see `Partitioner`.
 
   Raises:
-    UserError: another number of dimensions.
+    UserError: a number of dimensions is neither 1 nor 2.
   """
   rules = standard_logical_axis_rules(activation_dims, parameter_dims)
   frozen_rules = None

@@ -1,4 +1,4 @@
-"""Adapters as free parameters: tuned directly, many tasks side by side."""
+"""Tunes adapters as parameters of their own, many tasks side by side."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ Batch = Mapping[str, jax.Array]
 
 
 class Tuner:
-  """Gradients of phi alone; hypermodel and downstream model stay as they are.
+  """Tunes phi alone; the hypermodel and the downstream model do not change.
 
-  Row `n` of a batch is of task `n`, and reads the phi of that task. Losses of
-  tasks do not meet: each has its own mean, gradient and optimizer state, as if
-  it were tuned alone.
+  Row `n` of a batch belongs to task `n`, and is answered with the phi of that
+  task. Tasks do not influence one another: each has its own mean loss, gradient
+  and optimizer state, as if it were tuned alone.
   """
 
   def __init__(
@@ -34,14 +34,15 @@ class Tuner:
     frozen: Any,
     partitioner: Partitioner,
   ) -> None:
-    """Takes a model's variables.
+    """Takes a model and its variables.
 
     Args:
-      model: with a source of phi.
-      optimizer: any optax transformation, applied to each task's phi.
-      params: of the model.
-      frozen: of the model.
-      partitioner: where batches and variables lie.
+      model: a model with a hypermodel, which gives the first phi.
+      optimizer: an optax transformation, applied to the phi of each task.
+      params: trainable variables of the model.
+      frozen: frozen variables of the model.
+      partitioner: the devices, and how batches and variables are divided over
+        them.
     """
     self._model, self._optimizer = model, optimizer
     self._params, self._frozen = params, frozen
@@ -49,14 +50,15 @@ class Tuner:
     self._answer = partitioner.compile(self._scores_and_texts)
 
   def start(self, batch: Batch, draws: int = 1) -> Adapters:
-    """Phi of every task.
+    """Generates the phi that each task's tuning starts from.
 
     Args:
-      batch: of `tasks * draws` rows, the draws of a task next to one another.
-      draws: whose phi is averaged.
+      batch: model features of `tasks * draws` rows; the rows of a task are
+        consecutive.
+      draws: number of rows per task, whose phi is averaged.
 
     Returns:
-      Adapters of `[tasks]`, float32 as optimizers want them.
+      Adapters `[tasks, ...]` in float32, in which small updates are not lost.
     """
 
     def generate(params: Any, frozen: Any, batch: Batch) -> Adapters:
@@ -77,23 +79,25 @@ class Tuner:
     period: int,
     label: str = '',
   ) -> Iterator[tuple[int, float, Adapters]]:
-    """Tunes, and stops to be tested.
+    """Tunes phi, and yields it from time to time so that it can be tested.
 
     Args:
-      phi: of `start`.
-      batches: to tune on.
-      total_steps: of tuning.
-      period: steps between stops; there is one before the first step, and one
-        after the last.
-      label: of the progress bar.
+      phi: the adapters that tuning starts from, such as the result of `start`.
+      batches: batches that the tasks are tuned on.
+      total_steps: number of tuning steps.
+      period: number of steps between two yields. Phi is also yielded before the
+        first step and after the last.
+      label: label of the progress bar.
 
     Yields:
-      Steps done, seconds they took (neither compilation nor tests) and phi.
+      The number of steps done, the seconds that these steps took (without
+      compilation and tests), and phi.
     """
     step_fn = self._partitioner.compile(self._step)
     state = self._partitioner.compile(jax.vmap(self._optimizer.init))(phi)
     yield 0, 0.0, phi
-    # Compiles; its result is dropped.
+    # This call only compiles: its result is dropped, so that the seconds below
+    # are those of the steps alone.
     batch = next(batches)
     jax.block_until_ready(
       step_fn(self._params, self._frozen, phi, state, batch)
@@ -112,13 +116,16 @@ class Tuner:
     progress.close()
 
   def answer(self, phi: Adapters, batch: Batch) -> Mapping[str, jax.Array]:
-    """What a model answers to a batch, see `HyperTuningModel.answer`."""
+    """Scores and texts of a batch with phi, see `HyperTuningModel.answer`."""
     return self._answer(self._params, self._frozen, phi, batch)
 
   def _losses(
     self, phi: Adapters, params: Any, frozen: Any, batch: Batch
   ) -> jax.Array:
-    """The sum over tasks of their mean losses a token."""
+    """The sum over tasks of each task's mean loss per token.
+
+    With a sum, the gradient of a task's phi is that of its own loss.
+    """
     scores = self._model.score_batch(
       params, batch, flax_mutables={'frozen': frozen}, adapters=phi
     )

@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, a plain JSONL, and a progress bar."""
+"""Records and shows the progress of a run: TensorBoard, JSONL, progress bar."""
 
 import json
 import os
@@ -13,14 +13,17 @@ from clu import metric_writers
 
 
 class Writer:
-  """Scalars to TensorBoard events and to `metrics.jsonl`."""
+  """Writes scalars to TensorBoard events and to `metrics.jsonl`."""
 
   def __init__(self, model_dir: str, first_step: int = 0) -> None:
-    """Opens both; lines of steps after `first_step` (a lost run's) are dropped.
+    """Opens both files.
+
+    A run that was killed may have logged steps after its last checkpoint. Their
+    lines are dropped from `metrics.jsonl`, as these steps are taken again.
 
     Args:
-      model_dir: the run's folder.
-      first_step: the step from which the run goes on.
+      model_dir: folder of the run.
+      first_step: step of the checkpoint that the run continues from, or 0.
     """
     folder = pathlib.Path(model_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +33,7 @@ class Writer:
     self._tensorboard = metric_writers.SummaryWriter(str(folder))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds one step's scalars; `flush` makes them readable by others."""
+    """Adds the scalars of one step; TensorBoard sees them after `flush`."""
     scalars = {name: float(value) for name, value in scalars.items()}
     with self._path.open('a', encoding='utf-8') as file:
       file.write(json.dumps({'step': step, **scalars}) + '\n')
@@ -42,7 +45,7 @@ class Writer:
 
 
 class Progress:
-  """A bar on a terminal, a line every few seconds elsewhere."""
+  """Shows progress: a bar on a terminal, else a line every few seconds."""
 
   def __init__(
     self,
@@ -54,10 +57,10 @@ class Progress:
     """Starts to show progress on stderr.
 
     Args:
-      total: units of work in all; None if that is not known.
-      done: units done before.
-      label: stands before the bar or the line.
-      seconds: between two lines where there is no terminal.
+      total: number of units of work; None if it is not known.
+      done: number of units that were done before.
+      label: text before the bar or the line.
+      seconds: number of seconds between two lines, if stderr is no terminal.
     """
     self._bar = tqdm.tqdm(
       total=total,
@@ -68,12 +71,18 @@ class Progress:
     )
     self._label, self._total, self._done = label, total, done
     self._values: dict[str, Any] = {}
-    # The first unit compiles: the rate is counted from its end.
+    # The first unit includes compilation, so that the rate is measured from the
+    # end of that unit.
     self._timed, self._start = -1, time.monotonic()
     self._seconds, self._shown = seconds, time.monotonic()
 
   def update(self, **values: Any) -> None:
-    """One more unit is done; the newest `values` are shown beside it."""
+    """Counts one more finished unit.
+
+    Args:
+      **values: named values that are shown from now on, such as the loss; they
+        replace earlier values of the same names.
+    """
     self._done += 1
     self._timed += 1
     if not self._timed:
@@ -88,7 +97,7 @@ class Progress:
       print(self._line(), file=sys.stderr, flush=True)
 
   def say(self, text: str) -> None:
-    """Prints a line of its own, above the bar."""
+    """Prints a separate line above the bar."""
     tqdm.tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
 
@@ -97,6 +106,7 @@ class Progress:
     self._bar.close()
 
   def _line(self) -> str:
+    """The line that is printed where there is no terminal."""
     rate = self._timed / max(time.monotonic() - self._start, 1e-9)
     speed = f'{rate:.2f}/s' if self._timed else '-/s'
     values = ''.join(f' {name}={value}' for name, value in self._values.items())
@@ -111,20 +121,32 @@ class Progress:
 def write_jsonl(
   folder: str, name: str, rows: Iterable[Mapping[str, Any]]
 ) -> None:
-  """Writes `name.jsonl` as a whole: readers never see half of it."""
+  """Writes rows to `name.jsonl`; readers never see a part of the file.
+
+  Args:
+    folder: folder of the file; it is made if it is missing.
+    name: name of the file without its ending.
+    rows: rows, one per line; a value that JSON does not have becomes its `str`.
+  """
   lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
   write_text(folder, f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
 
 
 def write_text(folder: str, name: str, text: str) -> None:
-  """Writes a file as a whole; its folder is made if it is missing."""
+  """Writes a text file; readers never see a part of it.
+
+  Args:
+    folder: folder of the file; it is made if it is missing.
+    name: name of the file.
+    text: content of the file.
+  """
   path = pathlib.Path(folder, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   _replace(path, text)
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Drops later lines, and one that a crash left half-written."""
+  """Drops the lines of later steps, and a line that a crash has cut short."""
   kept = []
   for line in path.read_text(encoding='utf-8').splitlines(keepends=True):
     try:
@@ -136,6 +158,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
+  """Writes a temporary file and renames it, which happens all at once."""
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   temporary.write_text(text, encoding='utf-8')
   os.replace(temporary, path)

@@ -1,7 +1,8 @@
-"""Reads checkpoints in t5x's own format, in which public T5 models come.
+"""Reads checkpoints in t5x's own format, in which T5 models are published.
 
-A folder with a msgpack file `checkpoint`, whose large arrays are references to
-zarr arrays beside it (t5x's `checkpoints.py`). t5x itself is not needed.
+Such a checkpoint is a folder with a msgpack file `checkpoint`. In place of each
+large array, this file names a zarr array beside it (see t5x's
+`checkpoints.py`). t5x itself is not needed.
 """
 
 import os
@@ -24,11 +25,14 @@ def is_checkpoint(folder: epath.Path) -> bool:
 
 
 def read(folder: epath.Path) -> dict[str, Any]:
-  """What a checkpoint holds but its optimizer's state.
+  """Reads a checkpoint, except for the state of its optimizer.
+
+  Args:
+    folder: folder of the checkpoint.
 
   Returns:
-    `{'target': ..., 'flax_mutables': ...}`, the second only where there was
-    such, with numpy arrays.
+    `{'target': ..., 'flax_mutables': ...}` with numpy arrays; without
+    `flax_mutables` if the checkpoint has none.
 
   Raises:
     UserError: names the file that cannot be read.
@@ -45,6 +49,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
 
 
 def _loaded(tree: Any, folder: epath.Path) -> Any:
+  """The tree with numpy arrays, also in place of references to zarr arrays."""
   if isinstance(tree, Mapping) and {'driver', 'kvstore'} <= tree.keys():
     return _array(tree, folder)
   if isinstance(tree, Mapping):
@@ -53,8 +58,17 @@ def _loaded(tree: Any, folder: epath.Path) -> Any:
 
 
 def _array(spec: Mapping[str, Any], folder: epath.Path) -> np.ndarray:
-  """An array that lies beside the file; paths are relative to its folder."""
-  # The store that wrote it may be another one: the folder may have been copied.
+  """Reads a zarr array in the folder of the checkpoint.
+
+  Args:
+    spec: the reference to the array, a TensorStore spec.
+    folder: folder of the checkpoint.
+
+  Raises:
+    UserError: names the array that cannot be read.
+  """
+  # Only the name of the array is taken from the spec. The rest of its path may
+  # be that of another bucket or disk, from which the folder was copied.
   name = os.path.basename(
     spec['kvstore'].get('path', spec.get('path')).rstrip('/')
   )
@@ -69,6 +83,7 @@ def _array(spec: Mapping[str, Any], folder: epath.Path) -> np.ndarray:
 
 
 def _store(path: str) -> dict[str, str]:
+  """TensorStore's description of a path in a bucket or on a disk."""
   if path.startswith('gs://'):
     bucket, _, rest = path.removeprefix('gs://').partition('/')
     return {'driver': 'gcs', 'bucket': bucket, 'path': rest}

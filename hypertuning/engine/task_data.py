@@ -1,4 +1,4 @@
-"""Which episodes a command reads, and in what batches."""
+"""The episodes that a command reads, and the batches it reads them in."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,19 +15,20 @@ from hypertuning.models import HyperTuningModel
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-  """Episodes of a seqio task or mixture, cut to lengths and batched.
+  """The episodes of a seqio task or mixture, cut to lengths and batched.
 
   Attributes:
-    name: a registered seqio task or mixture of episodes; None where a command
-      reads something else.
-    lengths: TASK_FEATURE_LENGTHS, such as `{'hyper_inputs': 64, 'inputs': (4,
-      8), 'targets': (4, 8)}`.
-    batch_size: episodes per batch, over all devices and microbatches.
-    module: a module that is imported first, so that it can register tasks.
-    split: the split that is read.
+    name: name of a registered seqio task or mixture of episodes; None if the
+      command reads something else, such as a file.
+    lengths: value of TASK_FEATURE_LENGTHS, such as `{'hyper_inputs': 64,
+      'inputs': (4, 8), 'targets': (4, 8)}`.
+    batch_size: number of episodes per batch, over all devices and microbatches.
+    module: name of a module that is imported first, so that it can register
+      tasks.
+    split: split that is read.
     seed: seed for drawing and shuffling.
-    use_cached: read what `seqio_cache_tasks` wrote.
-    binding: what the user bound the name to, for messages.
+    use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
+    binding: name that the user bound `name` to, for error messages.
   """
 
   name: str | None
@@ -41,21 +42,21 @@ class TaskData:
 
   @property
   def required_name(self) -> str:
-    """The name.
+    """The name of the seqio task or mixture.
 
     Raises:
-      UserError: there is none.
+      UserError: the name is None.
     """
     if self.name is None:
       raise UserError(f'{self.binding} = None: name a seqio task or mixture.')
     return self.name
 
   def check(self, model: HyperTuningModel) -> None:
-    """Imports the tasks and refuses text that the model cannot read.
+    """Imports the tasks, and refuses text that the model cannot read.
 
     Raises:
-      UserError: the model has too few embeddings, there is no such module or
-        task, or the task's text is laid out in another way.
+      UserError: the model has too few embeddings, the module or the task does
+        not exist, or the task's text has another format than the model's.
     """
     batching.check_vocabulary(model)
     lookup.import_tasks(self.module)
@@ -74,11 +75,13 @@ class TaskData:
 
     Args:
       model: the model whose feature converter is used.
-      repeat: endless and shuffled (training), or once in order (evaluation).
+      repeat: whether the episodes are endless and shuffled, as for training.
+        If not, each episode comes once and in order, as for evaluation.
       first: number of the episode to start with.
 
     Raises:
-      UserError: there is no such task or split, or lengths cut all away.
+      UserError: there is no such task or split, or the lengths leave nothing of
+        its texts.
     """
     drawn = lookup.episodes(
       self.required_name,
@@ -96,7 +99,7 @@ class TaskData:
   def train_batches(
     self, model: HyperTuningModel, partitioner: Partitioner
   ) -> batching.TrainBatches:
-    """Endless batches on the devices, from any episode on."""
+    """Endless batches on the devices, which can start at any episode."""
     return batching.TrainBatches(
       lambda first: self.batches(model, repeat=True, first=first),
       self.batch_size,

@@ -1,4 +1,4 @@
-"""The state of a run, and the variables of a model from a checkpoint."""
+"""The state of a run, and reading a model's variables from a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,13 +20,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @flax.struct.dataclass
 class TrainState:
-  """What a checkpoint holds and a step replaces.
+  """The state that a training step replaces and a checkpoint saves.
 
   Attributes:
-    step: int32, the number of finished steps.
-    params: what trains.
-    opt_state: the optimizer's state; it has slots for `params` alone.
-    frozen: what does not train; the same arrays before and after a step.
+    step: number of finished steps, int32 `[]`.
+    params: trainable variables.
+    opt_state: state of the optimizer, with slots for `params` only.
+    frozen: variables that are not trained; a step returns the same arrays.
   """
 
   step: jax.Array
@@ -35,13 +35,13 @@ class TrainState:
   frozen: Any
 
   def as_saved(self) -> dict[str, Any]:
-    """t5x's checkpoint layout."""
+    """The state in t5x's checkpoint layout."""
     return {
       'target': self.params,
       'flax_mutables': {'frozen': self.frozen},
       'state': {
         'step': self.step,
-        # Without the empty states of transformations, as t5x has it.
+        # As in t5x, the empty states of optax transformations are left out.
         'param_states': trees.unflatten_paths(
           trees.flatten_paths(flax.serialization.to_state_dict(self.opt_state))
         ),
@@ -49,7 +49,11 @@ class TrainState:
     }
 
   def from_saved(self, saved: Mapping[str, Any]) -> 'TrainState':
-    """A state like this one with the values of a checkpoint."""
+    """A state like this one, with the values of a checkpoint.
+
+    Args:
+      saved: the values in the layout of `as_saved`.
+    """
     empty = flax.traverse_util.flatten_dict(
       flax.serialization.to_state_dict(self.opt_state),
       keep_empty_nodes=True,
@@ -69,7 +73,12 @@ class TrainState:
 def create_state(
   model: HyperTuningModel, variables: Mapping[str, Any]
 ) -> TrainState:
-  """A state at step 0 from `get_initial_variables`."""
+  """A state at step 0.
+
+  Args:
+    model: the model that is trained.
+    variables: its variables, as `get_initial_variables` returns them.
+  """
   variables = flax.core.unfreeze(dict(variables))
   params = variables['params']
   return TrainState(
@@ -85,13 +94,26 @@ def state_shardings(
   variables: FrozenDict | dict[str, Any],
   partitioner: Partitioner,
 ) -> TrainState:
-  """Where the arrays of a state lie, from abstract initial variables."""
+  """The sharding of every array in a state.
+
+  Args:
+    model: the model that is trained.
+    variables: its variables with their axes, as `get_initial_variables` returns
+      them; arrays may be abstract.
+    partitioner: the devices and the logical axis rules.
+
+  Returns:
+    A state with a sharding in place of each array.
+
+  Raises:
+    UserError: the devices do not divide a weight.
+  """
   variables = flax.core.unfreeze(variables)
   params = partitioner.variable_shardings(
     variables['params'], variables['params_axes']
   )
   return TrainState(
-    step=partitioner.replicated,  # type: ignore[arg-type]  # as of an array
+    step=partitioner.replicated,  # type: ignore[arg-type]  # not an array here
     params=params,
     opt_state=partitioner.optimizer_shardings(
       model.optimizer_def, variables['params'], params
@@ -113,17 +135,22 @@ def initial_state(
 ) -> tuple[TrainState, TrainState]:
   """The state at step 0, and its shardings.
 
+  Weights that come from a checkpoint are never drawn at random first.
+
   Args:
-    model: the model that trains.
-    shapes: shapes of a batch's model features.
-    partitioner: says where the arrays lie.
+    model: the model that is trained.
+    shapes: shapes of the model features in a batch.
+    partitioner: the devices, and how the arrays are divided over them.
     seed: seed of the random weights.
-    start: where weights come from; at random if None or without a path. Weights
-      that a checkpoint has are not drawn before they are read.
+    start: the checkpoints that weights come from. All weights are random if it
+      is None or has no path.
+
+  Returns:
+    The state, and a state with a sharding in place of each array.
 
   Raises:
-    UserError: nothing trains, the devices do not divide a weight, or the
-      checkpoint is of another model.
+    UserError: no parameter is trainable, the devices do not divide a weight, or
+      the checkpoint does not fit the model.
   """
   if start is not None and start.path is not None:
     return _warm_state(model, shapes, partitioner, seed, start)
@@ -140,10 +167,18 @@ def initial_state(
 def abstract_state(
   model: HyperTuningModel, shapes: Shapes, partitioner: Partitioner
 ) -> tuple[TrainState, TrainState]:
-  """`initial_state` without arrays: shapes, types and shardings.
+  """Like `initial_state`, but with abstract arrays, and without a checkpoint.
+
+  Args:
+    model: the model that is trained.
+    shapes: shapes of the model features in a batch.
+    partitioner: the devices, and how the arrays are divided over them.
+
+  Returns:
+    A state of shapes, dtypes and shardings, and a state of shardings alone.
 
   Raises:
-    UserError: nothing trains, or the devices do not divide a weight.
+    UserError: no parameter is trainable, or the devices do not divide a weight.
   """
   variables = jax.eval_shape(
     lambda: model.get_initial_variables(jax.random.key(0), shapes)
@@ -163,7 +198,7 @@ def abstract_state(
 
 
 def _without_axes(variables: FrozenDict | dict[str, Any]) -> dict[str, Any]:
-  """The collections of arrays: names of axes are no arrays."""
+  """The collections that hold arrays; the others hold names of axes."""
   return {
     name: variables[name] for name in ('params', 'frozen') if name in variables
   }
@@ -176,7 +211,7 @@ def _warm_state(
   seed: int,
   start: WarmStart,
 ) -> tuple[TrainState, TrainState]:
-  """A state at step 0 with the weights of another run."""
+  """A state at step 0 with weights from checkpoints, and its shardings."""
   state, shardings = abstract_state(model, shapes, partitioner)
   filled = start.fill(trees.join(state.params, state.frozen))
   params, frozen = _on_devices(
@@ -202,19 +237,23 @@ def restore_variables(
   fresh: str = '',
   seed: int = 0,
 ) -> tuple[dict, dict]:
-  """`(params, frozen)` of a model on the devices, from a checkpoint of it.
+  """Reads the variables of a model from a checkpoint.
 
   Args:
     model: the model.
-    shapes: shapes of a batch's model features.
-    partitioner: says where the variables lie.
-    checkpoint_path: a run of the model or, where it is the downstream model
-      alone, a public T5.
-    fresh: regex of the names that start at random if they are not there.
-    seed: seed of the names that start at random.
+    shapes: shapes of the model features in a batch.
+    partitioner: the devices, and how the variables are divided over them.
+    checkpoint_path: folder of a run or of a checkpoint, which may be a public
+      T5 if the model is a downstream model alone.
+    fresh: regex of the variables that get random values if the checkpoint does
+      not have them.
+    seed: seed of these random values.
+
+  Returns:
+    `(params, frozen)` on the devices.
 
   Raises:
-    UserError: there is no checkpoint, or it is of another model.
+    UserError: there is no checkpoint, or it does not fit the model.
   """
   variables = jax.eval_shape(
     lambda: model.get_initial_variables(jax.random.key(seed), shapes)
@@ -239,16 +278,19 @@ def _on_devices(
   filled: Mapping[str, Any],
   shardings: Sequence[Any],
 ) -> tuple[dict, dict]:
-  """`(params, frozen)` from the variables of a checkpoint.
+  """Puts the variables of a checkpoint on the devices.
 
   Args:
     model: the model.
-    shapes: shapes of a batch's model features.
-    partitioner: compiles what draws weights.
+    shapes: shapes of the model features in a batch.
+    partitioner: partitioner that compiles the drawing of random weights.
     seed: seed of the random weights.
-    filled: all variables; those that the checkpoint does not have are abstract,
-      and are drawn as `initial_state` draws them.
-    shardings: shardings of `params` and of `frozen`.
+    filled: all variables of the model. Those that the checkpoint does not have
+      are abstract arrays; they get the values that `initial_state` draws.
+    shardings: the shardings of `params` and those of `frozen`.
+
+  Returns:
+    `(params, frozen)`.
   """
   values = trees.flatten_paths(filled)
   places = trees.flatten_paths(trees.join(*shardings))
@@ -263,7 +305,8 @@ def _on_devices(
     drawn = trees.flatten_paths(
       trees.join(variables['params'], variables.get('frozen', {}))
     )
-    return {name: drawn[name] for name in fresh}  # jit leaves out the others
+    # The compiler removes the drawing of all variables that are not returned.
+    return {name: drawn[name] for name in fresh}
 
   if fresh:
     values |= partitioner.compile(draw_fresh_weights, out_shardings=fresh)()

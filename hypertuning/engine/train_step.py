@@ -18,7 +18,10 @@ Batch = Mapping[str, jax.Array]
 def train_step_jit(
   partitioner: Partitioner, shardings: TrainState
 ) -> dict[str, Any]:
-  """How `make_train_step` is compiled: arguments of `jax.jit`."""
+  """Arguments of `jax.jit` that compile the result of `make_train_step`.
+
+  The state is donated: the new state takes the memory of the old one.
+  """
   return {
     'donate_argnums': 0,
     'out_shardings': (shardings, partitioner.replicated),
@@ -28,18 +31,20 @@ def train_step_jit(
 def make_train_step(
   model: HyperTuningModel, num_microbatches: int = 1
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
-  """A step on one global batch.
+  """Makes the function that takes one training step on a global batch.
 
-  The loss is the mean over the target tokens of the whole batch, however many
-  microbatches it is computed in: gradients are summed and divided once.
+  The loss is the mean over the target tokens of the whole batch, whatever the
+  number of microbatches: the gradients of the microbatches are summed, and the
+  sum is divided once.
 
   Args:
-    model: whose `loss_fn` gives sums.
-    num_microbatches: equal parts of the batch, computed one after the other.
+    model: the model that is trained; its `loss_fn` returns sums over tokens.
+    num_microbatches: number of equal parts of the batch, which are computed one
+      after the other to save memory.
 
   Returns:
-    `(state, batch, rng) -> (state, scalars)`; scalars are `loss`, `accuracy`
-    and `grad_norm`.
+    A function `(state, batch, rng) -> (state, scalars)`, whose scalars are
+    `loss`, `accuracy` and `grad_norm`.
   """
 
   def gradients(
@@ -58,7 +63,8 @@ def make_train_step(
   ) -> tuple[Any, dict]:
     if num_microbatches == 1:
       return gradients(state, batch, rng)
-    # Every microbatch takes episodes from every device: no data moves.
+    # Each microbatch takes some of the episodes that lie on each device, so
+    # that no episode moves to another device.
     parts = jax.tree.map(
       lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1),
       batch,
@@ -77,7 +83,7 @@ def make_train_step(
   ) -> tuple[TrainState, dict]:
     rng = jax.random.fold_in(rng, state.step)
     grads, metrics = accumulated(state, batch, rng)
-    # A batch whose targets are all padding has no loss and no gradient.
+    # Without target tokens, loss and gradient are 0, and not 0 / 0.
     tokens = jnp.maximum(metrics['loss'].count, 1)
     grads = jax.tree.map(lambda g: g / tokens, grads)
     updates, opt_state = model.optimizer_def.update(

@@ -1,4 +1,4 @@
-"""Which weights of another run a new run starts from."""
+"""The checkpoints that the first weights of a run come from."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,20 @@ from hypertuning.engine import checkpoints
 class WarmStart:
   """The checkpoints that fill a run's first state.
 
-  Which name of the checkpoint becomes which name of the model is the model
-  family's to say: its gin file binds `rules` and `fresh`.
+  How names in the checkpoint become names in the model depends on the family of
+  the model, whose gin file binds `rules` and `fresh`.
 
   Attributes:
-    path: INITIAL_CHECKPOINT_PATH: another run, whose weights are taken over;
-      None starts at random.
-    teacher: TEACHER_CHECKPOINT_PATH: a run whose downstream model is the
-      teacher; what it has learned of `downstream/` becomes `teacher/`.
-    rules: pairs (regex, replacement) from a name in the model to a name in the
-      checkpoint; the first pair that matches and is found there wins.
-    fresh: regex of the names that may be missing there: they start at random.
-    unused: regex of the names there that the model may leave out.
+    path: value of INITIAL_CHECKPOINT_PATH: another run, whose weights the new
+      run starts from; None starts from random weights.
+    teacher: value of TEACHER_CHECKPOINT_PATH: a run whose downstream model is
+      the teacher; its variables `downstream/...` become `teacher/...`.
+    rules: pairs (regex, replacement), which turn a name in the model into a
+      name in the checkpoint. The first pair wins that matches and gives a name
+      that the checkpoint has.
+    fresh: regex of the names in the model that the checkpoint may lack; these
+      variables start at random.
+    unused: regex of the names in the checkpoint that the model may lack.
   """
 
   path: str | None = None
@@ -32,7 +34,7 @@ class WarmStart:
   unused: str = ''
 
   def check(self, needs_teacher: bool) -> None:
-    """Refuses checkpoints that are not there, before anything is computed.
+    """Refuses missing checkpoints, before anything is computed.
 
     Args:
       needs_teacher: whether the model has a network `teacher`.
@@ -45,16 +47,17 @@ class WarmStart:
     checkpoints.check_teacher(needs_teacher, self.teacher, self.path)
 
   def fill(self, target: Mapping[str, Any]) -> dict:
-    """Variables as in `target`, their values from the checkpoints.
+    """Fills the variables of a model with the values of the checkpoints.
 
     Args:
-      target: a tree of (abstract) arrays.
+      target: the variables of the model, a tree of arrays or abstract arrays.
 
     Returns:
-      The same tree; what is fresh is still as it was in `target`.
+      A tree like `target`. Leaves that the checkpoint may lack, and does, are
+      still those of `target`.
 
     Raises:
-      UserError: lists what does not fit.
+      UserError: lists the variables that do not fit.
     """
     assert self.path is not None
     return checkpoints.fill(

@@ -1,1 +1,1 @@
-"""Held-out loss and text, with generated phi and what it is compared with."""
+"""Evaluates loss and text on held-out tasks, in several phi modes."""

@@ -1,4 +1,4 @@
-"""The compiled evaluation step: scores and text in every phi mode."""
+"""The evaluation step, which computes scores and text in every phi mode."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,21 +19,23 @@ def make_step(
   decode: bool = False,
   draws: int = 1,
 ) -> Callable[[Any, Any, Batch, jax.Array], dict[str, jax.Array]]:
-  """A function `(params, frozen, batch, rng)` to scores and text.
+  """Makes the function that evaluates one batch.
 
-  Phi is generated once an episode and reused by every query, mode and use.
+  It generates phi once per episode, for all modes, queries, scores and texts.
 
   Args:
-    model: the model.
-    modes: see `with_phi`.
+    model: the model that is evaluated.
+    modes: phi modes, see `phi_modes`.
     decode: whether to decode text.
-    draws: see `with_phi`.
+    draws: number of consecutive episodes that ask the same queries, see
+      `phi_modes.with_phi`.
 
   Returns:
-    A function whose result has `tokens` `[episodes, queries]` (how many target
-    tokens), for each mode `score/<mode>` `[episodes, queries]` (summed target
-    log-probabilities) and with `decode` `text/<mode>`
-    `[episodes, queries, length]` (decoded tokens).
+    A function `(params, frozen, batch, rng) -> outputs`. The outputs are
+    `tokens` `[episodes, queries]` (number of target tokens), for each mode
+    `score/<mode>` `[episodes, queries]` (summed target log-probabilities), and
+    with `decode` also `text/<mode>` `[episodes, queries, length]` (decoded
+    tokens).
   """
 
   def step(
@@ -55,7 +57,14 @@ def make_step(
 def collect(
   step: Callable[[Batch], Mapping[str, jax.Array]], batches: Iterable[Batch]
 ) -> dict[str, np.ndarray]:
-  """Runs a step over batches and joins the results of real rows.
+  """Runs a step on all batches, and joins the results of their real rows.
+
+  Args:
+    step: function from a batch to named arrays `[episodes, ...]`.
+    batches: batches with the feature `is_real`.
+
+  Returns:
+    Named arrays `[real episodes, ...]`.
 
   Raises:
     UserError: there is no batch.

@@ -1,4 +1,4 @@
-"""What an evaluation compares: targets and texts, metrics, and their table."""
+"""Compares targets with the model's texts: metrics, and a table of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,23 +14,26 @@ Row = Mapping[str, Any]
 
 
 def by_episode(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
-  """The values of each episode's queries, without those that fill it up.
+  """The values of each episode's queries, without padded queries.
 
   Args:
-    values: `[episodes, queries, ...]`.
-    counts: number of queries that each episode asks, `[episodes]`.
+    values: values `[episodes, queries, ...]`.
+    counts: number of queries that each episode asks, int `[episodes]`.
+
+  Returns:
+    One array `[count, ...]` per episode.
   """
   return [row[:count] for row, count in zip(values, counts, strict=True)]
 
 
 class Questions(NamedTuple):
-  """What the episodes ask, one entry per episode.
+  """The questions of a split, one entry per episode.
 
   Attributes:
-    targets: postprocessed.
-    draws: numbers of the draws of shots.
-    sources: what phi is of: the name of the task, or what the hypermodel reads
-      where there are no names.
+    targets: postprocessed targets of the queries.
+    draws: number of the episode's draw of shots.
+    sources: bytes that tell apart the tasks that phi is made for: the name of
+      the task, or the hypermodel's input if tasks have no names.
   """
 
   targets: list[Any]
@@ -41,10 +44,17 @@ class Questions(NamedTuple):
 def questions_of(
   task: seqio.Task, episodes: tf.data.Dataset, counts: np.ndarray
 ) -> Questions:
-  """What the episodes ask: the first `counts` queries of each."""
+  """The questions of episodes.
+
+  Args:
+    task: the seqio task of the episodes.
+    episodes: the episodes, before they are converted to model features.
+    counts: number of queries that each episode asks, int `[episodes]`.
+  """
   found = Questions([], [], [])
   for whole, count in zip(episodes.as_numpy_iterator(), counts, strict=True):
-    # What an episode asks beyond TASK_FEATURE_LENGTHS was cut.
+    # TASK_FEATURE_LENGTHS may have cut an episode's last queries, which the
+    # model has then not answered.
     episode = {
       name: value[:count] if name in fewshot.OF_QUERIES else value
       for name, value in whole.items()
@@ -61,7 +71,12 @@ def questions_of(
 
 
 def texts_of(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:
-  """Postprocessed texts of every episode's `[queries, length]` tokens."""
+  """The postprocessed texts of each episode.
+
+  Args:
+    task: the seqio task of the episodes.
+    tokens: decoded tokens of each episode, `[queries, length]`.
+  """
   return [
     task.postprocess_fn(_decode(task, rows), example=None, is_target=False)
     for rows in tokens
@@ -83,14 +98,17 @@ def measure(
   """Metrics over all episodes, with standard errors over episodes.
 
   Args:
-    metric_fns: functions of targets and outputs to named numbers.
-    targets: what each episode should say, postprocessed.
-    outputs: what was said, or scores, in the same order.
-    draws: number of the draw of shots of each episode; where several episodes
-      share a draw, and there are several, the standard deviation over draws is
-      given as well (`<name>_std`).
+    metric_fns: functions from targets and outputs to named numbers.
+    targets: postprocessed targets of each episode.
+    outputs: texts or scores of each episode, in the same order.
+    draws: number of each episode's draw of shots.
     group_size: number of consecutive episodes that ask the same queries. They
       are not independent, so that each group is one sample of the error.
+
+  Returns:
+    Each metric by its name, `<name>_stderr` if there are several groups, and
+    `<name>_std`, the standard deviation over draws, if there are several draws
+    with several episodes each.
   """
   kinds = sorted(set(draws))
   values: dict[str, float] = {}
@@ -123,8 +141,9 @@ def table(results: Sequence[Row], columns: Sequence[str] | None = None) -> str:
   """Results as a Markdown table, each number with its standard error.
 
   Args:
-    results: rows of numbers.
-    columns: fields of the rows; task, phi, episodes and all numbers if None.
+    results: rows of results.
+    columns: names of the fields that are shown; None shows the task, the phi
+      mode, the number of episodes and all numbers.
   """
   if columns is None:
     numbers = dict.fromkeys(

@@ -17,7 +17,7 @@ def summarize(
   """Losses per token, their standard errors, and paired gaps between modes.
 
   Args:
-    outputs: what `eval_step.collect` returns: `tokens` and one `score/<mode>`
+    outputs: result of `eval_step.collect`: `tokens` and one `score/<mode>`
       per mode, each `[episodes, queries]`.
     group_size: number of consecutive episodes that ask the same queries. They
       are not independent, so that each group is one sample of the statistics.

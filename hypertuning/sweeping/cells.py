@@ -1,4 +1,4 @@
-"""The cells of a sweep, and what their folders say."""
+"""The cells of a sweep, and the state that their folders keep."""
 
 import dataclasses
 import fcntl
@@ -15,11 +15,11 @@ from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
 LOG = 'log.txt'
-# Files in a cell's folder: its results are whole, its command failed, what its
-# command is.
+# Files in the folder of a cell. The first exists once its results are complete,
+# the second if its command failed; the third describes the command.
 DONE_FILE, FAILED_FILE, COMMAND_FILE = 'done', 'failed', 'command.json'
-SWEEP_FILE = 'sweep.json'  # in the sweep's folder: what the sweep is
-# A command to the binding that says where its results go.
+SWEEP_FILE = 'sweep.json'  # file in the sweep's folder, which describes it
+# Maps each command to the binding of the folder that its results go to.
 OUTPUTS = {
   'hypertuning.train': 'MODEL_DIR',
   'hypertuning.eval': 'EVAL_OUTPUT_DIR',
@@ -35,18 +35,18 @@ _DIGEST, _PARTS = 'gin_digest', 'parts'
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A stage at a point.
+  """A stage of a sweep at a point.
 
   Attributes:
     stage: name of the stage.
-    point: axis to the label of the point.
+    point: maps each axis of the stage to the label of the point.
     folder: folder of the results.
-    command: module that runs.
+    command: name of the module that runs.
     gin_files: gin files of the command.
-    bindings: bindings of the command, without its folders.
-    after: a binding to the cell whose folder it gets.
-    parts: the stage and the points that the command is put together from, as
-      the sweep describes them.
+    bindings: bindings of the command, without those of folders.
+    after: maps a binding to the cell whose folder is its value.
+    parts: the parts that the command is assembled from: maps the name of the
+      stage, and of each point, to what STAGES or AXES say about it.
   """
 
   stage: str
@@ -60,17 +60,17 @@ class Cell:
 
   @property
   def name(self) -> str:
-    """Stage and point."""
+    """The cell's name, `STAGE/POINT`."""
     return f'{self.stage}/{self.folder.name}'
 
   @property
   def is_done(self) -> bool:
-    """Whether its results are whole."""
+    """Whether the cell's results are complete."""
     return (self.folder / DONE_FILE).exists()
 
   @property
   def failure(self) -> str | None:
-    """Why there are no results, if a run of it failed."""
+    """The reason why the cell failed; None if it did not."""
     try:
       return json.loads((self.folder / FAILED_FILE).read_text('utf-8'))[
         'reason'
@@ -80,39 +80,39 @@ class Cell:
 
   @property
   def has_checkpoints(self) -> bool:
-    """Whether a run of it has saved its state."""
+    """Whether the cell's command has saved a checkpoint."""
     return any(self.folder.glob('checkpoint_*'))
 
   @property
   def has_started(self) -> bool:
-    """Whether its command has run, to the end or not."""
+    """Whether the cell's command was ever started."""
     return (self.folder / LOG).exists()
 
   def reopen(self) -> None:
-    """Lets the cell run again, though it was done."""
+    """Marks a cell that is done as not done, so that it runs again."""
     (self.folder / DONE_FILE).unlink(missing_ok=True)
 
   def forget_failure(self) -> None:
-    """Lets the cell be tried again."""
+    """Removes the mark of a failure, before the cell is tried again."""
     (self.folder / FAILED_FILE).unlink(missing_ok=True)
 
   def succeed(self, seconds: float) -> None:
-    """Notes that the results are whole.
+    """Marks the cell's results as complete.
 
     Args:
-      seconds: time that the command took.
+      seconds: number of seconds that the command took.
     """
     self.forget_failure()
     text = json.dumps({'seconds': round(seconds, 1)})
     summaries.write_text(str(self.folder), DONE_FILE, text)
 
   def fail(self, reason: str) -> None:
-    """Notes why there are no results."""
+    """Marks the cell as failed, with the reason."""
     text = json.dumps({'reason': reason})
     summaries.write_text(str(self.folder), FAILED_FILE, text)
 
   def flags(self) -> list[str]:
-    """Flags of the command line."""
+    """The flags of the cell's command line."""
     where = {OUTPUTS[self.command]: str(self.folder.absolute())}
     for binding, cell in self.after.items():
       where[binding] = str(cell.folder.absolute())
@@ -135,19 +135,19 @@ class Cell:
 
 
 def claim(output_dir: str, work: Sequence[Cell]) -> None:
-  """Notes in the folders which sweep and which cells they belong to.
+  """Writes the descriptions of a sweep and its cells into their folders.
 
-  A sweep may have more points than an earlier one in the same folder, and other
-  stages beside some that are the same: those share cells, as benchmarks share
-  hyperpretraining.
+  A sweep may have more points than an earlier sweep in the same folder, and
+  also other stages, as long as the two have a stage in common. Two benchmarks
+  share the cells of one hyperpretraining in this way.
 
   Args:
     output_dir: folder of the sweep.
-    work: all cells.
+    work: all cells of the sweep.
 
   Raises:
     UserError: a folder belongs to another sweep or to another command, or its
-      results were made by other gin files or from a run that is gone.
+      results come from gin files that have changed or from a deleted run.
   """
   sweep: dict[str, Any] = {'axes': {}, 'stages': {}}
   for cell in work:
@@ -169,7 +169,8 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
   except (FileExistsError, NotADirectoryError) as error:
     raise UserError(f'SWEEP_DIR = {output_dir!r}: {error.strerror}.') from error
   with pathlib.Path(output_dir, '.lock').open('w') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)  # another may start at the same time
+    # Another process may start a sweep with this folder at the same time.
+    fcntl.flock(file, fcntl.LOCK_EX)
     _claim(output_dir, work, sweep)
 
 
@@ -191,7 +192,8 @@ def _claim(
       f'{path}: another sweep is in this folder, with another stage {stage!r}; '
       'use another SWEEP_DIR.'
     )
-  # Points of an earlier start stay in the table.
+  # The points of an earlier start stay in the table, even if this one does not
+  # have them.
   for axis, labels in before['axes'].items():
     sweep['axes'][axis] = _union(labels, sweep['axes'].get(axis, []))
   for stage in shared:
@@ -199,7 +201,7 @@ def _claim(
     earlier = before['stages'][stage].get('points', [])
     sweep['stages'][stage]['points'] = _union(earlier, points)
   sweep['stages'] = {**before['stages'], **sweep['stages']}
-  # Made once for all checks: each reads its gin files.
+  # Each description reads gin files: they are made once, for all the checks.
   descriptions = [cell.description() for cell in work]
   for cell, description in zip(work, descriptions, strict=True):
     _check_folder(cell, description)
@@ -211,15 +213,19 @@ def _claim(
 
 
 def _union(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-  """All of the first, then what the second has besides."""
+  """The items of the first, then those that only the second has."""
   return [*first, *(x for x in second if x not in first)]
 
 
 def _check_folder(cell: Cell, description: Mapping[str, Any]) -> None:
-  """Refuses results that a table would show as those of another command."""
+  """Refuses a folder whose results come from another command than the cell's.
+
+  A table would show them as the results of this command.
+  """
   path = cell.folder / COMMAND_FILE
   before = _read(path) if path.exists() else description
-  # What is checked on its own below, or may differ as long as nothing has run.
+  # The digest is checked below, and may differ as long as nothing has run; the
+  # parts are checked by `_check_others`.
   apart = {name: description[name] for name in (_DIGEST, _PARTS)}
   if {**before, **apart} != description:
     raise UserError(
@@ -244,7 +250,8 @@ def _check_others(
 ) -> None:
   """Refuses cells whose settings differ from those of earlier starts.
 
-  A table would show both as seeds of one method.
+  The earlier cells are still in the table, which would show cells with
+  different settings as seeds of one method.
   """
   folders = {cell.folder for cell in work}
   ours: dict[str, dict[str, Any]] = {}
@@ -276,18 +283,18 @@ def _changed(path: pathlib.Path, what: str) -> UserError:
 
 
 def _digest(files: Sequence[str]) -> str:
-  """A digest of what gin files say, without their comments."""
+  """A digest of the lines of gin files and their includes, without comments."""
   lines = (line for file in files for line in gin_utils.lines(file))
   return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 
 
 def _as_text(bindings: Bindings) -> dict[str, str]:
-  """Bindings with their values as gin files write them."""
+  """Bindings with their values as text, sorted by name."""
   return {name: repr(value) for name, value in sorted(bindings.items())}
 
 
 def _plain(value: Any) -> Any:
-  """A form in which order and the kind of a sequence make no difference."""
+  """A value for comparison: dicts are sorted, and tuples become lists."""
   if isinstance(value, Mapping):
     return {str(name): _plain(value[name]) for name in sorted(value)}
   if isinstance(value, (list, tuple)):
@@ -296,7 +303,15 @@ def _plain(value: Any) -> Any:
 
 
 def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
-  """Reads a JSON object that has these tables."""
+  """Reads a JSON object.
+
+  Args:
+    path: path of the file.
+    *tables: names of fields that must be objects.
+
+  Raises:
+    UserError: the file is damaged.
+  """
   try:
     content = json.loads(path.read_text('utf-8'))
     for name in tables:
@@ -307,5 +322,5 @@ def _read(path: pathlib.Path, *tables: str) -> dict[str, Any]:
 
 
 def folder_name(labels: Sequence[str]) -> str:
-  """Labels of points as the name of a folder."""
+  """The name of a cell's folder, made of the labels of its point."""
   return '__'.join(re.sub(r'[^\w.=-]+', '_', x) for x in labels) or 'all'

@@ -1,4 +1,4 @@
-"""STAGES and AXES of a sweep to its cells."""
+"""Expands the STAGES and AXES of a sweep into its cells."""
 
 import dataclasses
 import itertools
@@ -12,11 +12,13 @@ from hypertuning.sweeping.cells import Bindings, Cell, folder_name
 
 Stages = Mapping[str, Mapping[str, Any]]
 Axes = Mapping[str, Mapping[str, Bindings]]
-Labels = tuple[str, ...]  # one label of a point per axis of the stage
+Labels = tuple[str, ...]  # the label of one point per axis of the stage
 
 
 def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
-  """All cells in the order in which they are run, as far as can be.
+  """All cells, in the order in which they should run.
+
+  A cell that needs another one may have to wait, and run later than its place.
 
   Args:
     output_dir: folder of the sweep.
@@ -61,13 +63,13 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
       for axis, points in order.items()
     ]
 
-  # All stages of the first seed, then those of the next: there is a whole table
-  # early on.
+  # All stages at the first seed come first, then those at the next: a table of
+  # one seed is complete early on.
   return sorted(work, key=place)
 
 
 def _points(stage: Mapping[str, Any], axes: Axes) -> Iterator[Labels]:
-  """The points of a stage: those of its axes, or some of them."""
+  """The points of a stage: all points of its axes, or those in `points`."""
   chosen = stage.get('points', {})
   names = stage.get('axes', axes)
   yield from itertools.product(*(chosen.get(x, axes[x]) for x in names))
@@ -75,13 +77,15 @@ def _points(stage: Mapping[str, Any], axes: Axes) -> Iterator[Labels]:
 
 @dataclasses.dataclass
 class _Plan:
-  """A command, put together from a stage and the points of its axes.
+  """A command that is assembled from a stage and the points of its axes.
 
   Attributes:
-    gin_files: files of the command, in order.
-    bindings: bindings of the command, without folders.
-    after: binding to the stage whose folder it gets, as it is written.
-    parts: name of a part, such as a point of an axis, to what it contributes.
+    gin_files: gin files of the command, in order.
+    bindings: bindings of the command, without those of folders.
+    after: maps a binding to the stage whose folder is its value, as STAGES or
+      AXES write it.
+    parts: maps the name of a part, the stage or a point of an axis, to what it
+      contributes.
   """
 
   gin_files: list[str]
@@ -93,7 +97,7 @@ class _Plan:
 def _plan(
   name: str, stage: Mapping[str, Any], point: Mapping[str, str], axes: Axes
 ) -> _Plan:
-  """Puts the command of a stage at a point together."""
+  """Assembles the command of a stage at a point."""
   own = {
     field: stage[field]
     for field in ('command', 'gin_files', 'bindings', 'after')
@@ -116,7 +120,8 @@ def _plan(
       plan.gin_files += fields.pop('gin_files', ())
       last += fields.pop('last_gin_files', ())
       after = fields.pop('after', {})
-      # What comes later wins, a folder over a value and the other way round.
+      # The later part wins, whether it binds a name to a value or (`after`) to
+      # a folder: the earlier binding of the other kind is removed.
       for binding in after:
         plan.bindings.pop(binding, None)
       for binding in fields:
@@ -138,13 +143,17 @@ def _start(
   """The cell that a stage starts from.
 
   Args:
-    where: the stage that starts, for messages.
-    source: the other stage, as `slips.split` reads it.
+    where: name of the stage that starts, for error messages.
+    source: the other stage, in the form that `slips.split` reads.
     point: point of the stage that starts.
-    by_stage: name of a stage to its cells, of the stages so far.
+    by_stage: maps the name of each earlier stage to its cells.
 
   Returns:
-    The cell with the labels of `source`, else at the same point.
+    The cell of the other stage that has the labels of `source`, and on all
+    other axes the same point.
+
+  Raises:
+    UserError: there is no such cell, or more than one.
   """
   other, labels = slips.split(source, point)
   if other not in by_stage:
@@ -170,4 +179,5 @@ def _start(
 
 
 def _written(point: Mapping[str, str]) -> str:
+  """A point as error messages show it."""
   return ', '.join(f'{axis} {label!r}' for axis, label in point.items()) or '()'

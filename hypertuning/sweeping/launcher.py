@@ -1,8 +1,8 @@
 """Starts commands as processes.
 
-Commands of hypertuning are forked from a process that has imported them: to
-import TensorFlow and jax takes longer than many cells run. Each command still
-has a process of its own, and no command sees what another one does.
+Commands of hypertuning are forked from a process that has imported them
+already, because importing TensorFlow and jax takes longer than many cells do.
+Each command still has a process of its own, and shares no state with others.
 """
 
 import contextlib
@@ -31,34 +31,37 @@ _PRELOADED = [
 
 
 class Process(Protocol):
-  """A command that runs."""
+  """The process of a running command."""
 
   def terminate(self) -> None:
-    """Asks it to end."""
+    """Asks the command to end."""
 
   def wait(self) -> int:
-    """Waits for the end; the exit code."""
+    """Waits until the command ends, and returns its exit code."""
 
 
 class Launcher:
   """Starts commands in processes."""
 
   def __init__(self, commands: Collection[str]) -> None:
-    """Prepares what can be forked.
+    """Starts the process that commands are forked from, if any can be.
 
     Args:
       commands: names of the modules that will be started.
     """
-    # A process that has looked for NVIDIA's devices cannot be forked any more.
+    # A process that has looked for NVIDIA's devices can no longer be forked. On
+    # a machine that has such devices, each command is a fresh process.
     forks = not glob.glob('/dev/nvidia*')
     self._forked = {
       x for x in commands if forks and x.startswith('hypertuning.')
     }
     self._context = multiprocessing.get_context('forkserver')
-    self._lock = threading.Lock()  # multiprocessing has none of its own
+    # Several threads start and join processes, but multiprocessing does not
+    # guard its list of them.
+    self._lock = threading.Lock()
     if self._forked:
       self._context.set_forkserver_preload(_PRELOADED)
-      with quiet.hidden_stderr():  # what TensorFlow says when imported
+      with quiet.hidden_stderr():  # TensorFlow prints lines when imported
         forkserver.ensure_running()
 
   def __call__(
@@ -68,13 +71,13 @@ class Launcher:
 
     Args:
       command: name of the module.
-      flags: flags of its command line.
-      log: file that gets what the command prints.
-      lock: descriptor of a locked file, which the command inherits: the lock
-        lasts as long as the command runs.
+      flags: flags of the command line.
+      log: path of the file that gets the command's output.
+      lock: descriptor of a locked file. The command inherits it, so that the
+        lock lasts as long as the command, even if the sweep is killed.
 
     Returns:
-      The process.
+      The process of the command.
     """
     flags = [*gin_utils.data_flags(str(paths.data_root())), *flags]
     if command not in self._forked:
@@ -95,12 +98,13 @@ class Launcher:
 
   def close(self) -> None:
     """Ends the process that commands are forked from."""
+    # Python has no public way to do so.
     if self._forked:
       forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 class _Inherited:
-  """A file descriptor that the started process gets a copy of."""
+  """A file descriptor of which the started process gets a copy."""
 
   def __init__(self, file: int) -> None:
     self._file = file
@@ -110,6 +114,8 @@ class _Inherited:
 
 
 class _Forked:
+  """The process of a command that was forked."""
+
   def __init__(
     self, process: multiprocessing.process.BaseProcess, lock: threading.Lock
   ) -> None:
@@ -129,21 +135,31 @@ class _Forked:
 def _main(
   command: str, flags: Sequence[str], log: str, folder: str, unused_lock: Any
 ) -> None:
-  """Runs a command; the whole of a forked process."""
+  """Runs a command in a forked process, as `python -m` would.
+
+  Args:
+    command: name of the module.
+    flags: flags of the command line.
+    log: path of the file that gets the command's output.
+    folder: working directory of the sweep, from which paths are meant.
+    unused_lock: keeps the copy of the lock's descriptor open.
+  """
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
   os.dup2(file, 1)
   os.dup2(file, 2)
   os.chdir(folder)
-  # A sweep that was killed leaves nothing behind that writes into its folder.
+  # If the sweep is killed, no command may stay behind that writes into its
+  # folder.
   threading.Thread(target=_end_with_parent, daemon=True).start()
   sys.argv = [command, *flags]
-  # Runpy warns that the module is imported already, as it is meant to be.
+  # Runpy warns that the module is imported already, which is intended here.
   warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
   runpy.run_module(command, run_name='__main__', alter_sys=True)
 
 
 def _end_with_parent() -> None:
+  """Ends this process as soon as the process that started it has ended."""
   parent = multiprocessing.parent_process()
   assert parent is not None
   parent.join()
-  os.kill(os.getpid(), signal.SIGTERM)  # training saves its state
+  os.kill(os.getpid(), signal.SIGTERM)  # a training then saves its state

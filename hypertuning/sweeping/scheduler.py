@@ -1,4 +1,4 @@
-"""Runs cells as processes, several at a time, in order of what they need."""
+"""Runs cells as processes, several at a time, each after those it needs."""
 
 import contextlib
 import fcntl
@@ -18,14 +18,14 @@ _POLL_SECONDS = 1.0
 
 
 def run(work: Sequence[Cell], num_workers: int) -> None:
-  """Runs all cells that are not done; notes in their folders how they ended.
+  """Runs all cells that are not done, and marks them as done or failed.
 
   Args:
-    work: cells; each starts as soon as those that it needs are done.
-    num_workers: number of cells that run at a time.
+    work: all cells; each can start once the cells that it needs are done.
+    num_workers: number of cells that run at the same time.
 
   Raises:
-    SystemExit: SIGTERM or SIGINT came; cells that ran have been stopped.
+    SystemExit: SIGTERM or SIGINT came; the running cells have been stopped.
   """
   queue = _Queue(work)
   with queue.stopped_by_signals():
@@ -36,18 +36,19 @@ def run(work: Sequence[Cell], num_workers: int) -> None:
     for thread in threads:
       thread.start()
     for thread in threads:
-      while thread.is_alive():  # a join without a limit hears no signal
+      # A join without a time limit would keep Python from handling signals.
+      while thread.is_alive():
         thread.join(0.5)
   queue.close()
 
 
 class _Queue:
-  """The cells that are left to run, shared by threads."""
+  """The cells that are left to run; the worker threads share it."""
 
   def __init__(self, work: Sequence[Cell]) -> None:
     self._left = [cell for cell in work if not cell.is_done]
-    # Names of cells. Failures of earlier starts do not count: they are tried
-    # again.
+    # Names of the cells that failed in this start of the sweep. Those that
+    # failed in an earlier start are tried again.
     self._failed: set[str] = set()
     self._progress = summaries.Progress(len(self._left), label='cells')
     self._lock = threading.Lock()
@@ -63,12 +64,13 @@ class _Queue:
           return
         claimed = self._claim()
       if claimed is None:
-        time.sleep(_POLL_SECONDS)  # others run what is needed first
+        # The cells that the rest needs are running, here or elsewhere.
+        time.sleep(_POLL_SECONDS)
         continue
       cell, lock = claimed
       try:
         failure = self._run(cell, lock)
-      except Exception as error:  # a full disk, too many processes, ...
+      except Exception as error:  # such as a full disk; the thread goes on
         failure = f'{type(error).__name__}: {error}'
       finally:
         os.close(lock)
@@ -89,7 +91,10 @@ class _Queue:
 
   @contextlib.contextmanager
   def stopped_by_signals(self) -> Iterator[None]:
-    """Lets a signal end the running cells, which save their state."""
+    """A context in which a signal ends the running cells.
+
+    Trainings save their state before they end.
+    """
 
     def stop(number: int, unused_frame: Any) -> None:
       self._signal = signal.Signals(number)
@@ -97,7 +102,7 @@ class _Queue:
         process.terminate()
 
     if threading.current_thread() is not threading.main_thread():
-      yield  # only the main thread hears signals
+      yield  # only the main thread may handle signals
       return
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, stop) for number in numbers}
@@ -108,9 +113,13 @@ class _Queue:
         signal.signal(number, handler)
 
   def _claim(self) -> tuple[Cell, int] | None:
-    """Takes a cell that can run, with its lock; drops those that never can."""
+    """Takes a cell that can run now, and drops those that never can.
+
+    Returns:
+      The cell and the descriptor of its lock; None if no cell can run now.
+    """
     for cell in list(self._left):
-      if cell.is_done:  # by another process
+      if cell.is_done:  # another process has run it
         self._left.remove(cell)
         self._progress.update()
         continue
@@ -124,7 +133,7 @@ class _Queue:
       lock = _lock(cell)
       if lock is None:
         continue
-      if cell.is_done:  # by another process, a moment ago
+      if cell.is_done:  # another process ended it before this one had the lock
         os.close(lock)
         continue
       self._left.remove(cell)
@@ -132,13 +141,13 @@ class _Queue:
     return None
 
   def _run(self, cell: Cell, lock: int) -> str | None:
-    """Runs a cell, and returns why it failed, or None."""
+    """Runs a cell; returns the reason if it failed, else None."""
     start = time.monotonic()
     cell.forget_failure()
     log = cell.folder / LOG
     process = self._launch(cell.command, cell.flags(), log, lock)
     self._running.append(process)
-    if self._signal is not None:  # it came while the process was started
+    if self._signal is not None:  # a signal came while the process was started
       process.terminate()
     code = process.wait()
     self._running.remove(process)
@@ -151,6 +160,7 @@ class _Queue:
     return lines[-1] if lines else f'exit code {code}'
 
   def _end(self, cell: Cell, failure: str | None) -> None:
+    """Counts a cell that has ended, and records its failure, if any."""
     if failure is not None:
       self._failed.add(cell.name)
       with contextlib.suppress(OSError):  # the disk may be full

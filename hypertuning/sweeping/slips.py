@@ -1,4 +1,4 @@
-"""What can be wrong in STAGES and AXES, each said in one line."""
+"""Checks STAGES and AXES; each mistake is reported in one line."""
 
 import re
 from collections.abc import Mapping
@@ -39,13 +39,16 @@ def check(
 
 
 def split(source: str, point: Mapping[str, str]) -> tuple[str, list[str]]:
-  """A stage, and the labels of points at which its folder is meant.
+  """Reads the name of a stage that another stage starts from.
 
   Args:
-    source: `STAGE`, or `STAGE/LABEL` with the label of a point where that is
-      another one than the point of the stage that starts. `{axis}` in it is the
-      label that the starting stage has on that axis: `train/shared_{method}`.
-    point: axis to label, of the stage that starts.
+    source: `STAGE`, or `STAGE/LABEL` for a point other than that of the stage
+      that starts. `{axis}` in it stands for the label of the starting stage's
+      own point on that axis, as in `train/shared_{method}`.
+    point: point of the stage that starts; maps its axes to labels.
+
+  Returns:
+    The name of the stage, and the labels in `source`.
 
   Raises:
     UserError: `source` names an axis that the starting stage does not have.
@@ -130,7 +133,7 @@ def _check_after(
 
 
 def _parts(source: Any) -> tuple[str, str]:
-  """Stage and labels of `STAGE/LABEL`."""
+  """The stage and the labels of `STAGE/LABEL`, with `{axis}` as it is."""
   stage, _, labels = str(source).partition('/')
   return stage, labels
 
