@@ -258,8 +258,9 @@ def test_target_steps_by_hand():
 
 @pytest.mark.slow
 def test_random_start_averaged_start_and_slips(checkpoint, tmp_path):
+  head = runner.model().module.hypermodel.head
   model = runner.model(
-    hypermodel=learned.Learned(runner.model().module.hypermodel.head)
+    hypermodel=learned.Learned(head.downstream, head.adapter)
   )
   random = {'model': model, 'fresh_regex': 'hypermodel/phi_.*'}
   results = _adapt(checkpoint, tmp_path / 'a', **random, random_seed=1)
