@@ -313,7 +313,7 @@ def test_reads_what_t5x_writes_in_its_own_format(tmp_path):
   params = tiny.t5_params(cfg)
   tokens = jnp.ones((1, 1), jnp.int32)
   variables = jax.eval_shape(
-    lambda: t5.T5(cfg).init(jax.random.key(0), tokens, tokens, tokens)
+    lambda: t5.T5(cfg).init(jax.random.key(0), tokens, tokens)
   )
   state = train_state.FlaxOptimTrainState.create(
     optimizers.sgd(0.1), freeze({**variables, 'params': params})
