@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up everything that the tests need, and runs them but the slowest: about 9
-# minutes on two CPU cores after the installation.
+# Sets up everything that the tests need, and runs them but the slowest: 9 to
+# 14 minutes on two shared CPU cores after the installation.
 #
 #   launch/test.sh                 # in .venv, which is made if it is missing
 #   launch/test.sh -m ''           # the slowest as well, as .ci/run does

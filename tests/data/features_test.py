@@ -61,7 +61,7 @@ def test_targets_are_cut_at_their_end_and_queries_at_the_last():
     ({'targets': None}, r"\['targets'\]"),
     ({'inputs': (4, 0)}, r"\['inputs'\]"),
     ({'hyper_inputs': 0}, r"\['hyper_inputs'\]"),
-    ({'hyper_inputs': (4, 4)}, 'one number'),
+    ({'hyper_inputs': (4, 4, 4)}, 'one number'),
     ({'answers': 4}, "no feature 'answers'"),
   ],
 )
