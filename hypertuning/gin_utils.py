@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import importlib.util  # gin 0.5.0 uses `util` without importing it
 import logging
-import os
 import pathlib
 import re
 import sys
@@ -15,7 +14,7 @@ import gin
 from absl import app, flags
 from gin import config as gin_config
 
-from hypertuning import old_names, paths, quiet
+from hypertuning import files, old_names, paths, quiet
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -227,22 +226,7 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
 
 def save_config(folder: str, name: str = 'config.gin') -> None:
   """Writes the resolved configuration into a folder, beside its results."""
-  write_text(folder, name, gin.config_str())
-
-
-def write_text(folder: str, name: str, text: str) -> None:
-  """Writes a text file; readers never see a part of it.
-
-  Args:
-    folder: folder of the file; it is made if it is missing.
-    name: name of the file.
-    text: content of the file.
-  """
-  path = pathlib.Path(folder, name)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{name}.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
+  files.write_text(folder, name, gin.config_str())
 
 
 def one_line(error: Exception) -> str:

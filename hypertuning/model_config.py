@@ -11,7 +11,7 @@ import re
 
 from gin import config as gin_config
 
-from hypertuning import gin_utils
+from hypertuning import files
 
 _MACRO = 'gin.macro'
 # No part of what a checkpoint is decoded or scored with.
@@ -22,7 +22,7 @@ def save(folder: str) -> None:
   """Writes `model.gin`; nothing where gin did not build the model."""
   config = _reachable('MODEL')
   if config:
-    gin_utils.write_text(folder, 'model.gin', _text(config))
+    files.write_text(folder, 'model.gin', _text(config))
 
 
 def _reachable(name: str) -> dict:

@@ -19,7 +19,7 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-from hypertuning.engine import summaries
+from hypertuning import files
 from hypertuning.errors import UserError
 from hypertuning.reporting import page, sweep_results
 from hypertuning.reporting.sections import Section
@@ -70,11 +70,11 @@ def report(
           'for one of them.'
         )
   for table in tables:
-    summaries.write_text(sweep_dir, f'{table.name}.md', page.markdown(table))
+    files.write_text(sweep_dir, f'{table.name}.md', page.markdown(table))
     records = page.as_csv(table.records)
-    summaries.write_text(sweep_dir, f'{table.name}.csv', records)
+    files.write_text(sweep_dir, f'{table.name}.csv', records)
   text = page.html(title, sweep_dir, parts)
-  summaries.write_text(sweep_dir, 'report.html', text)
+  files.write_text(sweep_dir, 'report.html', text)
   path = pathlib.Path(sweep_dir, 'report.html')
   for table in parts[0].tables if parts else ():
     print(page.markdown(table))

@@ -48,7 +48,7 @@ def merge(
   Args:
     adapters: factors with a leading `[episodes, ...]` axis.
     params: the parameter tree of the network (the `downstream` subtree).
-    sites: of the network's configuration.
+    sites: where the network takes adapters, `config.sites`.
     episode: number of the episode whose factors are merged.
 
   Returns:

@@ -72,7 +72,12 @@ def measure(
   rng = np.random.default_rng(_SEED)
   inputs = rng.integers(2, config.vocab_size, (batch_size, input_length))
   inputs = inputs.astype(np.int32)
-  peer = _peer(config, inputs, target_length)
+  if type(config) not in _PEERS:
+    raise UserError(
+      f'DOWNSTREAM: there is no peer for a {type(config).__name__}; take a T5, '
+      'such as gin/models/t5.gin.'
+    )
+  peer = _PEERS[type(config)](config, inputs, target_length)
   ours = _ours(model, inputs, target_length)
   times: dict[str, list[float]] = {'ours': [], 'peer': []}
   for function in (ours, peer):
@@ -152,13 +157,10 @@ def _ours(
   return lambda: jax.block_until_ready(decode(params))
 
 
-def _peer(config: Any, inputs: np.ndarray, length: int) -> Callable[[], Any]:
-  """Decoding by transformers with random weights of the same sizes."""
-  if not isinstance(config, t5.T5Config):
-    raise UserError(
-      f'DOWNSTREAM: there is no peer for a {type(config).__name__}; take a T5, '
-      'such as gin/models/t5.gin.'
-    )
+def _t5_peer(
+  config: t5.T5Config, inputs: np.ndarray, length: int
+) -> Callable[[], Any]:
+  """transformers' `generate` with random weights of the same sizes."""
   try:
     import torch
     import transformers
@@ -199,3 +201,7 @@ def _peer(config: Any, inputs: np.ndarray, length: int) -> Callable[[], Any]:
   if generated.shape[1] != length + 1:  # one more for the start token
     raise UserError('transformers ended a text early; compare another version.')
   return generate
+
+
+# What a network is measured beside, by the type of its configuration.
+_PEERS = {t5.T5Config: _t5_peer}

@@ -1,7 +1,6 @@
 """Records and shows the progress of a run: TensorBoard, JSONL, progress bar."""
 
 import json
-import os
 import pathlib
 import sys
 import time
@@ -10,6 +9,8 @@ from typing import Any
 
 import tqdm
 from clu import metric_writers
+
+from hypertuning import files
 
 
 class Writer:
@@ -129,20 +130,9 @@ def write_jsonl(
     rows: rows, one per line; a value that JSON does not have becomes its `str`.
   """
   lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
-  write_text(folder, f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
-
-
-def write_text(folder: str, name: str, text: str) -> None:
-  """Writes a text file; readers never see a part of it.
-
-  Args:
-    folder: folder of the file; it is made if it is missing.
-    name: name of the file.
-    text: content of the file.
-  """
-  path = pathlib.Path(folder, name)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  _replace(path, text)
+  files.write_text(
+    folder, f'{name}.jsonl', ''.join(f'{line}\n' for line in lines)
+  )
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
@@ -154,11 +144,4 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
         kept.append(line)
     except json.JSONDecodeError:
       break
-  _replace(path, ''.join(kept))
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a temporary file and renames it, which happens all at once."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
+  files.replace_text(path, ''.join(kept))

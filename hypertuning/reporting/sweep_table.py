@@ -10,8 +10,7 @@ from typing import Any
 
 import matplotlib
 
-from hypertuning import tables
-from hypertuning.engine import summaries
+from hypertuning import files, tables
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, statistics
 from hypertuning.reporting.sweep_results import DONE, FAILED, Cell, Row, Sweep
@@ -37,7 +36,7 @@ def write(
     UserError: no cell has the metric with this phi.
   """
   folder = str(sweep.folder)
-  summaries.write_text(folder, 'cells.csv', _numbers(sweep))
+  files.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
   failed: dict[Key, list[str]] = {}
@@ -53,7 +52,7 @@ def write(
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
       failed.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
-  summaries.write_text(folder, 'table.csv', _csv(axes, groups, failed))
+  files.write_text(folder, 'table.csv', _csv(axes, groups, failed))
   selected = {
     key[:-1]: values
     for key, values in groups.items()
@@ -66,7 +65,7 @@ def write(
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
   table = _markdown(axes, selected, failed, metric)
-  summaries.write_text(folder, 'table.md', table)
+  files.write_text(folder, 'table.md', table)
   if selected:
     _plot(sweep.folder / 'table.png', selected, metric)
   print(table)

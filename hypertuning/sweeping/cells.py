@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import gin_utils
-from hypertuning.engine import summaries
+from hypertuning import files, gin_utils
 from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
@@ -104,12 +103,12 @@ class Cell:
     """
     self.forget_failure()
     text = json.dumps({'seconds': round(seconds, 1)})
-    summaries.write_text(str(self.folder), DONE_FILE, text)
+    files.write_text(str(self.folder), DONE_FILE, text)
 
   def fail(self, reason: str) -> None:
     """Marks the cell as failed, with the reason."""
     text = json.dumps({'reason': reason})
-    summaries.write_text(str(self.folder), FAILED_FILE, text)
+    files.write_text(str(self.folder), FAILED_FILE, text)
 
   def flags(self) -> list[str]:
     """The flags of the cell's command line."""
@@ -208,8 +207,8 @@ def _claim(
   _check_others(output_dir, work, descriptions)
   for cell, description in zip(work, descriptions, strict=True):
     text = json.dumps(description, indent=1)
-    summaries.write_text(str(cell.folder), COMMAND_FILE, text)
-  summaries.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
+    files.write_text(str(cell.folder), COMMAND_FILE, text)
+  files.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
 
 
 def _union(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
