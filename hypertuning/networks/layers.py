@@ -124,16 +124,24 @@ class RMSNorm(nn.Module):
 
 
 class Embed(nn.Module):
-  """Token embedding, `[batch, length]` int32 to `[batch, length, embed]`."""
+  """Token embedding, `[batch, length]` int32 to `[batch, length, embed]`.
+
+  Attributes:
+    num_embeddings: number of rows of the table.
+    features: width of a row.
+    dtype: computation type; the table is float32.
+    stddev: standard deviation of the initial table.
+  """
 
   num_embeddings: int
   features: int
   dtype: Any = jnp.float32
+  stddev: float = 1.0
 
   def setup(self) -> None:
     self.embedding = param_with_axes(
       'embedding',
-      nn.initializers.normal(stddev=1.0),
+      nn.initializers.normal(self.stddev),
       (self.num_embeddings, self.features),
       jnp.float32,
       axes=('vocab', 'embed'),
@@ -144,7 +152,7 @@ class Embed(nn.Module):
     return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
 
   def attend(self, x: jax.Array) -> jax.Array:
-    """Logits through the embedding table, in float32 (T5 1.0 only)."""
+    """Logits through the embedding table, in float32 (tied heads)."""
     return x.astype(jnp.float32) @ self.embedding.T
 
 
@@ -156,12 +164,22 @@ def mlp_inputs(activations: Sequence[str]) -> list[str]:
 
 
 class MLP(nn.Module):
-  """A feed-forward block; two activations make it gated (GELU in T5 1.1)."""
+  """A feed-forward block; two activations make it gated (GELU in T5 1.1).
+
+  Attributes:
+    hidden: width between the projections.
+    activations: one per input projection; their products are the hidden units.
+    dropout_rate: rate of dropout of the hidden units.
+    dtype: computation type.
+    names: names of the input projections and of the output projection; None
+      for those of T5, `wi_0`, `wi_1` and `wo`.
+  """
 
   hidden: int
   activations: Sequence[str] = ('gelu', 'linear')
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
+  names: Sequence[str] | None = None
 
   @nn.compact
   def __call__(
@@ -170,12 +188,11 @@ class MLP(nn.Module):
     deterministic: bool,
     lora: Mapping[str, LowRank] | None = None,
   ) -> jax.Array:
-    """`[rows, length, embed]`, with LoRA on `wi_0`, `wi_1` and `wo` if any."""
+    """`[rows, length, embed]`, with LoRA on projections by name if any."""
     lora = lora or {}
+    *inputs, output = self.names or (*mlp_inputs(self.activations), 'wo')
     branches = []
-    for name, activation in zip(
-      mlp_inputs(self.activations), self.activations, strict=True
-    ):
+    for name, activation in zip(inputs, self.activations, strict=True):
       y = DenseGeneral(
         self.hidden, ('embed', 'mlp'), dtype=self.dtype, name=name
       )(x, lora.get(name))
@@ -188,8 +205,8 @@ class MLP(nn.Module):
     )
     y = partitioning.with_sharding_constraint(y, ('batch', 'length', 'mlp'))
     return DenseGeneral(
-      x.shape[-1], ('mlp', 'embed'), dtype=self.dtype, name='wo'
-    )(y, lora.get('wo'))
+      x.shape[-1], ('mlp', 'embed'), dtype=self.dtype, name=output
+    )(y, lora.get(output))
 
 
 def relative_position_bucket(

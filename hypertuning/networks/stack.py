@@ -1,5 +1,6 @@
 """A stack of equal layers: unrolled or scanned, rematerialised or not."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,20 @@ SiteAdapters = dict[str, SiteAdapter | None]
 def at_sites(adapters: Adapters | None, names: Sequence[str]) -> SiteAdapters:
   """An adapter's parts for a stack's sites, leaves with `layers` first."""
   return {name: adapters.at(name) if adapters else None for name in names}
+
+
+def without_prefix(adapters: SiteAdapters) -> SiteAdapters:
+  """The parts of the sites without the prefix, which a memory holds."""
+  return {
+    name: part and dataclasses.replace(part, prefix=None)
+    for name, part in adapters.items()
+  }
+
+
+def prefix_length(adapters: SiteAdapters, site: str) -> int:
+  """Number of prefix tokens at a site, whose leaves have `layers` first."""
+  part = adapters[site]
+  return part.prefix.key.shape[2] if part and part.prefix else 0
 
 
 def run_layers(

@@ -1,0 +1,288 @@
+"""Llama (Touvron et al., 2023), a decoder-only network that takes adapters.
+
+The prompt and the targets are one sequence, which is put together on the
+device: `[inputs | last prompt token | targets]`, the inputs padded on the right.
+Every row's last prompt token *moves* to the column behind the inputs: it keeps
+its position and its own column is masked. So the targets of all rows start at
+the same column, whatever the lengths of their prompts.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+
+from hypertuning.adapters import Adapters, KeyValue, SiteAdapter
+from hypertuning.networks import attention, layers, stack
+from hypertuning.networks import llama_config as llama
+from hypertuning.networks.llama_config import LlamaConfig
+from hypertuning.networks.memory import Memory
+from hypertuning.padding import is_real
+
+_ACTIVATIONS = ('batch', 'length', 'embed')
+_SITES = (llama.SELF, llama.MLP)
+
+
+class LlamaLayer(nn.Module):
+  """Self-attention and a gated feed-forward block.
+
+  Attributes:
+    config: sizes.
+    remembers: whether placed keys and values are returned, for the next token.
+    gists: number of last columns whose keys and values are returned without
+      positions; 0 for none.
+  """
+
+  config: LlamaConfig
+  remembers: bool = False
+  gists: int = 0
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    adapters: stack.SiteAdapters,
+    memory: KeyValue | None,
+    bias: jax.Array,
+    positions: jax.Array,
+    place: Any,
+  ) -> tuple[jax.Array, KeyValue | None]:
+    """One layer over a block of text.
+
+    Args:
+      x: `[rows, length, embed]`.
+      adapters: this layer's parts, see `stack.at_sites`.
+      memory: keys and values of what was read before the block, with room for
+        it, `[rows, kv_heads, prefix + text, head_dim]`; None at first.
+      bias: float32 `[rows, 1, length, text]`.
+      positions: int32 `[rows or 1, length]`.
+      place: with a memory, int32 column of the block in the text.
+
+    Returns:
+      The next `x`, and what `remembers` or `gists` asks for.
+    """
+    cfg = self.config
+    adapter = adapters[llama.SELF] or SiteAdapter()
+    attend = attention.Attention(
+      features=cfg.emb_dim,
+      num_heads=cfg.num_heads,
+      head_dim=cfg.head_dim,
+      num_kv_heads=cfg.num_kv_heads,
+      scale=cfg.head_dim**-0.5,
+      rotary=cfg.rotary,
+      dtype=cfg.dtype,
+      name='attention',
+    )
+    y = self._norm('pre_attention_norm', x)
+    bare = attend.keys_values(y, adapter)
+    text = attend.place(bare, positions)
+    if memory is None:
+      text = attend.prepend(adapter, text)
+    else:
+      before = memory.key.shape[2] - bias.shape[-1]  # the prefix
+      text = attention.write(memory, text, before + place)
+    y = attend(y, text, bias, adapter, True, positions)
+    x = self._residual(x, y)
+    mlp_adapter = adapters[llama.MLP] or SiteAdapter()
+    y = layers.MLP(
+      cfg.mlp_dim,
+      ('silu', 'linear'),
+      dtype=cfg.dtype,
+      names=llama.MLP_NAMES,
+      name='mlp',
+    )(self._norm('pre_mlp_norm', x), True, mlp_adapter.lora)
+    x = self._residual(x, y)
+    if self.gists:
+      # Cut here and not behind the stack: a scan would keep whole texts.
+      return x, jax.tree.map(lambda leaf: leaf[:, :, -self.gists :], bare)
+    return x, text if self.remembers else None
+
+  def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    cfg = self.config
+    return layers.RMSNorm(cfg.dtype, cfg.norm_epsilon, name=name)(x)
+
+  def _residual(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    return partitioning.with_sharding_constraint(x + y, _ACTIVATIONS)
+
+
+class View(NamedTuple):
+  """What a block of text is, and what of all text it may see.
+
+  Attributes:
+    visible: bool `[rows, length, text]`.
+    positions: int32 `[rows or 1, length]`; a prefix stands before them.
+    place: int32 column of the block in the text; None without a memory.
+  """
+
+  visible: jax.Array
+  positions: jax.Array
+  place: Any = None
+
+
+class Decoder(nn.Module):
+  """The stack of layers and the norm behind it."""
+
+  config: LlamaConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    adapters: stack.SiteAdapters,
+    view: View,
+    memory: Any = None,
+    remembers: bool = False,
+    gists: int = 0,
+  ) -> tuple[jax.Array, Any]:
+    """Hidden states of a block, and what every layer returns beside them.
+
+    Args:
+      x: embeddings, `[rows, length, embed]`.
+      adapters: parts of the sites, see `stack.at_sites`.
+      view: what the block is and sees.
+      memory: see `LlamaLayer`, for all layers.
+      remembers: see `LlamaLayer`.
+      gists: see `LlamaLayer`.
+    """
+    cfg = self.config
+    x, kept = stack.run_layers(
+      LlamaLayer,
+      cfg.num_layers,
+      cfg,
+      {'remembers': remembers, 'gists': gists},
+      x.astype(cfg.dtype),
+      adapters,
+      memory,
+      attention.mask_to_bias(view.visible[:, None]),
+      view.positions,
+      view.place,
+    )
+    return layers.RMSNorm(cfg.dtype, cfg.norm_epsilon, name='norm')(x), kept
+
+
+class Llama(nn.Module):
+  """The network; see `networks.Network`. It has no dropout."""
+
+  config: LlamaConfig
+
+  def setup(self) -> None:
+    cfg = self.config
+    self.token_embedder = layers.Embed(
+      cfg.vocab_size, cfg.emb_dim, cfg.dtype, stddev=cfg.emb_dim**-0.5
+    )
+    self.decoder = Decoder(cfg)
+    if not cfg.tied_embedding:
+      self.logits_dense = layers.DenseGeneral(
+        cfg.vocab_size, ('embed', 'vocab')
+      )
+
+  def __call__(
+    self,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: Adapters | None = None,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """Hidden states that predict the targets, see `networks.Network`."""
+    del enable_dropout
+    parts = stack.at_sites(adapters, _SITES)
+    prompt = _Prompt.of(inputs, stack.prefix_length(parts, llama.SELF))
+    ids = [inputs, prompt.last[:, None], targets[:, :-1]]
+    own = jnp.arange(targets.shape[1])
+    seen = jnp.pad(prompt.mask, [(0, 0), (0, own.size)], constant_values=True)
+    view = View(
+      visible=seen[:, None] & jnp.tri(seen.shape[1], dtype=bool),
+      positions=jnp.concatenate(
+        [prompt.positions, prompt.first[:, None] + own], axis=1
+      ),
+    )
+    hidden, _ = self.decoder(
+      self.token_embedder(jnp.concatenate(ids, axis=1)), parts, view
+    )
+    hidden = hidden[:, inputs.shape[1] :]
+    if self.is_initializing():
+      self.logits(hidden)  # makes the head's parameters
+    return hidden
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Float32 `[..., vocab]` from hidden states `[..., embed]`."""
+    if self.config.tied_embedding:
+      return self.token_embedder.attend(hidden)
+    return self.logits_dense(hidden.astype(jnp.float32))
+
+  def start(
+    self, inputs: jax.Array, adapters: Adapters | None, length: int
+  ) -> Memory:
+    """Reads the prompts in one pass, but for their last tokens."""
+    parts = stack.at_sites(adapters, _SITES)
+    prompt = _Prompt.of(inputs, stack.prefix_length(parts, llama.SELF))
+    _, kept = self.decoder(
+      self.token_embedder(inputs),
+      parts,
+      View(
+        prompt.mask[:, None] & jnp.tri(inputs.shape[1], dtype=bool),
+        prompt.positions,
+      ),
+      remembers=True,
+    )
+    axis = int(self.config.scan_layers)
+    room = [(0, 0)] * (2 + axis) + [(0, length), (0, 0)]
+    return Memory(
+      first=prompt.last,
+      position=jnp.zeros((), jnp.int32),
+      layers=jax.tree.map(lambda x: jnp.pad(x, room), kept),
+      rows={'mask': prompt.mask, 'first': prompt.first},
+      # The prefix is among the keys and values already.
+      shared=stack.without_prefix(parts),
+      length=length,
+      axis=axis,
+    )
+
+  def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+    """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""
+    mask, position = memory.rows['mask'], memory.position
+    written = jnp.arange(memory.length) <= position
+    written = jnp.broadcast_to(written, (mask.shape[0], memory.length))
+    hidden, kept = self.decoder(
+      self.token_embedder(ids)[:, None],
+      memory.shared,
+      View(
+        jnp.concatenate([mask, written], axis=1)[:, None],
+        (memory.rows['first'] + position)[:, None],
+        mask.shape[1] + position,
+      ),
+      memory.layers,
+      remembers=True,
+    )
+    memory = dataclasses.replace(memory, position=position + 1, layers=kept)
+    return self.logits(hidden)[:, 0], memory
+
+
+class _Prompt(NamedTuple):
+  """What a row's prompt is, apart from its last token, which moves.
+
+  Attributes:
+    mask: bool `[rows, inputs]`: real tokens but the last one.
+    positions: int32 `[rows, inputs]`, behind the prefix.
+    last: int32 `[rows]`, the last real token; padding's id in an empty row.
+    first: int32 `[rows]`, position of the last token.
+  """
+
+  mask: jax.Array
+  positions: jax.Array
+  last: jax.Array
+  first: jax.Array
+
+  @classmethod
+  def of(cls, inputs: jax.Array, prefix: int) -> '_Prompt':
+    """Finds the last token of int32 `[rows, inputs]` behind a prefix."""
+    real = is_real(inputs)
+    counts = jnp.cumsum(real, axis=1)
+    positions = prefix + jnp.maximum(counts - 1, 0)
+    mask = real & (counts < counts[:, -1:])
+    is_last = real & (counts == counts[:, -1:])
+    last = jnp.where(is_last, inputs, 0).sum(axis=1)
+    return cls(mask, positions, last, positions[:, -1])

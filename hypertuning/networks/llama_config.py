@@ -1,0 +1,104 @@
+"""Sizes of a Llama, and where in it adapters act."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+
+from hypertuning.adapters.sites import Matrix, Site
+from hypertuning.errors import UserError
+from hypertuning.networks.rotary import Rotary
+
+SELF, MLP = 'self', 'mlp'
+# Input projections of the feed-forward block, and the output projection.
+MLP_NAMES = ('gate', 'up', 'down')
+
+
+@flax.struct.dataclass
+class LlamaConfig:
+  """Sizes and numerics of a Llama (Touvron et al., 2023).
+
+  Attributes:
+    vocab_size: number of rows of the embedding and columns of the output head.
+    dtype: computation type; parameters are float32.
+    emb_dim: width of the residual stream.
+    num_layers: depth.
+    num_heads: number of query heads.
+    num_kv_heads: number of key and value heads, which divides `num_heads`.
+    head_dim: size of one head.
+    mlp_dim: hidden size of the feed-forward blocks.
+    max_length: number of positions that the model was trained for.
+    rotary: how positions turn queries and keys.
+    norm_epsilon: what RMSNorm adds to the mean square.
+    tied_embedding: whether the embedding is the output head, too.
+    scan_layers: whether one layer is scanned in place of an unrolled stack.
+    remat_policy: `none`, `full` (save nothing) or `minimal` (save matmuls).
+  """
+
+  vocab_size: int
+  dtype: Any = jnp.float32
+  emb_dim: int = 576
+  num_layers: int = 30
+  num_heads: int = 9
+  num_kv_heads: int = 3
+  head_dim: int = 64
+  mlp_dim: int = 1536
+  max_length: int = 8192
+  rotary: Rotary = Rotary()
+  norm_epsilon: float = 1e-5
+  tied_embedding: bool = True
+  scan_layers: bool = False
+  remat_policy: str = 'none'
+
+  def __post_init__(self) -> None:
+    if self.num_heads % self.num_kv_heads:
+      raise UserError(
+        f'NUM_KV_HEADS = {self.num_kv_heads} does not divide NUM_HEADS = '
+        f'{self.num_heads}.'
+      )
+    if self.head_dim % 2:
+      raise UserError(
+        f'HEAD_DIM = {self.head_dim}: rotary positions turn pairs; give an '
+        'even number.'
+      )
+
+  @property
+  def sites(self) -> Mapping[str, Site]:
+    """Where adapters act, by the names that `PREFIX_SITES` and others take."""
+    embed, path = self.emb_dim, 'decoder/layers'
+    queries = self.num_heads * self.head_dim
+    keys = self.num_kv_heads * self.head_dim
+    grouped = self.num_heads != self.num_kv_heads
+    kv_axes = ('embed', 'joined_kv_heads' if grouped else 'joined_kv')
+    return {
+      SELF: Site(
+        self.num_layers,
+        {
+          name: Matrix(f'{path}/attention/{name}', inputs, outputs, axes)
+          for name, inputs, outputs, axes in (
+            ('query', embed, queries, ('embed', 'joined_kv')),
+            ('key', embed, keys, kv_axes),
+            ('value', embed, keys, kv_axes),
+            ('out', queries, embed, ('joined_kv', 'embed')),
+          )
+        },
+        self.num_kv_heads,
+        self.head_dim,
+        kv_axis='kv_heads' if grouped else 'heads',
+        # Logits are divided by sqrt(head_dim): a key of this size is attended
+        # to as much as a real one.
+        key_scale=1.0,
+      ),
+      MLP: Site(
+        self.num_layers,
+        {
+          name: Matrix(f'{path}/mlp/{name}', inputs, outputs, axes)
+          for name, inputs, outputs, axes in (
+            ('gate', embed, self.mlp_dim, ('embed', 'mlp')),
+            ('up', embed, self.mlp_dim, ('embed', 'mlp')),
+            ('down', self.mlp_dim, embed, ('mlp', 'embed')),
+          )
+        },
+      ),
+    }

@@ -1,0 +1,123 @@
+"""The Llama network equals transformers' and decodes as it is taught.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import tiny_llama
+
+from hypertuning.errors import UserError
+from hypertuning.networks import llama
+from hypertuning.networks.rotary import Rotary
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('transformers')
+
+CONFIGS = {
+  'grouped heads, tied': tiny_llama.config(),
+  'equal heads, own head': tiny_llama.config(
+    num_kv_heads=4, tied_embedding=False
+  ),
+  'one key head, scaled': tiny_llama.config(
+    num_kv_heads=1, rotary=Rotary(500.0, tiny_llama.SCALING)
+  ),
+}
+LENGTH = 7
+
+
+@pytest.fixture(scope='module')
+def text():
+  return tiny.text(targets=LENGTH)
+
+
+def _logits(cfg, text, phi=None):
+  with jax.default_matmul_precision('highest'):
+    return jax.jit(
+      lambda params, text, phi: tiny.logits(
+        llama.Llama(cfg), params, *text, phi
+      )
+    )(tiny_llama.params(cfg), text, phi)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_logits_equal_those_of_transformers(text, name):
+  """Rows of different lengths, each asked of transformers by itself."""
+  cfg = CONFIGS[name]
+  ours = _logits(cfg, text)
+  theirs = tiny_llama.as_hugging_face(cfg, tiny_llama.params(cfg))
+  for row, (inputs, targets) in enumerate(zip(*text, strict=True)):
+    prompt, answer = inputs[inputs > 0], targets[targets > 0]
+    ids = torch.tensor(np.concatenate([prompt, answer]))[None].long()
+    with torch.no_grad():
+      wanted = theirs(ids).logits[0, len(prompt) - 1 : -1].numpy()
+    # Float32 sums in another order.
+    np.testing.assert_allclose(
+      ours[row, : len(answer)], wanted, rtol=1e-4, atol=1e-4
+    )
+
+
+def _phi(cfg, kind: str, episodes: int):
+  if kind == 'prefix':
+    return tiny.prefix(cfg, episodes, where=('self',))
+  if kind == 'lora':
+    modules = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
+    return tiny.lora(cfg, episodes, where=('self', 'mlp'), modules=modules)
+  return None
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('kind', ['none', 'prefix', 'lora'])
+def test_steps_equal_teacher_forcing(text, kind, scan):
+  """Pitfall 3: prompts of different lengths, two rows per episode."""
+  cfg = tiny_llama.config(scan_layers=scan)
+  network, phi = llama.Llama(cfg), _phi(cfg, kind, 2)
+
+  @jax.jit
+  def steps(params, text, phi):
+    inputs, targets = text
+    variables = {'params': params}
+    memory = network.apply(variables, inputs, phi, LENGTH, method='start')
+    ids = jnp.concatenate([memory.first[:, None], targets[:, :-1]], axis=1)
+
+    def step(memory, ids):
+      logits, memory = network.apply(variables, ids, memory, method='step')
+      return memory, logits
+
+    return jax.lax.scan(step, memory, ids.T)[1].swapaxes(0, 1)
+
+  real = text[1] > 0
+  np.testing.assert_allclose(
+    steps(tiny_llama.params(cfg), text, phi)[real],
+    _logits(cfg, text, phi)[real],
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+def test_padding_changes_nothing(text):
+  inputs, targets = text
+  cfg = tiny_llama.config()
+  wider = np.pad(inputs, [(0, 0), (0, 5)])
+  real = targets > 0
+  np.testing.assert_allclose(
+    _logits(cfg, (wider, targets))[real],
+    _logits(cfg, text)[real],
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def test_row_of_padding_is_finite(text):
+  inputs, targets = np.zeros_like(text[0]), np.zeros_like(text[1])
+  assert np.isfinite(_logits(tiny_llama.config(), (inputs, targets))).all()
+
+
+def test_heads_that_do_not_divide_are_refused():
+  with pytest.raises(UserError, match='NUM_KV_HEADS = 3 does not divide'):
+    tiny_llama.config(num_kv_heads=3)
+  with pytest.raises(UserError, match='HEAD_DIM = 5'):
+    tiny_llama.config(head_dim=5)
