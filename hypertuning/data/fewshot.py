@@ -7,7 +7,8 @@ HyperTuning (section 5, multi-task fine-tuning) it is one separator before each
 input and one before each target.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -139,13 +140,37 @@ def episode_features(
   Raises:
     UserError: a length leaves no room for the format and one token.
   """
-  form = text_format
+  lengths = tuple(sorted((sequence_length or {}).items()))
+  convert = _layout(text_format, _hashable(lengths), in_context, taught)
+  return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _hashable(value: Any) -> Any:
+  """Lengths as gin gives them, in which lists may stand for tuples."""
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_hashable, value))
+  return value
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(
+  form: TextFormat,
+  lengths: tuple[tuple[str, Any], ...],
+  in_context: bool,
+  taught: bool,
+) -> Callable[[Episode], Episode]:
+  """The function that `episode_features` maps over episodes.
+
+  It is traced once for all tasks of a mixture that have the same format and
+  lengths: tracing takes half a second, and a benchmark has hundreds of tasks.
+  """
+  sequence_length = dict(lengths)
   hyper_room, input_room, target_room = _rooms(sequence_length, form)
   teacher_room = features.length_of(sequence_length, 'teacher_inputs')
-  hyper_length = (sequence_length or {}).get('hyper_inputs')
+  hyper_length = sequence_length.get('hyper_inputs')
   chunks = hyper_length[0] if isinstance(hyper_length, (tuple, list)) else None
 
-  @tf.autograph.experimental.do_not_convert
+  @functools.partial(tf.function, autograph=False)
   def convert(episode: Episode) -> Episode:
     definition, shots, queries, answers = _encode(episode, form)
     count = queries.nrows()
@@ -213,7 +238,7 @@ def episode_features(
       **{name: episode[name] for name in _KEPT if name in episode},
     }
 
-  return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+  return convert
 
 
 def _encode(
