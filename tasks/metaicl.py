@@ -149,7 +149,7 @@ def test(
         text_format=text_format,
         score_metric_fns=(_label_score if is_label else _choice_score,),
       )
-      members.append(registry.form_of(task, in_context, scored=True))
+      members.append(registry.form_of(task, in_context, scores_options=True))
   return registry.add_mixture(
     registry.form_of(f'metaicl_{setting}_test', in_context),
     dict.fromkeys(members, 1.0),

@@ -153,7 +153,8 @@ def held_out(
       raise UserError(f'{folder}: task {task} has no training rows to show.')
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
   members = [
-    registry.form_of(task, in_context, scored=True) for task in query_rows
+    registry.form_of(task, in_context, scores_options=True)
+    for task in query_rows
   ]
   return registry.add_mixture(
     registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
