@@ -163,7 +163,7 @@ def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
     return registry.base_of(task).rpartition('_')[0]
 
   worst = aggregation.worst(results, task_of, 'score')
-  return aggregation.grouped(results, task_of) + worst
+  return aggregation.group_means(results, task_of) + worst
 
 
 def _label_score(targets: Any, scores: Any) -> dict[str, float]:

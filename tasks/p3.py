@@ -225,7 +225,7 @@ def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
   def without_round(name: str) -> str:
     return 'anli' if name.startswith('anli_r') else name
 
-  return aggregation.grouped(results, dataset, without_round)
+  return aggregation.group_means(results, dataset, without_round)
 
 
 def _add_prompt(

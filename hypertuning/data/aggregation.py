@@ -26,7 +26,9 @@ def averages(results: Sequence[Row]) -> list[Row]:
   return _means(results, AVERAGE) if len(_tasks(results)) > 1 else []
 
 
-def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
+def group_means(
+  results: Sequence[Row], *levels: Callable[[str], str]
+) -> list[Row]:
   """Means over groups of tasks, over groups of groups, and over all of these.
 
   Args:

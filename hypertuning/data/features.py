@@ -81,9 +81,9 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
 
   All are int32. Lengths are given in the form
   `{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}`. An episode
-  with fewer queries is padded; of one with more queries, the last are cut. With `'hyper_inputs': (c, h)`, the examples stand
-  in chunks of whole examples, and `hyper_tokens` is [c, h]. Packing would mix
-  episodes, and is refused.
+  with fewer queries is padded; of one with more queries, the last are cut. With
+  `'hyper_inputs': (c, h)`, the examples stand in chunks of whole examples, and
+  `hyper_tokens` is [c, h]. Packing would mix episodes, and is refused.
   """
 
   TASK_FEATURES = {

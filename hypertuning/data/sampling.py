@@ -285,8 +285,8 @@ def make_episode(
   groups = tf.gather(table.group, queries)
   barred = tf.reduce_any(table.group[start:end, None] == groups[None], axis=1)
   labels = table.label[start:end] if balanced else None
-  chosen = _choose(labels, barred, shots, episode_plan.seeds)
-  shot_rows = start + tf.cast(chosen, tf.int64)
+  shot_numbers = _choose(labels, barred, shots, episode_plan.seeds)
+  shot_rows = start + tf.cast(shot_numbers, tf.int64)
   episode = {
     'task': table.name[task],
     'definition': table.definition[task],
@@ -297,9 +297,9 @@ def make_episode(
     'query_targets': tf.gather(table.targets, queries),
   }
   for name, values in table.extra.items():
-    chosen = tf.gather(values, queries)
+    query_values = tf.gather(values, queries)
     shape = [None, table.most[name]]
-    episode[f'query_{name}'] = chosen.to_tensor('', shape=shape)
+    episode[f'query_{name}'] = query_values.to_tensor('', shape=shape)
   return episode
 
 

@@ -304,7 +304,7 @@ def test_no_mean_of_fewer_tasks_stands_beside_one_of_all():
       ('b_2', 'other'),
     )
   ]
-  found = aggregation.grouped(rows, lambda task: task[0])
+  found = aggregation.group_means(rows, lambda task: task[0])
   assert [(row['task'], row['phi']) for row in found] == [
     ('a', 'generated'),
     ('b', 'generated'),
