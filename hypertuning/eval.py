@@ -126,7 +126,7 @@ def evaluate(
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
       lambda batch: step_fn(params, frozen, batch, rng),
-      _watched(batches, task.name),
+      _with_progress(batches, task.name),
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
     targets, numbers, sources = scoring.questions_of(
@@ -167,7 +167,7 @@ def evaluate(
   return results
 
 
-def _watched(
+def _with_progress(
   batches: Iterable[Mapping[str, jax.Array]], name: str
 ) -> Iterator[Mapping[str, jax.Array]]:
   """Yields the batches, and shows how many have been evaluated."""

@@ -48,9 +48,13 @@ def loss_and_metrics(
     divergence = optax.losses.kl_divergence_with_log_targets(
       jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher)
     )
-    distilled = jnp.sum(divergence * weights)
-    metrics['divergence'] = clu_metrics.Average(total=distilled, count=count)
-    total = (1 - distillation_weight) * total + distillation_weight * distilled
+    divergence_sum = jnp.sum(divergence * weights)
+    metrics['divergence'] = clu_metrics.Average(
+      total=divergence_sum, count=count
+    )
+    total = (
+      1 - distillation_weight
+    ) * total + distillation_weight * divergence_sum
   return total, metrics
 
 

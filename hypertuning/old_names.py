@@ -225,10 +225,10 @@ def takes_text_format(function: Callable[_P, _R]) -> Callable[_P, _R]:
   """
 
   @functools.wraps(function)
-  def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+  def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
     for name in TEXT_FORMAT.keys() & kwargs.keys():
       place = f'{function.__module__}.{function.__qualname__}'
       raise UserError(f'{place}: `{name}` {TEXT_FORMAT[name]}.')
     return function(*args, **kwargs)
 
-  return checked
+  return wrapper

@@ -13,8 +13,8 @@ def data_root() -> pathlib.Path:
   install) they stand beside the package.
   """
   package = pathlib.Path(__file__).resolve().parent
-  installed = package / '_data'
-  return installed if installed.is_dir() else package.parent
+  installed_data = package / '_data'
+  return installed_data if installed_data.is_dir() else package.parent
 
 
 if __name__ == '__main__':

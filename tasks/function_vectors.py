@@ -64,13 +64,15 @@ def function_vectors(
       is held out is not there or leaves nothing to train on.
   """
   tasks = _read(folder)
-  held = choose(list(tasks), held_out)
-  train = {task: rows for task, rows in tasks.items() if task not in held}
+  held_out_names = choose(list(tasks), held_out)
+  train = {
+    task: rows for task, rows in tasks.items() if task not in held_out_names
+  }
   query_tasks = {
     task: dataclasses.replace(
       tasks[task], rows=tasks[task].rows[:most_asked], pool=tasks[task].rows
     )
-    for task in held
+    for task in held_out_names
   }
   registry.add_episodes(
     name,
@@ -124,11 +126,11 @@ def choose(names: Sequence[str], held_out: int | Sequence[str]) -> list[str]:
   }
   groups = list(functions.values())
   for count in range(1, len(groups)):
-    held = [
+    held_out_names = [
       name for n in range(count) for name in groups[n * len(groups) // count]
     ]
-    if 0 < held_out <= len(held):
-      return held
+    if 0 < held_out <= len(held_out_names):
+      return held_out_names
   raise UserError(
     f'function_vectors.held_out = {held_out}: give a number from 1 that leaves '
     f'some of the {len(groups)} functions ({len(names)} tasks) to train on.'

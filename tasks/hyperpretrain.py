@@ -102,7 +102,7 @@ def text_folder(
     for split in corpus.SPLITS
   }
   segment = functools.partial(caclm.caclm, lengths=lengths)
-  source = _source(files.__getitem__, read=tf.io.read_file)
+  source = _source(files.__getitem__, read_text=tf.io.read_file)
   return _add(name, source, segment, text_format)
 
 
@@ -239,19 +239,19 @@ def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
 
 def _source(
   items: Callable[[str], Sequence[str]],
-  read: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+  read_text: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
 ) -> seqio.DataSource:
   """Texts read from the items of a split, which are listed when first used."""
 
   def dataset(
     split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
-    listed = tf.constant(list(items(split)))
+    item_names = tf.constant(list(items(split)))
     # Numbers are shuffled: a saved position holds them, and not the texts.
-    numbers = tf.data.Dataset.range(len(listed))
+    numbers = tf.data.Dataset.range(len(item_names))
     if shuffle_files:
-      numbers = numbers.shuffle(len(listed), seed=seed)
-    return numbers.map(lambda i: {'text': read(listed[i])})
+      numbers = numbers.shuffle(len(item_names), seed=seed)
+    return numbers.map(lambda i: {'text': read_text(item_names[i])})
 
   return seqio.FunctionDataSource(dataset, splits=corpus.SPLITS)
 

@@ -128,8 +128,8 @@ def test(
   Raises:
     UserError: no such setting; a file that is not there when it is first read.
   """
-  merged = pathlib.Path(folder, 'tasks.json')
-  kinds = _json(merged) if merged.is_file() else {}
+  task_file = pathlib.Path(folder, 'tasks.json')
+  kinds = _json(task_file) if task_file.is_file() else {}
 
   def tasks(name: str, seed: int) -> dict[str, RowTask]:
     pool = _read(folder, name, k, seed, 'train').rows
@@ -179,16 +179,16 @@ def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
 def _kind(folder: str, task: str) -> str:
   """`classification`, `multi-choice` or `free-form`, by the task's own file."""
   path = pathlib.Path(folder, 'config', 'tasks', f'{task}.json')
-  known = _json(path)
-  if 'task_type' not in known:
+  config = _json(path)
+  if 'task_type' not in config:
     raise UserError(f"{path}: no 'task_type' of the task {task!r}.")
-  return known['task_type']
+  return config['task_type']
 
 
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
-  (read,) = row_files.read(str(path), FIELDS).values()
-  return read
+  (task_rows,) = row_files.read(str(path), FIELDS).values()
+  return task_rows
 
 
 def _json(path: pathlib.Path) -> Any:

@@ -63,8 +63,8 @@ def natural_instructions(
   root = pathlib.Path(folder).expanduser()
 
   def tasks(split: str) -> dict[str, RowTask]:
-    found = {}
-    for task in _listed(root / 'splits' / track / f'{split}_tasks.txt'):
+    row_tasks = {}
+    for task in _read_names(root / 'splits' / track / f'{split}_tasks.txt'):
       definition, positive, rows = read_task(root / 'tasks' / f'{task}.json')
       rows = rows[:instances]
       if split == 'train':
@@ -72,8 +72,8 @@ def natural_instructions(
       pool: Sequence[Row] = positive[:POSITIVES]
       if setting == 'def_shots' and split == 'train':
         pool = [*positive, *rows]
-      found[task] = RowTask(rows, pool=pool, definition=definition)
-    return found
+      row_tasks[task] = RowTask(rows, pool=pool, definition=definition)
+    return row_tasks
 
   registry.add_episodes(
     name,
@@ -125,7 +125,7 @@ def _one_output(row: Row, seed: int) -> Row:
   return Row(row.inputs, rng.choice([row.targets, *row.references]))
 
 
-def _listed(path: pathlib.Path) -> list[str]:
+def _read_names(path: pathlib.Path) -> list[str]:
   try:
     names = path.read_text('utf-8').split()
   except OSError as error:

@@ -83,20 +83,20 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
-    found = {
+    fitting_tasks = {
       task: RowTask(rows, rate=rates[task])
       for task, rows in p3_files.rows(folder, 'train', most_rows).items()
       if task in rates and _fits(rows, shots + queries)
     }
-    kept = {
+    short_tasks = {
       task: rows
-      for task, rows in found.items()
+      for task, rows in fitting_tasks.items()
       if longest_mean is None
       or _mean_length(rows.rows, vocabulary) <= longest_mean
     }
-    if not kept:
+    if not short_tasks:
       raise UserError(f'{folder}: no prompts of {table} in its files.')
-    return kept
+    return short_tasks
 
   registry.add_episodes(
     name,
@@ -206,8 +206,8 @@ def templates(
     _add_prompt(
       template.task, pool, query_rows, shots, queries, draws, text_format
     )
-    scored = all(row.options for row in query_rows)
-    names.append(template.task + (SCORE_EVAL if scored else ''))
+    has_options = all(row.options for row in query_rows)
+    names.append(template.task + (SCORE_EVAL if has_options else ''))
   if not names:
     raise UserError(f'{file}: no prompt of the original task.')
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
@@ -249,8 +249,8 @@ def _add_prompt(
   )
 
 
-def _fits(rows: Sequence[Row], needed: int) -> bool:
-  return len({row.inputs for row in rows}) >= needed
+def _fits(rows: Sequence[Row], least: int) -> bool:
+  return len({row.inputs for row in rows}) >= least
 
 
 def _mean_length(

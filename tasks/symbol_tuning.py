@@ -131,17 +131,19 @@ def _read(
   """Tasks whose rows all have the task's labels as options."""
   tasks: dict[str, RowTask] = {}
   for path in files:
-    for task, read in row_files.read(path, fields).items():
-      labels = tuple(sorted({row.targets for row in read.rows}))
+    for task, task_rows in row_files.read(path, fields).items():
+      labels = tuple(sorted({row.targets for row in task_rows.rows}))
       if not 2 <= len(labels) <= MOST_LABELS:
         raise UserError(
           f'{path}: task {task!r} has {len(labels)} labels; symbol tuning '
           f'takes classification with 2 to {MOST_LABELS}.'
         )
-      rows = [row._replace(options=row.options or labels) for row in read.rows]
+      rows = [
+        row._replace(options=row.options or labels) for row in task_rows.rows
+      ]
       if task in tasks:
         raise UserError(f'{path}: task {task!r} is in another file as well.')
-      tasks[task] = dataclasses.replace(read, rows=rows)
+      tasks[task] = dataclasses.replace(task_rows, rows=rows)
   return tasks
 
 

@@ -92,9 +92,11 @@ def symbol_tables(
   train = _tables(rng, tables, 1, most_symbols, avoid=set())
   if split == 'train':
     return _symbol_rows('train', train)
-  known = {frozenset(table.items()) for table in train}
+  training_tables = {frozenset(table.items()) for table in train}
   rng = np.random.default_rng([seed, 2])
-  rest = _tables(rng, held_out, most_symbols, most_symbols, avoid=known)
+  rest = _tables(
+    rng, held_out, most_symbols, most_symbols, avoid=training_tables
+  )
   return _symbol_rows(split, rest)
 
 
@@ -114,17 +116,19 @@ def string_functions(
   """
   rng = np.random.default_rng(seed)
   affixes = ('', *LABELS)
-  functions = [(left, right) for left in affixes for right in affixes][1:]
+  functions = [(prefix, suffix) for prefix in affixes for suffix in affixes][1:]
   words = [x + y for x, y in itertools.permutations(SYMBOLS, 2)]
   shuffled = rng.permutation(len(functions))
-  cut = int(len(functions) * held_out)
+  num_held_out = int(len(functions) * held_out)
   tasks = {}
-  for i in shuffled[cut:] if split == 'train' else shuffled[:cut]:
-    left, right = functions[i]
+  for i in (
+    shuffled[num_held_out:] if split == 'train' else shuffled[:num_held_out]
+  ):
+    prefix, suffix = functions[i]
     # The rows of a function are the same, whatever else is drawn.
     order = np.random.default_rng([seed, i]).permutation(len(words))[:rows]
-    tasks[f'function_{left}_{right}'] = [
-      (words[n], left + words[n] + right) for n in order
+    tasks[f'function_{prefix}_{suffix}'] = [
+      (words[n], prefix + words[n] + suffix) for n in order
     ]
   return tasks
 
@@ -248,18 +252,20 @@ def _tables(
   """Different tables, none of them among those to avoid."""
   popularity = 1.0 / (np.arange(len(LABELS)) + 3.0)
   popularity /= popularity.sum()
-  seen = set(avoid)
+  used_tables = set(avoid)
   tables: list[dict[str, str]] = []
   while len(tables) < count:
     # Small tables to begin with, but most are as hard as the held-out ones.
     size = int(rng.integers(fewest, most + 1, 2).max())
-    chosen = rng.choice(len(SYMBOLS), size, replace=False)
+    symbol_numbers = rng.choice(len(SYMBOLS), size, replace=False)
     labels = rng.choice(len(LABELS), size, replace=False, p=popularity)
-    table = {SYMBOLS[i]: LABELS[j] for i, j in zip(chosen, labels, strict=True)}
+    table = {
+      SYMBOLS[i]: LABELS[j] for i, j in zip(symbol_numbers, labels, strict=True)
+    }
     # Only 100 tables have one symbol: those may come again.
-    if size > 1 and frozenset(table.items()) in seen:
+    if size > 1 and frozenset(table.items()) in used_tables:
       continue
-    seen.add(frozenset(table.items()))
+    used_tables.add(frozenset(table.items()))
     tables.append(table)
   return tables
 

@@ -19,7 +19,7 @@ from hypertuning import trees
 from hypertuning.errors import UserError
 
 Rules = tuple[tuple[str, str | None], ...]
-_REPLICATED = (
+_REPLICATED_AXES = (
   'kv',
   # Fewer key and value heads than query heads may not divide the devices.
   'kv_heads',
@@ -68,7 +68,7 @@ def standard_logical_axis_rules(
     ('heads', 'model'),
     ('joined_kv', 'model'),
     *(embed or [('embed', None)]),
-    *((name, None) for name in _REPLICATED),
+    *((name, None) for name in _REPLICATED_AXES),
   )
 
 
@@ -102,10 +102,12 @@ class Partitioner:
     """
     devices = self.devices or jax.local_devices()
     if self.num_partitions < 1 or len(devices) % self.num_partitions:
-      whose = 'devices of the topology' if self.devices else 'local devices'
+      device_kind = (
+        'devices of the topology' if self.devices else 'local devices'
+      )
       raise UserError(
         f'NUM_PARTITIONS = {self.num_partitions} does not divide the '
-        f'{len(devices)} {whose}.'
+        f'{len(devices)} {device_kind}.'
       )
     grid = np.array(devices).reshape(-1, self.num_partitions)
     return Mesh(grid, ('data', 'model'))

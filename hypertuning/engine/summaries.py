@@ -137,11 +137,11 @@ def write_jsonl(
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
   """Drops the lines of later steps, and a line that a crash has cut short."""
-  kept = []
+  kept_lines = []
   for line in path.read_text(encoding='utf-8').splitlines(keepends=True):
     try:
       if json.loads(line)['step'] <= step:
-        kept.append(line)
+        kept_lines.append(line)
     except json.JSONDecodeError:
       break
-  files.replace_text(path, ''.join(kept))
+  files.replace_text(path, ''.join(kept_lines))

@@ -73,5 +73,5 @@ def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
   # A weighted mean is a ratio of two random sums: its error comes from the
   # residuals of the rows, not from the spread of their own means.
   residuals = values - mean * weights
-  spread = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
-  return float(mean), float(math.sqrt(spread) / total)
+  squares = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
+  return float(mean), float(math.sqrt(squares) / total)

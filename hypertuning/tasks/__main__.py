@@ -87,9 +87,9 @@ def _import_all(modules: list[str]) -> None:
   from hypertuning import tasks
   from hypertuning.data import lookup
 
-  for found in pkgutil.iter_modules(tasks.__path__):
-    if not found.name.startswith('_'):
-      importlib.import_module(f'hypertuning.tasks.{found.name}')
+  for module_info in pkgutil.iter_modules(tasks.__path__):
+    if not module_info.name.startswith('_'):
+      importlib.import_module(f'hypertuning.tasks.{module_info.name}')
   for module in modules:
     lookup.import_tasks(module)
 

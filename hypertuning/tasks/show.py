@@ -79,7 +79,9 @@ def describe_file(
     lines += [f'  definition: {task.definition}'] if task.definition else []
     lines += _labels(task)
     sizes = {
-      field: _encoded([getattr(row, field) for row in task.rows], vocabulary)
+      field: _token_counts(
+        [getattr(row, field) for row in task.rows], vocabulary
+      )
       for field in ('inputs', 'targets')
     }
     lines += [f'  {line}' for line in _statistics(sizes, None)]
@@ -92,15 +94,15 @@ def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
   Raises:
     UserError: a pair of another form.
   """
-  found = {}
+  fields = {}
   for pair in pairs:
     field, equals, name = pair.partition('=')
     if not equals or not name:
       raise UserError(
         f'--field {pair}: write FIELD=NAME; fields are {", ".join(FIELDS)}.'
       )
-    found[field] = name
-  return found
+    fields[field] = name
+  return fields
 
 
 def _episode(
@@ -133,7 +135,7 @@ def _sizes(episodes: Iterator[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   return {name: np.array(values) for name, values in sizes.items()}
 
 
-def _encoded(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
+def _token_counts(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
   return np.array([len(vocabulary.encode(text)) for text in texts])
 
 
