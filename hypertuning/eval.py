@@ -216,7 +216,7 @@ def _predictions(
     row: results of the task in one phi mode.
     targets: postprocessed targets of each episode.
     texts: the model's texts in each episode; None where it only scored.
-    scores: per episode, the log-probability of each query's target.
+    scores: log-probabilities of the targets in each episode, one per query.
   """
   rows = []
   for episode, (target, score) in enumerate(zip(targets, scores, strict=True)):
@@ -236,7 +236,7 @@ def _predictions(
 
 
 def _target(target: Any, i: int) -> Row:
-  """What a query should say: an answer, or an option that is scored."""
+  """The target of a query: an answer, or an option that is scored."""
   if not isinstance(target, Mapping):
     answers = target[i]
     if isinstance(answers, str):

@@ -43,11 +43,11 @@ class _Part:
   """A batch, and the episodes that its real rows hold.
 
   Attributes:
-    batch: the model features; a real row holds an episode, the other rows fill
-      up the batch.
-    names: for each real row, the line of its task in the file, or the number of
-      its episode in the seqio task.
-    queries: for each real row, the texts of its queries.
+    batch: model features; a real row holds an episode, the other rows fill up
+      the batch.
+    names: number of each real row's task, which is its line in the file, or the
+      number of its episode in the seqio task.
+    queries: texts of the queries in each real row.
   """
 
   batch: Mapping[str, jax.Array]

@@ -1,4 +1,4 @@
-"""Where the gin files and the task modules are, installed or in a checkout.
+"""Finds the folder of the gin files and the task modules.
 
 `python -m hypertuning.paths` prints the folder, for `--gin_search_paths`.
 """
@@ -9,8 +9,8 @@ import pathlib
 def data_root() -> pathlib.Path:
   """The folder that holds `gin/` and `tasks/`.
 
-  A wheel carries them in `hypertuning/_data`; in a checkout (and an editable
-  install) they stand beside the package.
+  In a wheel, they are in `hypertuning/_data`. In a checkout or an editable
+  install, they are beside the package.
   """
   package = pathlib.Path(__file__).resolve().parent
   installed_data = package / '_data'
