@@ -64,10 +64,10 @@ def evaluate(
     partitioner: the devices, and how the model and the batches are divided over
       them.
     num_batches: number of batches per task; None evaluates the whole split.
-    phi_modes: any of 'generated', 'other', 'none', 'averaged' and 'random', see
-      `evaluation.phi_modes`. None takes the first three with a hypermodel, and
-      'none' alone without one. A task gets no row for 'other' if one of its
-      episodes would get the phi of its own task.
+    phi_modes: names of phi modes, which are 'generated', 'other', 'none',
+      'averaged' and 'random', see `evaluation.phi_modes`. None takes the first
+      three with a hypermodel, and 'none' alone without one. A task gets no row
+      for 'other' if one of its episodes would get the phi of its own task.
     draws: number of consecutive episodes that ask the same queries with
       different shots; 'averaged' takes the mean of their phi.
     aggregate: function from the rows of all tasks to further rows, such as the

@@ -65,7 +65,7 @@ class HyperTuningModel:
       optimizer_def: optax transformation, see the class.
       trainable_regex: regex of the trained variables, see the class.
       frozen_dtype: dtype of frozen variables; None leaves them as they are.
-      decode_fn: `decoding.greedy`, `sample` or `beam_search`.
+      decode_fn: decode function: `decoding.greedy`, `sample` or `beam_search`.
       loss_normalizing_factor: number that the summed loss is divided by, or
         `TOKENS` for the number of target tokens in the batch (with t5x, in the
         microbatch). With None, `loss_fn` returns the sum, which the runner of

@@ -49,8 +49,9 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
 
   Args:
     folder: folder of the files, see the module.
-    setting: one of `SETTINGS`.
-    split: `train` for the training tasks, `test` for the test tasks.
+    setting: name of the setting, one of `SETTINGS`.
+    split: name of the split: `train` for the training tasks, `test` for the
+      test tasks.
 
   Raises:
     UserError: there is no such setting, or its file is missing.
@@ -79,7 +80,7 @@ def train(
 
   Args:
     folder: folder of the files, see the module.
-    setting: one of `SETTINGS`.
+    setting: name of the setting, one of `SETTINGS`.
     k: number of shots per episode.
     queries: number of queries per episode.
     symbol_labels: symbols that replace labels, see `registry.add_episodes`.
@@ -131,7 +132,7 @@ def test(
 
   Args:
     folder: folder of the files, see the module.
-    setting: one of `SETTINGS`.
+    setting: name of the setting, one of `SETTINGS`.
     k: number of shots per episode, which are all rows in the file of a seed.
     seeds: seeds of MetaICL's draws of shots.
     in_context: whether to return the form in which the downstream model itself

@@ -1,4 +1,4 @@
-"""How a model's text is laid out: the token ids around each part of it.
+"""The format of a model's text: the token ids around each of its parts.
 
 An example is an input and a target. A `TextFormat` says which ids stand before
 an input, before its target and between two examples, what begins and ends a

@@ -115,7 +115,7 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   """The folder of a checkpoint: `path` itself, or the newest one in that run.
 
   Args:
-    path: `MODEL_DIR` or `MODEL_DIR/checkpoint_N`.
+    path: folder of a run, or of one of its checkpoints.
     binding: name that the user bound the path to, for the error message.
 
   Raises:
@@ -166,8 +166,8 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
   """All variables of a checkpoint as one tree of numpy arrays.
 
   Args:
-    path: see `find`.
-    binding: see `find`.
+    path: folder of a run, or of one of its checkpoints.
+    binding: name that the user bound the path to, for the error message.
 
   Returns:
     `{'hypermodel': ..., 'downstream': ...}`, where trained and frozen variables
@@ -202,8 +202,8 @@ def fill(
 
   Args:
     target: the variables of the model, a tree of arrays or abstract arrays.
-    path: see `find`.
-    binding: see `find`.
+    path: folder of a run, or of one of its checkpoints.
+    binding: name that the user bound the path to, for the error message.
     rules: pairs (regex, replacement), which turn a name in `target` into a name
       in the checkpoint. The first pair wins that matches and gives a name that
       the checkpoint has.
@@ -270,7 +270,7 @@ def _lookup(
   Args:
     name: name of the variable in the model.
     source: maps the names in the checkpoint to arrays.
-    rules: see `fill`.
+    rules: pairs (regex, replacement), see `fill`.
 
   Returns:
     The names in the checkpoint that the value comes from, and the value; an

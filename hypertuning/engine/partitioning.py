@@ -39,11 +39,12 @@ def standard_logical_axis_rules(
   """t5x's rules: the mesh axis that each logical axis of an array lies along.
 
   Args:
-    activation_partitioning_dims: 1 or 2. With 2, the embedding axis of
-      activations and parameters is divided over the mesh axis `model`.
-    parameter_partitioning_dims: 1 or 2. With 2, the embedding axis of
-      parameters is divided over the mesh axis `data` as well, as fully sharded
-      data parallelism does.
+    activation_partitioning_dims: number of divided axes of activations, 1 or 2.
+      With 2, the embedding axis of activations and parameters is divided over
+      the mesh axis `model`.
+    parameter_partitioning_dims: number of divided axes of parameters, 1 or 2.
+      With 2, the embedding axis of parameters is divided over the mesh axis
+      `data` as well, as in fully sharded data parallelism.
 
   Returns:
     Pairs (logical axis, mesh axis or None). Of several pairs for one logical
@@ -254,11 +255,11 @@ def standard(
 
   Args:
     num_partitions: number of devices per copy of the model, see `Partitioner`.
-    activation_dims: `activation_partitioning_dims` of
+    activation_dims: number of divided axes of activations, 1 or 2, see
       `standard_logical_axis_rules`.
-    parameter_dims: `parameter_partitioning_dims` of
+    parameter_dims: number of divided axes of trained parameters, 1 or 2, see
       `standard_logical_axis_rules`.
-    frozen_dims: `parameter_partitioning_dims` for frozen variables; None takes
+    frozen_dims: number of divided axes of frozen parameters, 1 or 2; None takes
       `parameter_dims`.
     devices: devices of the mesh, see `Partitioner`.
 

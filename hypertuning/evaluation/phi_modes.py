@@ -63,8 +63,8 @@ def with_phi(
       `averaged` gives every episode the mean phi over the draws of shots for
       its queries. `random` replaces each leaf by normal noise whose root mean
       square is that leaf's.
-    is_real: bool `[episodes]`, False for the rows that fill up the last batch;
-      these come after all real ones.
+    is_real: mask of the real rows, bool `[episodes]`, False on the rows that
+      fill up the last batch, which come after all real ones.
     draws: number of consecutive episodes that ask the same queries and differ
       only in their shots.
     rng: key for the noise of `random`; other modes do not read it.

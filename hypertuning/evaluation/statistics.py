@@ -58,8 +58,8 @@ def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
   """`sum(values) / sum(weights)` and the standard error of that ratio.
 
   Args:
-    values: float `[rows]`, one sum per row, for example of losses.
-    weights: float `[rows]`, how many terms each sum has. Rows are taken as
+    values: sums of the rows, for example of losses, float `[rows]`.
+    weights: number of terms in each sum, float `[rows]`. Rows are assumed to be
       independent of one another; the terms within a row need not be.
 
   Returns:

@@ -100,7 +100,7 @@ class DecoderLayer(_Layer):
 
     Args:
       x: hidden states of the block, `[rows, length, embed]`.
-      adapters: this layer's parts of the adapter, from `stack.site_adapters`.
+      adapters: parts of the adapter for this layer, from `stack.site_adapters`.
       memory: keys and values of this layer, as an earlier call returned them:
         those of the decoded text (`self`), with room for the block, and those
         of the encoded text (`cross`). None in the first call.

@@ -41,12 +41,12 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
     '  matmuls': f'{times.matmul_seconds:.3g} s',
     '  memory': f'{times.memory_seconds:.3g} s',
     '  interconnect': f'{times.network_seconds:.3g} s',
-    'queries': f'{costs.queries} a step, '
-    f'{times.queries_per_chip_second:.3g} a chip-second at worst',
+    'queries': f'{costs.queries} per step, '
+    f'{times.queries_per_chip_second:.3g} per chip-second at worst',
     'compiling': f'{costs.compile_seconds:.0f} s and '
     f'{costs.machine_bytes / _GIB:.1f} GiB of this machine',
   }
-  yield f'{topology.name}, {topology.chips} chips; of each chip, a step:'
+  yield f'{topology.name}, {topology.chips} chips; per chip and step:'
   width = max(map(len, rows))
   yield from (f'  {name:<{width}}  {value}' for name, value in rows.items())
   yield f'Assumed: {roofline.ASSUMPTIONS}'

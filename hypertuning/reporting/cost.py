@@ -7,7 +7,7 @@ from hypertuning.reporting.measures import Measure, Source
 from hypertuning.reporting.sections import Figure, Section, Table, Text
 from hypertuning.reporting.sweep_results import Sweep
 
-# Values of the field `way` in what `hypertuning.benchmarks.query_cost` writes.
+# Values of the field `way` in results of `hypertuning.benchmarks.query_cost`.
 _MAKING_PHI, _WITH_PHI, _IN_CONTEXT = (
   'making phi',
   'query with phi',
@@ -26,7 +26,7 @@ def cost(
   name: str = 'cost',
   title: str = 'Accuracy against cost per query',
   text: str = 'An encoder reads examples in context again with every query; '
-  'phi is made once a task.',
+  'phi is made once per task.',
 ) -> Section:
   """Shows accuracy against FLOPs and time, and when phi has paid for itself.
 
@@ -67,7 +67,11 @@ def cost(
     [
       Table(
         name,
-        ['method', metric, *(f'{head} a query' for _, head in _COSTS.values())],
+        [
+          'method',
+          metric,
+          *(f'{head} per query' for _, head in _COSTS.values()),
+        ],
         [
           [
             Text(method),
@@ -140,7 +144,7 @@ def phi_size(
 def _number(sweep: Sweep, stage: str, way: str, field: str) -> Measure:
   measure = measures.of_stage(sweep.stage(stage), {'way': (way,)}, field)
   # A run may have counted FLOPs without measuring seconds.
-  return measure if field == 'seconds' else measure.known()
+  return measure if field == 'seconds' else measure.require()
 
 
 def _cost_text(measure: Measure, field: str) -> Text:
@@ -216,7 +220,7 @@ def _scatter(
     height = quality[method].estimate
     for axis, (field, (factor, head)) in zip(axes, _COSTS.items(), strict=True):
       query_cost = costs[method][field].estimate
-      axis.set_xlabel(f'{head} a query')
+      axis.set_xlabel(f'{head} per query')
       if height is not None and query_cost is not None:
         plots.dot(axis, factor * query_cost.mean, height, method, colour)
   axes[0].set_ylabel(metric)

@@ -49,7 +49,7 @@ def losses(
     row, numbers = _last_step(kind, stage, lines)
     rows.append(row)
     records += numbers
-  axes[0].set_ylabel('loss, nats a token')
+  axes[0].set_ylabel('loss, nats per token')
   plots.legend(figure, axes[0])
   all_stages = list(by_kind.values())
   note = (

@@ -58,7 +58,7 @@ class Measure:
       return statistics.from_standard_error(value, self.errors[seed])
     return statistics.mean(list(self.values.values()))
 
-  def known(self) -> 'Measure':
+  def require(self) -> 'Measure':
     """Returns this measure, unless a mistyped name is the reason it is missing.
 
     Raises:
@@ -82,7 +82,7 @@ def result(sweep: Sweep, source: Source, metric: str) -> Measure:
   """
   stage, phi, task = source
   conditions = {'phi': (phi,), 'task': (task,)}
-  return of_stage(sweep.stage(stage), conditions, metric).known()
+  return of_stage(sweep.stage(stage), conditions, metric).require()
 
 
 def of_stage(

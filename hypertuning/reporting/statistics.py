@@ -90,12 +90,12 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Estimate:
   if n < 2:
     return Estimate(centre, math.nan, math.nan, n)
   # Fieller's condition is quadratic in r, and its roots are the bounds.
-  spread = _quantile(n) ** 2 / n * np.cov(a, b)
-  square = b.mean() ** 2 - spread[1, 1]
+  covariance = _quantile(n) ** 2 / n * np.cov(a, b)
+  square = b.mean() ** 2 - covariance[1, 1]
   if square <= 0:
     return Estimate(centre, -math.inf, math.inf, n)
-  middle = a.mean() * b.mean() - spread[0, 1]
-  rest = a.mean() ** 2 - spread[0, 0]
+  middle = a.mean() * b.mean() - covariance[0, 1]
+  rest = a.mean() ** 2 - covariance[0, 0]
   root = math.sqrt(max(middle**2 - square * rest, 0.0))
   low, high = (middle - root) / square, (middle + root) / square
   return Estimate(centre, float(low), float(high), n)

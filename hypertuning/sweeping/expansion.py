@@ -22,8 +22,8 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
 
   Args:
     output_dir: folder of the sweep.
-    stages: see `sweep.sweep`.
-    axes: see `sweep.sweep`.
+    stages: stages of the sweep, in the form that `sweep.sweep` takes.
+    axes: axes of the sweep, in the form that `sweep.sweep` takes.
 
   Raises:
     UserError: names the stage, axis or field at fault.

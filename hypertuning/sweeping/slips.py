@@ -19,8 +19,8 @@ def check(
 
   Args:
     output_dir: folder of the sweep.
-    stages: see `sweep.sweep`.
-    axes: see `sweep.sweep`.
+    stages: stages of the sweep, in the form that `sweep.sweep` takes.
+    axes: axes of the sweep, in the form that `sweep.sweep` takes.
 
   Raises:
     UserError: names the stage, axis or field at fault.
@@ -42,9 +42,10 @@ def split(source: str, point: Mapping[str, str]) -> tuple[str, list[str]]:
   """Reads the name of a stage that another stage starts from.
 
   Args:
-    source: `STAGE`, or `STAGE/LABEL` for a point other than that of the stage
-      that starts. `{axis}` in it stands for the label of the starting stage's
-      own point on that axis, as in `train/shared_{method}`.
+    source: name of the other stage: `STAGE`, or `STAGE/LABEL` for another
+      point than that of the stage that starts. `{axis}` in it stands for the
+      label of the starting stage's own point on that axis, as in
+      `train/shared_{method}`.
     point: point of the stage that starts; maps its axes to labels.
 
   Returns:
