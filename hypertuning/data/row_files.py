@@ -134,7 +134,7 @@ def check(
     else:
       rows.setdefault(task, []).append(row)
   if not rows and not problems:
-    problems.append(Problem(path, 1, 'no rows: write one example a line.'))
+    problems.append(Problem(path, 1, 'no rows: write one example per line.'))
   tasks = {
     task: RowTask(task_rows, definition=definitions[task])
     for task, task_rows in rows.items()
