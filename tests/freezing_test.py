@@ -206,7 +206,7 @@ def hand_count(kind, episodes, queries, hyper, inputs, targets):
   head = DEEP_HEADS[kind]
   width, n = DEEP_HYPER.emb_dim, episodes * head.num_queries
   joined = DEEP.num_heads * DEEP.head_dim
-  depth = [site.layers for site in head.adapter.at(DEEP).values()]
+  depth = [site.layers for site in head.adapter.selected_sites(DEEP).values()]
   weights, attention = tower_flops(
     DEEP_HYPER, episodes, hyper, head.num_queries, head=False
   )

@@ -239,7 +239,7 @@ def test_given_phi_equals_generated_phi(batch):
   params, mutables = variables(kind)
   none = call(kind, 'score_batch', batch, None)
   assert np.abs(none - scores).max() > 0.1
-  alone = make(None).score_batch(
+  alone = jax.jit(make(None).score_batch)(
     {'downstream': mutables['frozen']['downstream']}, batch
   )
   np.testing.assert_allclose(none, alone, rtol=1e-5)

@@ -300,7 +300,8 @@ def test_a_source_may_run_the_frozen_network(family, batch):
   assert losses[-1] < losses[0]
   jax.tree.map(np.testing.assert_array_equal, before, state.frozen)
   # Other examples give another phi.
-  phi = model.generate_adapters(state.params, batch, {'frozen': state.frozen})
+  generate = jax.jit(model.generate_adapters)
+  phi = generate(state.params, batch, {'frozen': state.frozen})
   assert all((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(phi))
 
 

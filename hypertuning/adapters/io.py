@@ -248,5 +248,6 @@ def _well_named(header: Header) -> bool:
   depth = {'prefix': 1, 'lora': 2}[header.kind]
   leaves = set(_LEAVES[header.kind].__dataclass_fields__)
   return bool(groups) and all(
-    len(group) == depth and found == leaves for group, found in groups.items()
+    len(group) == depth and leaf_names == leaves
+    for group, leaf_names in groups.items()
   )

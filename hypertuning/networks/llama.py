@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from hypertuning.adapters import Adapters, KeyValue, SiteAdapter
+from hypertuning.adapters import Adapters, KeyValue, Prefix, SiteAdapter
 from hypertuning.networks import attention, layers, stack
 from hypertuning.networks import llama_config as llama
 from hypertuning.networks.llama_config import LlamaConfig
@@ -54,7 +54,7 @@ class LlamaLayer(nn.Module):
 
     Args:
       x: `[rows, length, embed]`.
-      adapters: this layer's parts, see `stack.at_sites`.
+      adapters: this layer's parts, see `stack.site_adapters`.
       memory: keys and values of what was read before the block, with room for
         it, `[rows, kv_heads, prefix + text, head_dim]`; None at first.
       bias: float32 `[rows, 1, length, text]`.
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
 
     Args:
       x: embeddings, `[rows, length, embed]`.
-      adapters: parts of the sites, see `stack.at_sites`.
+      adapters: parts of the sites, see `stack.site_adapters`.
       view: what the block is and sees.
       memory: see `LlamaLayer`, for all layers.
       remembers: see `LlamaLayer`.
@@ -188,7 +188,7 @@ class Llama(nn.Module):
   ) -> jax.Array:
     """Hidden states that predict the targets, see `networks.Network`."""
     del enable_dropout
-    parts = stack.at_sites(adapters, _SITES)
+    parts = stack.site_adapters(adapters, _SITES)
     prompt = _Prompt.of(inputs, stack.prefix_length(parts, llama.SELF))
     ids = [inputs, prompt.last[:, None], targets[:, :-1]]
     own = jnp.arange(targets.shape[1])
@@ -217,7 +217,7 @@ class Llama(nn.Module):
     self, inputs: jax.Array, adapters: Adapters | None, length: int
   ) -> Memory:
     """Reads the prompts in one pass, but for their last tokens."""
-    parts = stack.at_sites(adapters, _SITES)
+    parts = stack.site_adapters(adapters, _SITES)
     prompt = _Prompt.of(inputs, stack.prefix_length(parts, llama.SELF))
     _, kept = self.decoder(
       self.token_embedder(inputs),
@@ -240,6 +240,37 @@ class Llama(nn.Module):
       length=length,
       axis=axis,
     )
+
+  def compress(
+    self,
+    tokens: jax.Array,
+    gists: jax.Array,
+    adapters: Adapters | None = None,
+    before: Prefix | None = None,
+    enable_dropout: bool = False,
+  ) -> tuple[jax.Array, Prefix]:
+    """Reads texts and the gist tokens behind them, see `networks.Compressor`.
+
+    The gists stand in the last columns and have the positions right behind the
+    text's; the padding between the two is masked.
+    """
+    del enable_dropout
+    parts = stack.site_adapters(adapters, _SITES, before)
+    rows, count = tokens.shape[0], gists.shape[0]
+    prefix = stack.prefix_length(parts, llama.SELF)
+    real = jnp.pad(is_real(tokens), [(0, 0), (0, count)], constant_values=True)
+    own = jnp.broadcast_to(gists, (rows, *gists.shape))
+    embedded = self.token_embedder(tokens)
+    hidden, kept = self.decoder(
+      jnp.concatenate([embedded, own.astype(embedded.dtype)], axis=1),
+      parts,
+      View(
+        real[:, None] & jnp.tri(real.shape[1], dtype=bool),
+        prefix + jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0),
+      ),
+      gists=count,
+    )
+    return hidden[:, -count:], stack.as_prefix(kept, llama.SELF)
 
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""

@@ -409,7 +409,7 @@ def test_sites_are_selectable(params, text, plain):
   """A site that phi does not have is that of the plain model."""
   for where, make in (((SITES[1],), tiny.prefix), (SITES[::2], tiny.lora)):
     phi = make(CONFIG, BATCH, where=where)
-    assert [phi.at(site) is not None for site in SITES] == [
+    assert [phi.site_adapter(site) is not None for site in SITES] == [
       site in where for site in SITES
     ]
     got = check_reference(params, text, phi)

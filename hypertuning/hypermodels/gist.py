@@ -1,0 +1,147 @@
+"""HyperTuning via gisting (arXiv 2402.16817): gist tokens turn text to phi.
+
+A network reads the examples and, behind them, a few gist tokens. What it keeps
+of them is phi: the keys and values at the gists of every layer are a prefix for
+the frozen network, or a head turns the hidden states at the gists into adapter
+parameters (ours, beyond the paper).
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hypertuning.adapters import Adapters, LoRASpec, Prefix
+from hypertuning.adapters.specs import HasSites
+from hypertuning.errors import UserError
+from hypertuning.hypermodels.learned import Learned
+from hypertuning.networks import layers
+from hypertuning.padding import is_real
+
+Reader = Callable[[jax.Array], tuple[jax.Array, Prefix]]
+CHUNKS = ('recurrent', 'concatenated', 'averaged')
+
+
+class Gist(nn.Module):
+  """A source of phi that compresses text by gist tokens.
+
+  The network that reads is the frozen downstream network itself, with LoRA that
+  only this pass has, or a tower of its own. Its own parameters are `gists`,
+  `lora` and, where there are any, `tower` and `head`.
+
+  Attributes:
+    downstream: configuration of the network that is adapted.
+    num_gists: number of gist tokens per text.
+    adapter: LoRA of the reading pass; None for none, as a tower of its own
+      needs it.
+    tower: network that reads in place of the frozen one, or None.
+    head: a head of `heads` that reads the hidden states at the gists, one per
+      query of the head, and gives phi; None takes keys and values as a prefix.
+    gist_tokens: ids whose embeddings the gists start from, over and over. Where
+      there are none, gists start at random, as large as an embedding.
+    gist_stddev: standard deviation of gists that start at random.
+    chunks: what becomes of examples in several chunks. `recurrent`: every chunk
+      is read behind the gists of the one before, and the last gists are phi.
+      `concatenated` and `averaged`: chunks are read apart.
+  """
+
+  downstream: HasSites
+  num_gists: int = 16
+  adapter: LoRASpec | None = None
+  tower: nn.Module | None = None
+  head: nn.Module | None = None
+  gist_tokens: Sequence[int] = ()
+  gist_stddev: float = 1.0
+  chunks: str = 'recurrent'
+
+  def setup(self) -> None:
+    if self.chunks not in CHUNKS:
+      raise UserError(
+        f'GIST_CHUNKS = {self.chunks!r}: give one of {", ".join(CHUNKS)}.'
+      )
+    if self.head is not None and self.head.num_queries != self.num_gists:
+      raise UserError(
+        f'NUM_GISTS = {self.num_gists}: the head reads '
+        f'{self.head.num_queries} gists.'
+      )
+    self.gists = layers.param_with_axes(
+      'gists',
+      nn.initializers.normal(0.0 if self.gist_tokens else self.gist_stddev),
+      (self.num_gists, self.downstream.emb_dim),
+      jnp.float32,
+      axes=('stack', 'embed'),
+      module=self,
+    )
+    if self.adapter is not None:
+      self.lora = Learned(self.downstream, self.adapter)
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    downstream: nn.Module | None = None,
+    enable_dropout: bool = False,
+  ) -> Adapters:
+    """Generates phi.
+
+    Args:
+      tokens: few-shot text, int32 `[episodes, length]`, 0 on padding, or in
+        chunks `[episodes, chunks, length]`.
+      downstream: the frozen network, which reads where there is no tower.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      Adapters with a leading `[episodes]` axis. They depend neither on the
+      amount of padding nor on the other episodes.
+    """
+    network = downstream if self.tower is None else self.tower
+    assert network is not None
+    gists = self.gists
+    if self.gist_tokens:
+      ids = jnp.resize(jnp.array(self.gist_tokens), (self.num_gists,))
+      gists = gists + network.token_embedder(ids)
+    lora = self.lora(tokens) if self.adapter is not None else None
+
+    def read(
+      tokens: jax.Array, before: Prefix | None = None
+    ) -> tuple[jax.Array, Prefix]:
+      return network.compress(tokens, gists, lora, before, enable_dropout)
+
+    if tokens.ndim == 2:
+      hidden, prefix = read(tokens)
+    elif self.chunks == 'recurrent':
+      hidden, prefix = read(tokens[:, 0])
+      for chunk in range(1, tokens.shape[1]):
+        text = tokens[:, chunk]
+        # An empty chunk has nothing to say: what was known stays.
+        says = is_real(text).any(axis=1)
+        hidden, prefix = jax.tree.map(
+          lambda new, old, says=says: jnp.where(
+            says.reshape(-1, *[1] * (new.ndim - 1)), new, old
+          ),
+          read(text, prefix),
+          (hidden, prefix),
+        )
+    else:
+      hidden, prefix = self._apart(read, tokens)
+    return prefix if self.head is None else self.head(hidden)
+
+  def _apart(self, read: Reader, tokens: jax.Array) -> tuple[jax.Array, Prefix]:
+    """Reads chunks `[episodes, chunks, length]` apart and joins the results."""
+    episodes, chunks, length = tokens.shape
+    hidden, prefix = jax.tree.map(
+      lambda x: x.reshape(episodes, chunks, *x.shape[1:]),
+      read(tokens.reshape(-1, length)),
+    )
+    if self.chunks == 'concatenated':
+      # The prefixes of all chunks, one behind the other.
+      prefix = jax.tree.map(
+        lambda x: x.reshape(episodes, -1, *x.shape[3:]), prefix
+      )
+      return hidden.reshape(episodes, -1, hidden.shape[-1]), prefix
+    says = is_real(tokens).any(axis=-1)
+    share = says / jnp.maximum(says.sum(axis=1, keepdims=True), 1)
+    return jax.tree.map(
+      lambda x: jnp.einsum('ec,ec...->e...', share.astype(x.dtype), x),
+      (hidden, prefix),
+    )
