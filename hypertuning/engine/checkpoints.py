@@ -19,6 +19,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hypertuning import trees
+from hypertuning.adapters.lora import without_heads
 from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
@@ -363,12 +364,11 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
 def _is_flat(saved: Any, expected: Any) -> bool:
   """Whether an array was saved in the expected shape, or in an older form.
 
-  Earlier versions saved learned LoRA factors as `[..., heads, head_dim]`; now
-  the two axes are one.
+  The older form is that of learned LoRA factors, see `without_heads`.
   """
   if saved == expected or saved is None or expected is None:
     return saved == expected
-  return len(saved) == 4 and (*saved[:2], saved[2] * saved[3]) == expected
+  return len(saved) == 4 and without_heads(saved) == expected
 
 
 def _flat(value: Any, abstract: Any) -> Any:
