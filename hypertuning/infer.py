@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hypertuning import adapters as adapters_lib
 from hypertuning import gin_utils
 from hypertuning.adapters import io
 from hypertuning.data import request_files
@@ -111,7 +112,7 @@ def infer(
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
-  step_fn = partitioner.compile(_make_step(model))
+  step_fn = partitioner.compile(_make_step(model, save_adapters))
   rng = jax.random.key(data.seed)
 
   rows: list[dict[str, Any]] = []
@@ -148,23 +149,30 @@ def infer(
   return rows
 
 
-def _make_step(model: HyperTuningModel) -> Any:
+def _make_step(model: HyperTuningModel, returns_phi: bool) -> Any:
   """Makes the function that answers a batch.
+
+  Args:
+    model: the model that answers.
+    returns_phi: whether the function returns phi; the model needs a hypermodel.
 
   Returns:
     A function `(params, frozen, batch, rng) -> (phi, tokens, scores)`. Phi is
-    generated once per episode, for all of its queries.
+    generated once per episode, for all of its queries. It is returned with a
+    row per episode, even if they all share it; None without `returns_phi`.
   """
 
   def step(
     params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
   ) -> tuple[Any, jax.Array, jax.Array]:
-    mutables = {'frozen': frozen}
-    phi = model.generate_adapters(params, batch, mutables)
-    tokens, aux = model.predict_batch_with_aux(
-      params, batch, rng, flax_mutables=mutables, adapters=phi
-    )
-    return phi, tokens, aux['scores']
+    phi = model.generate_adapters(params, batch, {'frozen': frozen})
+    # The targets' scores are not read, so the compiler leaves them out.
+    answer = model.answer(params, frozen, batch, phi, rng)
+    kept = None
+    if returns_phi:
+      assert phi is not None
+      kept = adapters_lib.expand(phi, len(batch['input_tokens']))
+    return kept, answer['text'], answer['text_score']
 
   return step
 

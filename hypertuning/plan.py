@@ -186,6 +186,7 @@ def _choice(text: str) -> tuple[str, list[Any]]:
 def _write(values: Any) -> None:
   """Writes the values to the file of `--json`, if that flag is set."""
   if _FLAGS.json:
+    # Not `files.write_text`, which replaces: this may be a pipe or /dev/stdout.
     path = pathlib.Path(_FLAGS.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1) + '\n', encoding='utf-8')

@@ -21,7 +21,7 @@ from hypertuning.networks import decoding, t5
 from hypertuning.planning import flops
 
 # One layer each: what layers do is the other tests' business.
-CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+CONFIG = tiny.shallow()
 HEADS = {
   'prefix': heads.PrefixHead(CONFIG, PrefixSpec(2), 8),
   'lora': heads.LoRAHead(CONFIG, LoRASpec(2), 8),

@@ -47,6 +47,14 @@ class LoRA:
     )
 
 
+def without_heads(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Today's shape of a factor `b` that was saved as `[..., heads, head_dim]`.
+
+  Earlier versions kept the two axes apart, in adapter files and checkpoints.
+  """
+  return (*shape[:-2], shape[-2] * shape[-1])
+
+
 def merge(
   adapters: LoRA,
   params: Mapping[str, Any],

@@ -19,6 +19,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hypertuning import trees
+from hypertuning.adapters.lora import without_heads
 from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
@@ -371,15 +372,11 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
 def _is_flat(saved_shape: Any, own_shape: Any) -> bool:
   """Whether an array was saved in the expected shape, or in an older form.
 
-  Earlier versions saved learned LoRA factors as `[..., heads, head_dim]`; now
-  the two axes are one.
+  The older form is that of learned LoRA factors, see `without_heads`.
   """
   if saved_shape == own_shape or saved_shape is None or own_shape is None:
     return saved_shape == own_shape
-  return (
-    len(saved_shape) == 4
-    and (*saved_shape[:2], saved_shape[2] * saved_shape[3]) == own_shape
-  )
+  return len(saved_shape) == 4 and without_heads(saved_shape) == own_shape
 
 
 def _flat(value: Any, abstract: Any) -> Any:

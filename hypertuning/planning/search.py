@@ -6,11 +6,11 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hypertuning import files
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
@@ -128,11 +128,8 @@ class Cache:
 
   def put(self, key: str, costs: Costs) -> None:
     """Writes costs, which the next search can then get by their key."""
-    self._folder.mkdir(parents=True, exist_ok=True)
-    temporary = self._path(key).with_suffix(f'.{os.getpid()}')
     text = json.dumps(dataclasses.asdict(costs), indent=1)
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, self._path(key))
+    files.write_text(str(self._folder), self._path(key).name, text)
 
   def _path(self, key: str) -> pathlib.Path:
     return self._folder / f'{key}.json'

@@ -186,7 +186,7 @@ def test_closed_form(params, text, plain, kind):
 
 def test_closed_form_of_copies_on_one_layer():
   """Pitfall 8: P equal prefix tokens are one whose logit is log P higher."""
-  cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+  cfg = tiny.shallow()
   params = tiny.t5_params(cfg, seed=2)
   text = tiny.text(BATCH)
   one = tiny.prefix(cfg, BATCH, length=1)
@@ -467,7 +467,7 @@ def test_repeat_and_average(make):
 @pytest.mark.parametrize('make', [tiny.prefix, tiny.lora])
 def test_gradient_of_a_shared_phi_is_the_sum_over_queries(text, make):
   """Pitfall 23: two episodes of two queries against four passes."""
-  cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+  cfg = tiny.shallow()
   params = tiny.t5_params(cfg)
   phi = make(cfg, 2)
 

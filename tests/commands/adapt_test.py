@@ -153,7 +153,7 @@ def test_step_0_is_the_hypermodel_exactly(checkpoint, tmp_path):
 @pytest.mark.slow
 def test_tasks_side_by_side_are_as_alone():
   """Clipping by the global norm would mix them, were they one tree."""
-  cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+  cfg = tiny.shallow()
   model = tiny.model(cfg, learned.Learned(cfg, LoRASpec(2)))
   batch = {**tiny.episodes(count=3), 'is_real': np.ones(3, np.int32)}
   shapes = {k: v.shape for k, v in tiny.episodes().items()}

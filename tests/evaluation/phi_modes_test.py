@@ -13,7 +13,7 @@ from hypertuning.data import registry
 from hypertuning.errors import UserError
 from hypertuning.evaluation import phi_modes
 
-CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+CONFIG = tiny.shallow()
 LENGTHS = runner.LENGTHS  # the programs of other tests' runs
 
 
