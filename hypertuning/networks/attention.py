@@ -52,6 +52,17 @@ def prepend(prefix: KeyValue | None, text: KeyValue) -> KeyValue:
   return jax.tree.map(join, prefix, text)
 
 
+def last_columns(keys_values: KeyValue, count: int) -> KeyValue | None:
+  """The last `count` keys and values of a text; None if there are none.
+
+  Layers cut them by this before they return them: a scan over layers would
+  otherwise keep those of the whole text.
+  """
+  if not count:
+    return None
+  return jax.tree.map(lambda x: x[:, :, -count:], keys_values)
+
+
 def write(memory: KeyValue, new: KeyValue, place: jax.Array) -> KeyValue:
   """Writes keys and values into a memory, from the position `place` on."""
   return jax.tree.map(

@@ -299,11 +299,12 @@ class RelativePositionBias(nn.Module):
     """The biases between queries and keys.
 
     Args:
-      query_positions: positions of the queries, int32 `[queries]`.
-      key_positions: positions of the keys, int32 `[keys]`.
+      query_positions: positions of the queries, int32 `[queries]`, or
+        `[rows, queries]` where each row has its own.
+      key_positions: positions of the keys, int32 `[keys]` or `[rows, keys]`.
 
     Returns:
-      Float32 `[1, heads, queries, keys]`.
+      Float32 `[1 or rows, heads, queries, keys]`.
     """
     table = param_with_axes(
       'rel_embedding',
@@ -313,9 +314,10 @@ class RelativePositionBias(nn.Module):
       axes=('heads', 'relpos_buckets'),
     )
     buckets = relative_position_bucket(
-      key_positions[None, :] - query_positions[:, None],
+      key_positions[..., None, :] - query_positions[..., :, None],
       self.bidirectional,
       self.num_buckets,
       self.max_distance,
     )
-    return table[:, buckets][None]
+    biases = jnp.moveaxis(table[:, buckets], 0, -3)
+    return biases.reshape(-1, *biases.shape[-3:])

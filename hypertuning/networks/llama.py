@@ -2,8 +2,8 @@
 
 The prompt and the targets are one sequence, which is put together on the
 device: `[inputs | last prompt token | targets]`, the inputs padded on the right.
-Every row's last prompt token *moves* to the column behind the inputs: it keeps
-its position and its own column is masked. So the targets of all rows start at
+The last prompt token of a row *moves* to the column behind the inputs: it keeps
+its position, and its own column is masked. So the targets of all rows start in
 the same column, whatever the lengths of their prompts.
 """
 
@@ -96,8 +96,7 @@ class LlamaLayer(nn.Module):
     )(self._norm('pre_mlp_norm', x), True, mlp_adapter.lora)
     x = self._residual(x, y)
     if self.gists:
-      # Cut here and not behind the stack: a scan would keep whole texts.
-      return x, jax.tree.map(lambda leaf: leaf[:, :, -self.gists :], bare)
+      return x, attention.last_columns(bare, self.gists)
     return x, text if self.remembers else None
 
   def _norm(self, name: str, x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypertuning.adapters import Adapters, SiteAdapter
+from hypertuning.adapters import Adapters, Prefix
 from hypertuning.networks import attention, layers, stack
 from hypertuning.networks import t5_config as t5
 from hypertuning.networks.memory import Memory
@@ -58,7 +58,9 @@ class Encoder(_Stack):
     mask: jax.Array,
     adapters: Adapters | None = None,
     deterministic: bool = True,
-  ) -> jax.Array:
+    before: Prefix | None = None,
+    gists: int = 0,
+  ) -> tuple[jax.Array, Any]:
     """Encodes embedded text.
 
     Args:
@@ -68,26 +70,31 @@ class Encoder(_Stack):
       adapters: phi of the episodes, which have equally many rows each; None for
         no phi.
       deterministic: whether dropout is off.
+      before: prefix beside the adapters.
+      gists: number of last columns that are gist tokens, see `T5.compress`.
 
     Returns:
       Hidden states, `[rows, length, embed]`; those of padding have no meaning.
+      With gists, keys and values at them, see `stack.run_layers`.
     """
     cfg = self.config
     positions = jnp.arange(embedded.shape[1])
+    if gists:  # they come right behind each row's text, whatever its padding
+      positions = jnp.cumsum(mask, axis=1) - 1
     bias = self._relative_bias(positions, positions, bidirectional=True)
     bias = bias + attention.mask_to_bias(mask[:, None, None, :])
-    x, _ = stack.run_layers(
+    x, kept = stack.run_layers(
       EncoderLayer,
       cfg.num_encoder_layers,
       cfg,
-      {'deterministic': deterministic},
+      {'deterministic': deterministic, 'gists': gists},
       self._dropout(embedded.astype(cfg.dtype), deterministic),
-      stack.site_adapters(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP)),
+      stack.site_adapters(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP), before),
       None,
       bias,
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='encoder_norm')(x)
-    return self._dropout(x, deterministic)
+    return self._dropout(x, deterministic), kept
 
 
 class Decoder(_Stack):
@@ -187,12 +194,8 @@ class Decoder(_Stack):
         layer_memory,
       ),
       rows=encoded_mask,
-      shared=jax.tree.map(
-        # The prefix is among the keys and values of the memory already.
-        lambda part: SiteAdapter(lora=part.lora),
-        site_parts,
-        is_leaf=lambda x: isinstance(x, SiteAdapter),
-      ),
+      # The prefix is among the keys and values of the memory already.
+      shared=stack.without_prefix(site_parts),
       length=length,
       axis=int(is_scanned),
     )
@@ -345,7 +348,30 @@ class T5(nn.Module):
     """
     return self.encoder(
       self.token_embedder(tokens), is_real(tokens), adapters, not enable_dropout
+    )[0]
+
+  def compress(
+    self,
+    tokens: jax.Array,
+    gists: jax.Array,
+    adapters: Adapters | None = None,
+    before: Prefix | None = None,
+    enable_dropout: bool = False,
+  ) -> tuple[jax.Array, Prefix]:
+    """The encoder reads texts and gists, see `networks.Compressor`."""
+    rows, count = tokens.shape[0], gists.shape[0]
+    mask = jnp.pad(is_real(tokens), [(0, 0), (0, count)], constant_values=True)
+    own = jnp.broadcast_to(gists, (rows, *gists.shape))
+    embedded = self.token_embedder(tokens)
+    hidden, kept = self.encoder(
+      jnp.concatenate([embedded, own.astype(embedded.dtype)], axis=1),
+      mask,
+      adapters,
+      not enable_dropout,
+      before,
+      count,
     )
+    return hidden[:, -count:], stack.as_prefix(kept, t5.ENCODER_SELF)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Logits, float32 `[rows, length, vocab]`, of `[rows, length, embed]`."""

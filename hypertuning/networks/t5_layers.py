@@ -61,18 +61,27 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-  """A layer of self-attention and a feed-forward block."""
+  """A layer of self-attention and a feed-forward block.
+
+  Attributes:
+    gists: number of last columns whose keys and values are returned, without a
+      prefix; 0 for none.
+  """
+
+  gists: int = 0
 
   @nn.compact
   def __call__(
     self, x: jax.Array, adapters: SiteAdapters, memory: None, bias: jax.Array
-  ) -> tuple[jax.Array, None]:
+  ) -> tuple[jax.Array, KeyValue | None]:
     adapter = adapters[t5.ENCODER_SELF]
     y = self._norm('pre_attention_layer_norm', x)
     attend = self._attention('attention')
-    text = attend.prepend(adapter, attend.keys_values(y, adapter))
+    own = attend.keys_values(y, adapter)
+    text = attend.prepend(adapter, own)
     x = self._residual(x, attend(y, text, bias, adapter, self.deterministic))
-    return self._feed_forward(x, adapters[t5.ENCODER_MLP]), None
+    x = self._feed_forward(x, adapters[t5.ENCODER_MLP])
+    return x, attention.last_columns(own, self.gists)
 
 
 class DecoderLayer(_Layer):
