@@ -43,6 +43,8 @@ class Gist(nn.Module):
     gist_stddev: standard deviation of gists that start at random.
     chunks: what becomes of examples in several chunks. `recurrent`: every chunk
       is read behind the gists of the one before, and the last gists are phi.
+      What a layer's gists have read is read one layer above, so that no more
+      chunks are heard of than the network has layers less one.
       `concatenated` and `averaged`: chunks are read apart.
   """
 

@@ -1,10 +1,10 @@
 """Llama (Touvron et al., 2023), a decoder-only network that takes adapters.
 
 The prompt and the targets are one sequence, which is put together on the
-device: `[inputs | last prompt token | targets]`, the inputs padded on the right.
-The last prompt token of a row *moves* to the column behind the inputs: it keeps
-its position, and its own column is masked. So the targets of all rows start in
-the same column, whatever the lengths of their prompts.
+device: `[inputs | last prompt token | targets]`, with the inputs padded on the
+right. The last prompt token of a row *moves* to the column behind the inputs:
+it keeps its position, and its own column is masked. So the targets of all rows
+start in the same column, whatever the lengths of their prompts.
 """
 
 import dataclasses

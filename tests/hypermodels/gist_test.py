@@ -26,8 +26,13 @@ LLAMA = tiny_llama.config()
 CONFIGS = {
   'llama': LLAMA,
   'llama scanned': tiny_llama.config(scan_layers=True, remat_policy='full'),
-  't5': tiny.shallow(),
+  't5': tiny.config(),
+  # What a layer's gists have read, the next text reads one layer above: three
+  # chunks in a row need four layers.
+  'deep llama': tiny_llama.config(num_layers=4),
+  'deep t5': tiny.config(num_encoder_layers=4, num_decoder_layers=1),
 }
+NAMES = ('llama', 'llama scanned', 't5')
 
 
 def _network(cfg):
@@ -56,6 +61,10 @@ def _variables(model, batch):
     lambda: model.get_initial_variables(jax.random.key(0), shapes)
   )
   parts = {k: tiny.random_params(abstract[k]) for k in ('params', 'frozen')}
+  # Large factors would make an attention of a single key, which hides others.
+  own = parts['params']['hypermodel']
+  if 'lora' in own:
+    own['lora'] = jax.tree.map(lambda x: 0.2 * x, own['lora'])
   return parts['params'], {'frozen': parts['frozen']}
 
 
@@ -73,14 +82,14 @@ def _phi(model, params, mutables, tokens):
 def _close(one, other, tolerance=1e-5):
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(
-      x, y, rtol=tolerance, atol=tolerance
+      x, y, rtol=tolerance, atol=tolerance * np.abs(y).max()
     ),
     one,
     other,
   )
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', NAMES)
 def test_phi_is_the_prefix_that_the_spec_says(name):
   model, params, mutables = _case(name)
   phi = _phi(model, params, mutables, tiny.episodes()['hyper_tokens'])
@@ -95,7 +104,7 @@ def test_phi_is_the_prefix_that_the_spec_says(name):
   assert {n.split('/')[0] for n in own} == {'gists', 'lora'}
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', NAMES)
 def test_phi_depends_neither_on_padding_nor_on_other_episodes(name):
   """Pitfall 1."""
   model, params, mutables = _case(name)
@@ -148,7 +157,7 @@ def test_keys_at_the_gists_are_those_of_transformers():
       )
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', NAMES)
 def test_training_moves_the_source_alone(name):
   """Pitfalls 9 and 22: one tower, frozen, through which the gradient goes."""
   model, params, mutables = _case(name)
@@ -172,7 +181,7 @@ def test_training_moves_the_source_alone(name):
   assert all(v > 0 for k, v in moved.items() if k.endswith('query_b')), moved
 
 
-@pytest.mark.parametrize('name', ['llama', 't5'])
+@pytest.mark.parametrize('name', ['deep llama', 'deep t5'])
 @pytest.mark.parametrize('chunks', gist.CHUNKS)
 def test_every_chunk_is_read(name, chunks):
   model, params, mutables = _case(name, chunks)
