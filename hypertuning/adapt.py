@@ -97,9 +97,9 @@ def adapt(
       does not have them.
 
   Returns:
-    Two rows `{'task', 'phi', 'episodes', 'loss', metric, ...}` per seqio task,
-    with `phi` = 'start' and 'tuned', and their means over the seqio tasks.
-    Standard errors are over tasks. The rows of tuned adapters also have
+    Two rows `{'task', 'phi', 'episodes', 'questions', 'loss', metric, ...}` per
+    seqio task, with `phi` = 'start' and 'tuned', and their means over the seqio
+    tasks. Standard errors are over tasks. The rows of tuned adapters also have
     `reached` (the share of tasks that reached the target), and the means over
     tasks of `steps_to_target` and `seconds_to_target`. A task that never
     reaches the target counts with its whole tuning.
@@ -147,7 +147,7 @@ def adapt(
   tuned: dict[str, tuple[Adapters, list[str]]] = {}
   for task, source, names in tasks:
     found: list[Row] = []
-    parts = []
+    parts, questions = [], 0
     for first in range(0, len(names), at_once):
       group = names[first : first + at_once]
       episodes = source.for_tuning(
@@ -167,6 +167,7 @@ def adapt(
         data.seed,
         partitioner,
       )
+      questions += scoring.number_of(group_data.targets)
       start = tuner.start(group_data.start, draws)
       if start_adapters:
         start = _from_file(start_adapters, start, first, names)
@@ -178,6 +179,7 @@ def adapt(
         for name, (loss, tested) in zip(
           group, test(tuner.answer, phi), strict=True
         ):
+          scoring.check_loss(name, step, loss)
           row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
           found.append({**row, metric: tested})
       parts.append(jax.device_get(phi))
@@ -185,7 +187,7 @@ def adapt(
     tuned[task.name] = whole, names
     curves += found
     results += summarize(
-      task.name, found, len(names) * test_visits, metric, target
+      task.name, found, len(names) * test_visits, questions, metric, target
     )
   results += aggregation.averages(results)
   for name, (whole, names) in tuned.items():
@@ -198,8 +200,8 @@ def adapt(
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
   gin_utils.save_config(output_dir)
-  columns = ('task', 'phi', 'episodes', 'loss', metric, *_TO_TARGET)
-  print(scoring.table(results, columns))
+  sizes = ('task', 'phi', 'episodes', 'questions')
+  print(scoring.table(results, (*sizes, 'loss', metric, *_TO_TARGET)))
   return results
 
 
@@ -207,6 +209,7 @@ def summarize(
   name: str,
   curves: Sequence[Row],
   episodes: int,
+  questions: int,
   metric: str,
   target: float,
 ) -> list[Row]:
@@ -216,6 +219,7 @@ def summarize(
     name: name of the seqio task.
     curves: rows `{'task', 'step', 'seconds', 'loss', metric}`, by step.
     episodes: number of episodes that test all tasks together.
+    questions: number of questions in these episodes.
     metric: name of the metric that is tested.
     target: value of the metric that a task should reach.
   """
@@ -228,7 +232,8 @@ def summarize(
     values = [curve[task][place][metric] for task in tasks]
     losses = [curve[task][place]['loss'] for task in tasks]
     row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
-    row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
+    row |= {'questions': questions, 'loss': float(np.mean(losses))}
+    row[metric] = float(np.mean(values))
     if len(tasks) > 1:
       row[f'{metric}_stderr'] = spread.standard_error(values)
     rows.append(row)
@@ -324,16 +329,13 @@ def _data(
   held_out = lookup.episodes(name, lengths, 'validation')
   tested = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(tested, tasks)
-  counts = np.concatenate(
-    [np.asarray(x['target_weights']).any(-1).sum(-1) for x in test]
-  )
-  task = lookup.get_task(name)
-  first = held_out.take(tasks * draws)
   return _Data(
-    on_devices(first, tasks * draws)[0],
+    on_devices(held_out.take(tasks * draws), tasks * draws)[0],
     batching.TrainBatches(open_at, tasks, partitioner.batch),
     test,
-    scoring.questions_of(task, tested, counts).targets,
+    scoring.questions_of(
+      lookup.get_task(name), tested, lengths['targets'][0]
+    ).targets,
   )
 
 

@@ -17,6 +17,7 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.eval', 'evaluate')
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,8 +76,10 @@ def evaluate(
       the mixture.
 
   Returns:
-    One row `{'task', 'phi', 'episodes', 'loss', 'loss_stderr', 'gap', metric,
-    metric_stderr, ...}` per task and phi mode, then the rows of `aggregate`.
+    One row `{'task', 'phi', 'episodes', 'questions', 'loss', 'loss_stderr',
+    'gap', metric, metric_stderr, ...}` per task and phi mode, then the rows of
+    `aggregate`. All numbers are over as many `questions`, an option's question
+    counted once.
     Standard errors (`..._stderr`) are over episodes. With several draws of
     shots, `..._std` is the standard deviation of a metric over the draws.
 
@@ -98,8 +101,8 @@ def evaluate(
     )
   data.check(model)
   tasks = lookup.members(data.required_name)
-  # All splits are opened before any weight is read, so that a missing split is
-  # reported at once.
+  # All splits are read before any weight, so that a missing split and options
+  # that cannot be ranked are reported at once.
   datasets = [
     lookup.episodes(
       task.name,
@@ -110,6 +113,13 @@ def evaluate(
     )
     for task in tasks
   ]
+  limit = -1 if num_batches is None else num_batches * batch_size
+  questions = [
+    scoring.questions_of(task, dataset.take(limit), data.lengths['targets'][0])
+    for task, dataset in zip(tasks, datasets, strict=True)
+  ]
+  for task, asked in zip(tasks, questions, strict=True):
+    _check_draws(task.name, asked.targets, draws)
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
@@ -121,18 +131,20 @@ def evaluate(
 
   results: list[Row] = []
   predictions: list[Row] = []
-  for task, episodes in zip(tasks, datasets, strict=True):
+  for task, episodes, asked in zip(tasks, datasets, questions, strict=True):
     dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
       lambda batch: step_fn(params, frozen, batch, rng),
       _watched(batches, task.name),
     )
-    counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
-    targets, numbers, sources = scoring.questions_of(
-      task, episodes.take(len(counts)), counts
-    )
-    _check_draws(task.name, targets, draws)
+    targets, counts, numbers, sources = asked
+    answered = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
+    if answered.tolist() != counts:
+      raise UserError(
+        f'{task.name}: {sum(counts)} queries were read, but {answered.sum()} '
+        'of them were answered.'
+      )
     others = neighbors(len(counts), batch_size, draws)
     in_turn = all(
       source != sources[other]
@@ -143,13 +155,20 @@ def evaluate(
       if mode == OTHER and not in_turn:
         print(f"{task.name}: no row of 'other', tasks do not come in turn.")
         continue
-      row = {'task': task.name, 'phi': mode, 'episodes': len(counts)}
-      row |= _of_mode(summary, mode)
-      scores = scoring.by_episode(outputs[f'score/{mode}'], counts)
+      scores = scoring.check_scores(
+        f'{task.name}, phi {mode}', outputs[f'score/{mode}'], counts
+      )
+      row = {
+        'task': task.name,
+        'phi': mode,
+        'episodes': len(counts),
+        'questions': scoring.number_of(targets),
+        **_of_mode(summary, mode),
+      }
       texts = None
       if task.predict_metric_fns:
         texts = scoring.texts_of(
-          task, scoring.by_episode(outputs[f'text/{mode}'], counts)
+          task, scoring.by_episode(outputs[f'text/{mode}'], answered)
         )
         row |= scoring.measure(
           task.predict_metric_fns, targets, texts, numbers, draws
@@ -157,6 +176,13 @@ def evaluate(
       row |= scoring.measure(
         task.score_metric_fns, targets, scores, numbers, draws
       )
+      if row.get('ties'):
+        tied = round(row['ties'] * row['questions'] / 100)
+        print(
+          f'{task.name}, phi {mode}: {tied} of {row["questions"]} questions '
+          'have several likeliest options, and are right only if all are.',
+          file=sys.stderr,
+        )
       results.append(row)
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 
 from hypertuning.data import registry, row_files
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
@@ -60,8 +61,8 @@ def function_vectors(
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
-    UserError: no such folder, a row is wrong, a task has too few rows, or what
-      is held out is not there or leaves nothing to train on.
+    UserError: no such folder, all rows of a file are wrong, a task has too few
+      rows, or what is held out is not there or leaves nothing to train on.
   """
   tasks = _read(folder)
   held = choose(list(tasks), held_out)
@@ -142,12 +143,14 @@ def _function(name: str) -> str:
 def _read(folder: str) -> dict[str, RowTask]:
   root = pathlib.Path(folder).expanduser()
   tasks: dict[str, RowTask] = {}
+  odd = Oddities(folder)
   for path in sorted(root.rglob('*')):
     if path.name.endswith(_ENDINGS):
       name = path.name.partition('.')[0]
       if name in tasks:
         raise UserError(f'{path}: another file has task {name!r} as well.')
-      tasks |= row_files.read(str(path), FIELDS, strip=True, name=name)
+      tasks |= row_files.read(str(path), FIELDS, strip=True, name=name, odd=odd)
+  odd.say()
   if not tasks:
     raise UserError(
       f'{folder}: no {", ".join(_ENDINGS)} file of rows in this folder.'

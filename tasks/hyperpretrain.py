@@ -27,6 +27,7 @@ from hypertuning.data import (
   vocabularies,
 )
 from hypertuning.data.caclm import SegmentLengths
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -127,7 +128,7 @@ def text_rows(
 
   Raises:
     UserError: at the first use of a file that cannot be read, or whose rows
-      lack the field.
+      all lack the field. Some without it are left out and counted.
   """
   segment = functools.partial(caclm.caclm, lengths=lengths)
   return _add(name, _rows(train, validation, field), segment, text_format)
@@ -231,7 +232,9 @@ def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
   @functools.cache
   def texts(split: str) -> tuple[str, ...]:
     fields = {'inputs': field, 'targets': field}
-    tasks = row_files.read(files[split], fields, name='text')
+    odd = Oddities(f'{field!r}')
+    tasks = row_files.read(files[split], fields, name='text', odd=odd)
+    odd.say()
     return tuple(row.inputs for row in tasks['text'].rows)
 
   return _source(texts)

@@ -14,6 +14,7 @@ from typing import Any
 
 from hypertuning.data import aggregation, metrics, registry, row_files
 from hypertuning.data import text_format as text_format_lib
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
@@ -48,13 +49,17 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
   """Names of the `train` or `test` tasks of a setting.
 
   Raises:
-    UserError: no such setting, or no file of it.
+    UserError: no such setting, or no file of it that lists the tasks.
   """
   if setting not in SETTINGS:
     raise UserError(
       f'metaicl.setting = {setting!r}: give one of {", ".join(SETTINGS)}.'
     )
-  return _json(pathlib.Path(folder, 'config', f'{setting}.json'))[split]
+  path = pathlib.Path(folder, 'config', f'{setting}.json')
+  names = _json(path).get(split)
+  if not names or not isinstance(names, list):
+    raise UserError(f'{path}: no list of tasks {split!r}.')
+  return names
 
 
 @takes_text_format
@@ -126,7 +131,8 @@ def test(
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
-    UserError: no such setting; a file that is not there when it is first read.
+    UserError: no such setting; a file that is not there when it is first read,
+      has rows of several tasks, or has no options to score.
   """
   merged = pathlib.Path(folder, 'tasks.json')
   kinds = _json(merged) if merged.is_file() else {}
@@ -147,7 +153,10 @@ def test(
         k,
         options=True,
         text_format=text_format,
-        score_metric_fns=(_label_score if is_label else _choice_score,),
+        score_metric_fns=(
+          _label_score if is_label else _choice_score,
+          metrics.mean_ties,
+        ),
       )
       members.append(registry.form_of(task, in_context, scored=True))
   return registry.add_mixture(
@@ -187,14 +196,28 @@ def _kind(folder: str, task: str) -> str:
 
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
-  (read,) = row_files.read(str(path), FIELDS).values()
+  is_asked = part == 'test'
+  odd = Oddities(f'MetaICL, {task}')
+  tasks = row_files.read(str(path), FIELDS, odd=odd, need_options=is_asked)
+  odd.say()
+  if len(tasks) > 1:
+    raise UserError(
+      f'{path}: rows of {len(tasks)} tasks ({", ".join(tasks)}), but a file of '
+      'MetaICL has one.'
+    )
+  (read,) = tasks.values()
+  if is_asked and not read.rows[0].options:
+    raise UserError(f'{path}: no row has "options", which are scored.')
   return read
 
 
 def _json(path: pathlib.Path) -> Any:
   try:
-    return json.loads(path.read_text('utf-8'))
+    found = json.loads(path.expanduser().read_text('utf-8'))
   except OSError as error:
     raise UserError(f'{path}: no such file of MetaICL.') from error
   except ValueError as error:
     raise UserError(f'{path}: not JSON ({error}).') from error
+  if not isinstance(found, dict):
+    raise UserError(f'{path}: not an object: write {{...}}.')
+  return found

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypertuning.data import metrics, registry
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
@@ -64,15 +65,18 @@ def natural_instructions(
 
   def tasks(split: str) -> dict[str, RowTask]:
     found = {}
+    odd = Oddities(f'{name}, {split}')
     for task in _listed(root / 'splits' / track / f'{split}_tasks.txt'):
-      definition, positive, rows = read_task(root / 'tasks' / f'{task}.json')
-      rows = rows[:instances]
+      definition, positive, rows = read_task(
+        root / 'tasks' / f'{task}.json', odd, instances
+      )
       if split == 'train':
         rows = [_one_output(row, seed) for row in rows]
       pool: Sequence[Row] = positive[:POSITIVES]
       if setting == 'def_shots' and split == 'train':
         pool = [*positive, *rows]
       found[task] = RowTask(rows, pool=pool, definition=definition)
+    odd.say()
     return found
 
   registry.add_episodes(
@@ -87,8 +91,17 @@ def natural_instructions(
   return registry.form_of(name, in_context)
 
 
-def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:
+def read_task(
+  path: pathlib.Path, odd: Oddities, most: int | None = None
+) -> tuple[str, list[Row], list[Row]]:
   """Definition, positive examples and instances of a task's file.
+
+  Args:
+    path: the file.
+    odd: counts examples and instances that are left out: those without an
+      input or an output that is a text. None takes their place, so that the
+      others are the official ones.
+    most: number of instances to read, the first ones; None reads all.
 
   Raises:
     UserError: names the file and the field at fault.
@@ -98,8 +111,10 @@ def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:
     definition = task['Definition']
     if isinstance(definition, list):
       definition = definition[0]
-    positive = [_row(example) for example in task['Positive Examples']]
-    rows = [_row(instance) for instance in task['Instances']]
+    if not isinstance(definition, str):
+      raise TypeError('"Definition" is no text')
+    positive = _rows(path, 'Positive Examples', task, odd)
+    rows = _rows(path, 'Instances', task, odd, most)
   except FileNotFoundError as error:
     raise UserError(f'{path}: no such task; the split lists it.') from error
   except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -112,10 +127,37 @@ def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:
   return definition, positive, rows
 
 
-def _row(example: dict[str, Any]) -> Row:
-  outputs = example['output']
+def _rows(
+  path: pathlib.Path,
+  field: str,
+  task: dict[str, Any],
+  odd: Oddities,
+  most: int | None = None,
+) -> list[Row]:
+  rows = []
+  for number, example in enumerate(task[field][:most], start=1):
+    row = _row(example)
+    if row is None:
+      odd.add(
+        'rows left out',
+        f'{path}: "{field}" {number} has no "input" or "output" that is a text',
+      )
+    else:
+      rows.append(row)
+  return rows
+
+
+def _row(example: Any) -> Row | None:
+  """A row, or None if it lacks a text."""
+  if not isinstance(example, dict):
+    return None
+  outputs = example.get('output')
   if isinstance(outputs, str):
     outputs = [outputs]
+  if not isinstance(outputs, list) or not outputs:
+    return None
+  if not all(isinstance(x, str) for x in (example.get('input'), *outputs)):
+    return None
   return Row(example['input'], outputs[0], references=tuple(outputs[1:]))
 
 

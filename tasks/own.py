@@ -58,8 +58,8 @@ def task_file(
     balanced: whether shots have every target equally often.
     draws: number of draws of shots for every validation row, or the numbers
       of some of them.
-    metric: one of `METRICS`. Rows with options give accuracy as well, under
-      the name `<name>_score_eval`.
+    metric: one of `METRICS`. Tasks with options are ranked as well, under the
+      name `<name>_score_eval`.
     fields: names in the files, such as `{'inputs': 'question'}`.
     text_format: layout of the text, T5's over bytes by default.
 
@@ -71,17 +71,18 @@ def task_file(
     raise UserError(
       f'own.task_file.metric = {metric!r}: give one of {", ".join(METRICS)}.'
     )
-  shot_tasks = row_files.read(train, fields)
+  shot_tasks = row_files.read(train, fields, need_options=True)
+  query_tasks: Mapping[str, RowTask] = {}
   splits: Splits = {'train': functools.partial(dict, shot_tasks)}
   if validation is not None:
-    query_tasks = row_files.read(validation, fields)
+    query_tasks = row_files.read(validation, fields, need_options=True)
     splits = {
       **splits,
       'validation': lambda: _with_pools(query_tasks, shot_tasks),
     }
-  options = all(
-    row.options for task in shot_tasks.values() for row in task.rows
-  )
+  # Of tasks that have none, `_score_eval` says so: their text can be asked.
+  asked = query_tasks or shot_tasks
+  options = any(task.rows[0].options for task in asked.values())
   registry.add_episodes(
     name,
     splits,

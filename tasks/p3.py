@@ -8,6 +8,7 @@ data set's raw rows and promptsource's templates.
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypertuning.data import (
   aggregation,
@@ -17,7 +18,8 @@ from hypertuning.data import (
   vocabularies,
 )
 from hypertuning.data.fewshot import SCORE_EVAL
-from hypertuning.data.rows import Row, RowTask
+from hypertuning.data.oddities import Oddities
+from hypertuning.data.rows import Row, RowTask, distinct, fault_of_options
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -83,17 +85,22 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
-    found = {
-      task: RowTask(rows, rate=rates[task])
-      for task, rows in p3_files.rows(folder, 'train', most_rows).items()
-      if task in rates and _fits(rows, shots + queries)
-    }
-    kept = {
-      task: rows
-      for task, rows in found.items()
-      if longest_mean is None
-      or _mean_length(rows.rows, vocabulary) <= longest_mean
-    }
+    odd = Oddities(f'{name}, prompts of {len(rates)} in {table}')
+    rows = p3_files.rows(folder, 'train', most_rows)
+    kept = {}
+    for task, rate in rates.items():
+      if task not in rows:
+        odd.add('without rows', task)
+      elif not _fits(rows[task], shots + queries):
+        odd.add(f'left out, fewer than {shots + queries} inputs', task)
+      elif (
+        longest_mean is not None
+        and _mean_length(rows[task], vocabulary) > longest_mean
+      ):
+        odd.add(f'left out, more than {longest_mean} tokens on average', task)
+      else:
+        kept[task] = RowTask(rows[task], rate=rate)
+    odd.say()
     if not kept:
       raise UserError(f'{folder}: no prompts of {table} in its files.')
     return kept
@@ -125,6 +132,8 @@ def held_out(
 
   The mixture scores options (`<name>` holds the `_score_eval` tasks): accuracy
   by the summed log-probability, shots from the training rows of the prompt.
+  Prompts without options or without training rows are no part of it; a line on
+  stderr counts them.
 
   Args:
     folder: folder of P3's files, with the splits `train` and `validation`.
@@ -138,7 +147,7 @@ def held_out(
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
-    UserError: no files, or no rows of the data sets.
+    UserError: no files, no rows of the data sets, or no prompt with options.
   """
   pools = p3_files.rows(folder, 'train', most_rows)
   query_rows = {
@@ -148,13 +157,23 @@ def held_out(
   }
   if not query_rows:
     raise UserError(f'{folder}: no rows of {", ".join(datasets)}.')
+  odd = Oddities(f'{name}, {folder}')
+  members = []
   for task, rows in query_rows.items():
     if task not in pools:
-      raise UserError(f'{folder}: task {task} has no training rows to show.')
+      odd.add('prompts without training rows left out', task)
+      continue
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
-  members = [
-    registry.form_of(task, in_context, scored=True) for task in query_rows
-  ]
+    if rows[0].options:
+      members.append(registry.form_of(task, in_context, scored=True))
+    else:
+      odd.add('prompts without options, which are not scored', task)
+  odd.say()
+  if not members:
+    raise UserError(
+      f'{folder}: no prompt of {", ".join(datasets)} has both options to score '
+      'and training rows to show.'
+    )
   return registry.add_mixture(
     registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
   )
@@ -174,6 +193,10 @@ def templates(
 ) -> str:
   """Registers the prompts of a data set, rendered here; returns a mixture.
 
+  Rows that a prompt fails on, or whose target is not one of its options, are
+  left out, and so are prompts that do not parse or fail on every row. A line
+  on stderr counts them.
+
   Args:
     file: promptsource's `templates.yaml`.
     train: raw rows to show, see `p3_files.raw_rows`.
@@ -187,29 +210,90 @@ def templates(
     text_format: layout of the text, T5's over bytes by default.
 
   Raises:
-    UserError: a file is wrong, or a row lacks a field of a prompt.
+    UserError: a file is wrong, or no prompt can be used; names the first.
   """
-  raw = {path: list(p3_files.raw_rows(path)) for path in (train, validation)}
-  names = []
+  odd = Oddities(prefix)
+  raw = {
+    path: list(p3_files.raw_rows(path, odd))
+    for path in dict.fromkeys((train, validation))
+  }
+  names: list[str] = []
+  faults: list[UserError] = []
   for template in promptsource.read_templates(file, prefix):
     if only_original and not template.original_task:
       continue
-    pool, query_rows = (
-      [
-        row
-        for i, example in enumerate(raw[path])
-        if (row := template.render(example, seed=i)) is not None
-      ]
-      for path in (train, validation)
-    )
+    try:
+      template.check()
+      pool, query_rows = (
+        _rendered(template, raw[path], path, odd)
+        for path in (train, validation)
+      )
+    except UserError as error:
+      faults.append(error)
+      continue
+    scored = SCORE_EVAL * bool(query_rows[0].options)
+    if template.task + scored in names:
+      faults.append(UserError(f'{template}: another is {template.task} too.'))
+      continue
     _add_prompt(
       template.task, pool, query_rows, shots, queries, draws, text_format
     )
-    scored = all(row.options for row in query_rows)
-    names.append(template.task + (SCORE_EVAL if scored else ''))
+    names.append(template.task + scored)
   if not names:
-    raise UserError(f'{file}: no prompt of the original task.')
+    raise (
+      faults[0]
+      if faults
+      else UserError(f'{file}: no prompt of the original task.')
+    )
+  if faults:
+    odd.add('prompts left out', faults[0], len(faults))
+  odd.say()
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
+
+
+def _rendered(
+  template: promptsource.Template,
+  examples: Sequence[Mapping[str, Any]],
+  path: str,
+  odd: Oddities,
+) -> list[Row]:
+  """The rows of a prompt; counts those that are left out or mended.
+
+  Raises:
+    UserError: no row is left; says what is wrong with the first one.
+  """
+  rows: list[Row] = []
+  faults: list[UserError] = []
+  empty: list[str] = []
+  for i, example in enumerate(examples):
+    place = f'{template}: row {i + 1} of {path}'
+    try:
+      row = template.render(example, seed=i)
+    except UserError as error:
+      faults.append(error)
+      continue
+    if row is None:
+      empty.append(place)
+      continue
+    kept = row._replace(options=distinct(row.options))
+    fault = fault_of_options(kept, f' of row {i + 1}')
+    if row.options and fault:
+      faults.append(UserError(f'{template}: {fault}.'))
+      continue
+    if len(kept.options) < len(row.options):
+      odd.add('rows mended, an option twice or empty', place)
+    rows.append(kept)
+  if not rows:
+    raise (
+      faults[0]
+      if faults
+      else UserError(f'{template}: no row of {path} has an input and a target.')
+    )
+  if faults:
+    odd.add('rows left out', faults[0], len(faults))
+  if empty:
+    odd.add('rows without input or target left out', empty[0], len(empty))
+  return rows
 
 
 def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
@@ -243,7 +327,7 @@ def _add_prompt(
     shots,
     queries,
     draws=draws,
-    options=all(row.options for row in rows),
+    options=bool(rows[0].options),
     text_format=text_format,
   )
 

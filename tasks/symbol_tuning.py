@@ -18,6 +18,7 @@ import seqio
 
 from hypertuning.data import registry, row_files, symbols
 from hypertuning.data.fewshot import SCORE_EVAL
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
@@ -53,8 +54,8 @@ def train(
     The name.
 
   Raises:
-    UserError: a file or a row is wrong, a task is no classification, or it has
-      too few rows.
+    UserError: a file or all of its rows are wrong, a task is no classification,
+      or it has too few rows.
   """
   tasks = _read(files, fields)
   registry.add_episodes(
@@ -131,7 +132,10 @@ def _read(
   """Tasks whose rows all have the task's labels as options."""
   tasks: dict[str, RowTask] = {}
   for path in files:
-    for task, read in row_files.read(path, fields).items():
+    odd = Oddities('symbol tuning')
+    found = row_files.read(path, fields, odd=odd)
+    odd.say()
+    for task, read in found.items():
       labels = tuple(sorted({row.targets for row in read.rows}))
       if not 2 <= len(labels) <= MOST_LABELS:
         raise UserError(

@@ -45,6 +45,7 @@ class EpisodeSource(seqio.DataSource):
     train_episodes: int | None = None,
     at_most: bool = False,
     in_turn: bool = False,
+    ranked: bool = False,
   ) -> None:
     """Describes the episodes; rows are made at the first use of a split.
 
@@ -71,6 +72,7 @@ class EpisodeSource(seqio.DataSource):
         refused otherwise.
       in_turn: whether `train` comes to one task after the other too, as often
         to each, in place of drawing tasks by their rates.
+      ranked: whether all rows must have options that can be ranked.
     """
     if train_episodes is None:
       train_episodes = _ENDLESS
@@ -98,6 +100,7 @@ class EpisodeSource(seqio.DataSource):
     self._train_episodes = train_episodes
     self._at_most = at_most
     self._in_turn = in_turn
+    self._ranked = ranked
     self._first = 0
     self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
@@ -245,4 +248,6 @@ class EpisodeSource(seqio.DataSource):
 
   def _make_table(self, split: str) -> sampling.Table:
     needed = 0 if self._at_most else self._shots[split]
-    return sampling.make_table(self._tasks[split](), needed, self._queries)
+    return sampling.make_table(
+      self._tasks[split](), needed, self._queries, self._ranked
+    )

@@ -31,6 +31,7 @@ OF_QUERIES = (
   'inputs_pretokenized',
   'targets_pretokenized',
   'query_references',
+  'target_sizes',
   *_RANKING,
 )
 
@@ -132,9 +133,10 @@ def episode_features(
     Elements with, in int32, `hyper_inputs` `[tokens]` (definition and
     examples; where its length is `(chunks, length)`, `[chunks, tokens]`, the
     definition in every chunk, as each is encoded by itself), `inputs` and
-    `targets` `[queries, tokens]`, and `left_out`, the
-    number of examples that did not fit. Beside them stand the texts of the
-    queries, `task`, and what a metric may need.
+    `targets` `[queries, tokens]`, `target_sizes` `[queries]`, the number of
+    tokens of each target before it is cut, and `left_out`, the number of
+    examples that did not fit. Beside them stand the texts of the queries,
+    `task`, and what a metric may need.
 
   Raises:
     UserError: a length leaves no room for the format and one token.
@@ -155,6 +157,7 @@ def episode_features(
     queries = tf.concat(
       [_column(form.inputs, count), queries, _column(form.targets, count)], 1
     )
+    sizes = answers.row_lengths() + len(form.target_end)
     if target_room is not None:
       answers = answers[:, : target_room - len(form.target_end)]
     answers = tf.concat([answers, _column(form.target_end, count)], axis=1)
@@ -208,6 +211,7 @@ def episode_features(
       'targets': answers.to_tensor(),
       **more,
       'left_out': left_out,
+      'target_sizes': tf.cast(sizes, tf.int32),
       'inputs_pretokenized': episode['query_inputs'],
       'targets_pretokenized': episode['query_targets'],
       **{name: episode[name] for name in _KEPT if name in episode},

@@ -8,7 +8,7 @@ scores), each episode in the form that the postprocessor `texts` or
 import functools
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,15 +64,69 @@ def ranked_options(
   Returns:
     Arrays `[queries]`: `question`, the number of the question that the option
     answers, `is_correct`, `tokens`, the length of the option with its end
-    token, and `option`, its text.
+    token, `alike`, the number of the first query with the same tokens for the
+    same question, and `option`, the text.
+
+  Raises:
+    UserError: no option of a question is right, or a right and a wrong one are
+      the same tokens because the lengths cut them.
   """
   assert example is not None  # seqio gives it
-  return {
-    'question': np.asarray(example['question']),
+  targets = np.asarray(example['targets'])
+  question = np.asarray(example['question'])
+  rows = np.concatenate([question[:, None], targets], axis=1)
+  _, first, group = np.unique(
+    rows, axis=0, return_index=True, return_inverse=True
+  )
+  ranked = {
+    'question': question,
     'is_correct': np.asarray(example['is_correct'], bool),
-    'tokens': (np.asarray(example['targets']) > 0).sum(axis=1),
+    'tokens': (targets > 0).sum(axis=1),
+    'alike': first[group.reshape(-1)],
     'option': np.array([text(value) for value in output]),
   }
+  for number in np.unique(question):
+    if not ranked['is_correct'][question == number].any():
+      raise UserError(
+        f'{_place(example, question == number)}: the target is not one of the '
+        f'options {ranked["option"][question == number].tolist()}.'
+      )
+  sizes = np.asarray(example.get('target_sizes', ranked['tokens']))
+  for same in alike(ranked):
+    if (sizes[same] > ranked['tokens'][same]).any():
+      raise UserError(
+        f'{_place(example, same)}: the options '
+        f'{" and ".join(map(repr, ranked["option"][same][:2].tolist()))} are '
+        "the same where TASK_FEATURE_LENGTHS['targets'] cuts them: give it "
+        f'room for {sizes[same].max()} tokens.'
+      )
+  return ranked
+
+
+def alike(ranked: Ranked) -> list[np.ndarray]:
+  """The options that are the same tokens, although only some of them are right.
+
+  Args:
+    ranked: result of `ranked_options`.
+
+  Returns:
+    Numbers of the queries in each group of such options.
+  """
+  groups = [
+    np.flatnonzero(ranked['alike'] == first)
+    for first in np.unique(ranked['alike'])
+  ]
+  right = ranked['is_correct']
+  return [x for x in groups if right[x].any() and not right[x].all()]
+
+
+def _place(example: Mapping[str, Any], queries: np.ndarray) -> str:
+  """The task of an episode and the input of some of its queries."""
+  place = text(example.get('task', b'')) or 'A task'
+  inputs = example.get('inputs_pretokenized')
+  if inputs is None:
+    return place
+  return f'{place}, {text(np.asarray(inputs, object)[queries][0])[:60]!r}'
 
 
 # Generated text.
@@ -85,7 +139,7 @@ def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
   count.
 
   Raises:
-    UserError: fewer predictions than targets.
+    UserError: fewer predictions than targets, or no targets.
   """
   return {'accuracy': _mean(lambda r, p: p in r, targets, predictions)}
 
@@ -117,7 +171,7 @@ def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """F1 in percent, averaged over the labels that are a target somewhere."""
   pairs = [(r[0], p) for r, p in _pairs(targets, predictions)]
-  return {'macro_f1': _macro_f1(*zip(*pairs, strict=True)) if pairs else 0.0}
+  return {'macro_f1': _macro_f1(*zip(*pairs, strict=True))}
 
 
 # Scored options.
@@ -128,10 +182,17 @@ def rank_accuracy(
 ) -> dict[str, float]:
   """Percentage of questions whose likeliest option is right, as T0 counts it.
 
+  A question whose likeliest options are equally likely, or the same tokens, is
+  right only if all of these are. (T0 takes the first of them, so that a model
+  that cannot tell options apart is as good as their order.)
+
   Args:
     targets: one result of `ranked_options` per episode.
     scores: one array `[queries]` of summed log-probabilities per episode;
       padding comes behind its options.
+
+  Raises:
+    UserError: there is no question, or a score is not finite.
   """
   return _ranked(targets, scores, by_mean=False)
 
@@ -148,10 +209,24 @@ def mean_rank_macro_f1(
 ) -> dict[str, float]:
   """MetaICL's F1 for classification, averaged over the labels of a task."""
   chosen = _chosen(targets, scores, by_mean=True)
-  if not chosen:
-    return {'macro_f1': 0.0}
-  gold, answers, _ = zip(*chosen, strict=True)
-  return {'macro_f1': _macro_f1(gold, answers)}
+  return {
+    'macro_f1': _macro_f1([x.gold for x in chosen], [x.option for x in chosen])
+  }
+
+
+def ties(
+  targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool = False
+) -> dict[str, float]:
+  """Percentage of questions whose likeliest option is not the only one."""
+  chosen = _chosen(targets, scores, by_mean)
+  return {'ties': 100.0 * sum(x.is_tie for x in chosen) / len(chosen)}
+
+
+def mean_ties(
+  targets: Sequence[Ranked], scores: Sequence[Any]
+) -> dict[str, float]:
+  """`ties` by the mean log-probability per token, as in MetaICL."""
+  return ties(targets, scores, by_mean=True)
 
 
 def text(value: str | bytes) -> str:
@@ -164,29 +239,64 @@ def _ranked(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> dict[str, float]:
   chosen = _chosen(targets, scores, by_mean)
-  right = sum(is_right for *_, is_right in chosen)
-  return {'accuracy': 100.0 * right / max(len(chosen), 1)}
+  return {'accuracy': 100.0 * sum(x.is_right for x in chosen) / len(chosen)}
+
+
+class _Choice(NamedTuple):
+  """What a model chooses for a question.
+
+  Attributes:
+    gold: the right option.
+    option: the likeliest option; of several, one that is wrong if any is.
+    is_right: whether all of the likeliest options are right.
+    is_tie: whether there are several.
+  """
+
+  gold: str
+  option: str
+  is_right: bool
+  is_tie: bool
 
 
 def _chosen(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
-) -> list[tuple[str, str, bool]]:
-  """Per question: right option, likeliest option, whether the latter is right.
+) -> list[_Choice]:
+  """What is chosen for each question.
 
-  Of options that are equally likely, the first is taken. A question may list an
-  option twice, so that "right" is not the same as "has the right text".
+  A question may list an option twice, so that "right" is not the same as "has
+  the right text", and options with the same text are no tie.
+
+  Raises:
+    UserError: there is no question, or a score is not finite.
   """
   found = []
   for ranked, values in zip(targets, scores, strict=True):
     score = np.asarray(values, np.float64)[: len(ranked['question'])]
+    if not np.isfinite(score).all():
+      bad = np.flatnonzero(~np.isfinite(score))[0]
+      raise UserError(
+        f'The log-likelihood of the option {ranked["option"][bad]!r} is '
+        f'{score[bad]}: the weights of the checkpoint give no number.'
+      )
     if by_mean:
       score = score / ranked['tokens']
+    right, option = ranked['is_correct'], ranked['option']
     for question in np.unique(ranked['question']):
       rows = np.flatnonzero(ranked['question'] == question)
-      best = rows[np.argmax(score[rows])]
-      right = ranked['is_correct'][best]
-      gold = ranked['option'][rows[np.argmax(ranked['is_correct'][rows])]]
-      found.append((str(gold), str(ranked['option'][best]), bool(right)))
+      best = rows[score[rows] == score[rows].max()]
+      # Equal tokens may differ in the last bits of their sums.
+      best = rows[np.isin(ranked['alike'][rows], ranked['alike'][best])]
+      wrong = best[~right[best]]
+      found.append(
+        _Choice(
+          gold=str(option[rows[np.argmax(right[rows])]]),
+          option=str(option[wrong[0] if len(wrong) else best[0]]),
+          is_right=not len(wrong),
+          is_tie=len(np.unique(option[best])) > 1,
+        )
+      )
+  if not found:
+    raise UserError('No question has options that are ranked.')
   return found
 
 
@@ -208,7 +318,7 @@ def _mean(
   predictions: Predictions,
 ) -> float:
   values = [float(score(r, p)) for r, p in _pairs(targets, predictions)]
-  return 100.0 * sum(values) / max(len(values), 1)
+  return 100.0 * sum(values) / len(values)
 
 
 def _pairs(
@@ -217,7 +327,7 @@ def _pairs(
   """(references, text) of every query that has a target.
 
   Raises:
-    UserError: fewer texts than targets.
+    UserError: fewer texts than targets, or no targets.
   """
   for queries, answers in zip(targets, predictions, strict=True):
     if len(answers) < len(queries):
@@ -225,11 +335,14 @@ def _pairs(
         f'An episode asks {len(queries)} queries, of which {len(answers)} were '
         'answered: give TASK_FEATURE_LENGTHS room for as many as the task has.'
       )
-  return [
+  pairs = [
     pair
     for queries, answers in zip(targets, predictions, strict=True)
     for pair in zip(queries, list(answers)[: len(queries)], strict=True)
   ]
+  if not pairs:
+    raise UserError('No query has a target: there is nothing to measure.')
+  return pairs
 
 
 def _normalised(value: str) -> str:

@@ -22,6 +22,7 @@ import seqio
 
 from hypertuning.data import row_files
 from hypertuning.data.fewshot import SCORE_EVAL
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row
 from hypertuning.errors import UserError
 
@@ -81,7 +82,12 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
 
 
 def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
-  """Rows of every prompt of a folder, without repetitions.
+  """Rows of every prompt of a folder.
+
+  Wrong rows are left out, and in `validation` and `test` also rows without
+  options of prompts that have some; a line on stderr counts them. Rows of
+  `train` that repeat are taken once, all others are asked as often as they are
+  published.
 
   Args:
     folder: a folder in one of the layouts above.
@@ -93,27 +99,42 @@ def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
     Name of each prompt to its rows.
 
   Raises:
-    UserError: the folder has no files of the split, or a row is wrong.
+    UserError: the folder has no files of the split, or a file has no row that
+      is right.
   """
-  found: dict[str, dict[tuple[str, str], Row]] = {}
+  odd = Oddities(f'{folder}, {split}')
+  found: dict[str, list[Row]] = {}
   for prompt, paths in _files(folder, split).items():
     each = most and math.ceil(most / len(paths)) if prompt else None
     for path in paths:
-      read = row_files.read(str(path), FIELDS, True, prompt or None, each)
+      read = row_files.read(
+        str(path),
+        FIELDS,
+        True,
+        prompt or None,
+        each,
+        odd,
+        need_options=split != 'train',
+      )
       for task, part in read.items():
-        kept = found.setdefault(task, {})
-        for row in part.rows:
-          kept.setdefault((row.inputs, row.targets), row)
-  return {task: _thinned(list(x.values()), most) for task, x in found.items()}
+        found.setdefault(task, []).extend(part.rows)
+  odd.say()
+  if split == 'train':
+    found = {task: list(dict.fromkeys(part)) for task, part in found.items()}
+  return {task: _thinned(part, most) for task, part in found.items()}
 
 
-def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
+def raw_rows(
+  path: str, odd: Oddities | None = None
+) -> Iterator[Mapping[str, Any]]:
   """Rows of a data set, before a prompt renders them.
 
   Args:
-    path: a file of JSON lines, or `tfds:NAME#SPLIT` for a data set of
+    path: a file of JSON lines, or `tfds:NAME:VERSION#SPLIT` for a data set of
       tensorflow-datasets that has been prepared, such as
-      `tfds:super_glue/cb#train`.
+      `tfds:super_glue/cb:1.0.2#train`.
+    odd: counts lines that are not JSON objects, which are left out; with None
+      they are refused.
 
   Raises:
     UserError: the file or data set does not exist, or a line is not JSON.
@@ -121,7 +142,7 @@ def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
   if path.startswith(_TFDS):
     yield from _tfds_rows(path)
   else:
-    for _, item in _json_lines(path):
+    for _, item in _json_lines(path, odd):
       yield item
 
 
@@ -153,7 +174,9 @@ def _thinned(found: list[Row], most: int | None) -> list[Row]:
   return found[:: math.ceil(len(found) / most)] if most else found
 
 
-def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(
+  path: str, odd: Oddities | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
   try:
     text = pathlib.Path(path).expanduser().read_text('utf-8')
   except OSError as error:
@@ -165,11 +188,15 @@ def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
       continue
     try:
       item = json.loads(line)
+      wrong = '' if isinstance(item, dict) else 'not an object: write {...}'
     except json.JSONDecodeError as error:
-      raise UserError(f'{path}:{number}: not JSON ({error.msg}).') from error
-    if not isinstance(item, dict):
-      raise UserError(f'{path}:{number}: not an object: write {{...}}.')
-    yield number, item
+      wrong = f'not JSON ({error.msg})'
+    if not wrong:
+      yield number, item
+    elif odd is None:
+      raise UserError(f'{path}:{number}: {wrong}.')
+    else:
+      odd.add('rows left out', f'{path}:{number}: {wrong}.')
 
 
 def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
@@ -181,8 +208,9 @@ def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
     reason = str(error).strip().split('\n')[0]
     raise UserError(
       f'{path}: tensorflow-datasets does not give it ({reason}): write '
-      'tfds:NAME#SPLIT, and give --tfds_data_dir, a folder where it was '
-      'prepared with `tfds build`.'
+      'tfds:NAME:VERSION#SPLIT, such as tfds:super_glue/cb:1.0.2#train, and '
+      'give --tfds_data_dir or TFDS_DATA_DIR, a folder where it was prepared '
+      'with `tfds build`.'
     ) from error
   for row in dataset.as_numpy_iterator():
     yield {field: _plain(value) for field, value in row.items()}

@@ -34,6 +34,7 @@ class Template:
     answer_choices: template of the options, divided by `|||`; None without.
     original_task: whether the prompt asks what the data set was made for. T0 is
       evaluated with these prompts alone.
+    path: file of the prompt, for messages.
   """
 
   task: str
@@ -41,16 +42,39 @@ class Template:
   jinja: str
   answer_choices: str | None = None
   original_task: bool = True
+  path: str = 'templates.yaml'
+
+  def __str__(self) -> str:
+    return f'{self.path}: prompt {self.name!r}'
+
+  def check(self) -> None:
+    """Parses the prompt.
+
+    Raises:
+      UserError: the prompt does not parse; names the file and the prompt.
+    """
+    try:
+      if self.answer_choices:
+        _compiled(self.answer_choices)
+      _compiled(self._main)
+    except jinja2.TemplateError as error:
+      raise UserError(f'{self}: {error} (task {self.task}).') from error
+
+  @property
+  def _main(self) -> str:
+    return self.jinja.replace('}}', f' | string | truncate({_LONGEST}) }}}}')
 
   def render(self, example: Mapping[str, Any], seed: int = 0) -> Row | None:
     """Renders one raw row; None if the prompt has no input or target for it.
 
     Args:
       example: fields of the raw row.
-      seed: seed for prompts that choose among wordings at random.
+      seed: number of the row from 0, which is the seed of prompts that choose
+        among wordings at random.
 
     Raises:
-      UserError: the row lacks a field that the prompt names.
+      UserError: the prompt does not parse or fails on this row, which may lack
+        a field; names the file, the prompt and the row.
     """
     values: dict[str, Any] = dict(_escaped(example))
     # The filter of the compiled template draws from the seed of this row.
@@ -61,11 +85,12 @@ class Template:
         text = _compiled(self.answer_choices).render(values)
         options = [_unescaped(part.strip()) for part in text.split(_PIPES)]
         values['answer_choices'] = options
-      jinja = self.jinja.replace('}}', f' | string | truncate({_LONGEST}) }}}}')
-      parts = _compiled(jinja).render(values).split(_PIPES)
-    except jinja2.UndefinedError as error:
+      parts = _compiled(self._main).render(values).split(_PIPES)
+    except Exception as error:  # a template is a program: it may raise anything
+      reason = f'{error}' if str(error) else type(error).__name__
       raise UserError(
-        f'Prompt {self.task}: {error}; the row has {", ".join(example)}.'
+        f'{self}: {reason} in row {seed + 1} (task {self.task}); the row has '
+        f'{", ".join(example)}.'
       ) from error
     if len(parts) < 2:
       return None
@@ -86,23 +111,31 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
     UserError: the file does not exist, or is not a file of templates.
   """
   try:
-    loaded = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
+    text = pathlib.Path(path).expanduser().read_text('utf-8')
+    loaded = yaml.load(text, Loader=_Loader)
     found = loaded['templates'].values()
     return [
       Template(
         task=task_name(task_prefix, template['name']),
         name=template['name'],
-        jinja=template['jinja'],
-        answer_choices=template['answer_choices'],
+        jinja=str(template['jinja']),
+        answer_choices=_text(template.get('answer_choices')),
         original_task=bool(
           (template.get('metadata') or {}).get('original_task')
         ),
+        path=path,
       )
       for template in found
     ]
-  except FileNotFoundError as error:
+  except OSError as error:
     raise UserError(f'{path}: no such file of templates.') from error
-  except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+  except (
+    yaml.YAMLError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+  ) as error:
     raise UserError(
       f'{path}: not a templates.yaml of promptsource ({error}).'
     ) from error
@@ -111,6 +144,10 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
 def task_name(prefix: str, name: str) -> str:
   """P3's name of the task that a prompt makes of a data set."""
   return re.sub(r'[^\w\d\._]+', '_', f'{prefix}_{name}')
+
+
+def _text(value: Any) -> str | None:
+  return None if value is None else str(value)
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,6 +167,7 @@ def _environment() -> jinja2.Environment:
   environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
   environment.globals['zip'] = zip
   environment.filters['most_frequent'] = _most_frequent
+  environment.filters['choice'] = random.Random(0).choice  # rendering sets it
   return environment
 
 

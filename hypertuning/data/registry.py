@@ -39,7 +39,7 @@ def add_episodes(
   symbol_labels: Sequence[str] | None = None,
   text_format: TextFormat | None = None,
   metric_fns: MetricFns = (metrics.exact_match,),
-  score_metric_fns: MetricFns = (metrics.rank_accuracy,),
+  score_metric_fns: MetricFns = (metrics.rank_accuracy, metrics.ties),
 ) -> str:
   """Registers episodes of rows as seqio tasks, in place of older ones.
 
@@ -62,7 +62,8 @@ def add_episodes(
     train_episodes: number of episodes that `seqio_cache_tasks` writes; None for
       no end.
     at_most: whether a task with fewer rows than `shots` shows them all.
-    options: whether the rows have options.
+    options: whether the rows have options. An option that a row lists twice
+      counts once.
     symbol_labels: symbols that replace the labels, drawn anew for every episode
       (symbol tuning).
     text_format: layout of the text, T5's over bytes by default.
@@ -84,7 +85,7 @@ def add_episodes(
   if symbol_labels is not None:
     relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
 
-  def source(count: int) -> EpisodeSource:
+  def source(count: int, ranked: bool = False) -> EpisodeSource:
     return EpisodeSource(
       splits,
       shots,
@@ -94,10 +95,11 @@ def add_episodes(
       draws=draws,
       train_episodes=train_episodes,
       at_most=at_most,
+      ranked=ranked,
     )
 
   answered = source(queries)
-  ranked = source(1) if options else None
+  ranked = source(1, ranked=True) if options else None
   for form in FORMS:
     to_tokens = functools.partial(
       fewshot.episode_features,

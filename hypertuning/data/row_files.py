@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hypertuning.data import record_files
-from hypertuning.data.rows import Row, RowTask
+from hypertuning.data.oddities import Oddities
+from hypertuning.data.rows import Row, RowTask, distinct
 from hypertuning.errors import UserError
 
 _TEXTS = ('inputs', 'targets', 'definition', 'task', 'id')
@@ -53,6 +54,8 @@ def read(
   strip: bool = False,
   name: str | None = None,
   most: int | None = None,
+  odd: Oddities | None = None,
+  need_options: bool = False,
 ) -> dict[str, RowTask]:
   """The tasks of a file.
 
@@ -64,15 +67,33 @@ def read(
     name: name of the task of rows that have no field `task`; by default the
       name of the file.
     most: greatest number of rows to read from a binary file.
+    odd: counts the wrong rows of a benchmark as it is published, which are
+      left out, and those with an option twice or an empty one, of which the
+      options that differ are kept. None refuses such a file.
+    need_options: whether every row of a task must have options if one has.
 
   Returns:
     Name of each task to the task.
 
   Raises:
-    UserError: a row is wrong; names the file and its first wrong lines.
+    UserError: a row is wrong, or with `odd` all are; names the file and its
+      first wrong lines.
   """
-  tasks, problems = check(path, fields, strip, name, most)
-  if problems:
+  mended: list[Problem] = []
+  tasks, problems = check(
+    path,
+    fields,
+    strip,
+    name,
+    most,
+    need_options,
+    mended=None if odd is None else mended,
+  )
+  if odd is not None and tasks:
+    for done, found in (('rows left out', problems), ('rows mended', mended)):
+      if found:
+        odd.add(done, found[0], len(found))
+  elif problems:
     lines = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
     more = len(problems) - _MOST_SHOWN
     raise UserError(lines + (f'\n... and {more} more' if more > 0 else ''))
@@ -85,6 +106,8 @@ def check(
   strip: bool = False,
   name: str | None = None,
   most: int | None = None,
+  need_options: bool = False,
+  mended: list[Problem] | None = None,
 ) -> tuple[dict[str, RowTask], list[Problem]]:
   """The tasks of a file, and every fault of the file.
 
@@ -94,6 +117,9 @@ def check(
     strip: as in `read`.
     name: as in `read`.
     most: as in `read`.
+    need_options: as in `read`.
+    mended: list that gets what is wrong with rows whose options are mended;
+      with None they are wrong.
 
   Returns:
     The tasks made of the rows that are right, and one problem per row that is
@@ -113,12 +139,13 @@ def check(
   rows: dict[str, list[Row]] = {}
   definitions: dict[str, str] = {}
   ids: dict[tuple[str, str], int] = {}
+  places: dict[str, list[int]] = {}
   name = name or pathlib.Path(path).name.split('.')[0]
   for number, item in _items(path, problems, most):
     if strip:
       item = {field: _stripped(value) for field, value in item.items()}
     try:
-      row, task, definition = _row(item, names)
+      row, task, definition, remark = _row(item, names, mended is not None)
       task = task or name
       _once(item.get(names['id']), task, number, ids)
       if definitions.setdefault(task, definition) != definition:
@@ -130,6 +157,11 @@ def check(
       problems.append(Problem(path, number, f'{error}.'))
     else:
       rows.setdefault(task, []).append(row)
+      places.setdefault(task, []).append(number)
+      if remark and mended is not None:
+        mended.append(Problem(path, number, f'{remark}.'))
+  if need_options:
+    problems += _without_options(path, rows, places, names['options'])
   if not rows and not problems:
     problems.append(Problem(path, 1, 'no rows: write one example a line.'))
   tasks = {
@@ -137,6 +169,31 @@ def check(
     for task, found in rows.items()
   }
   return tasks, sorted(problems, key=lambda problem: problem.line)
+
+
+def _without_options(
+  path: str,
+  rows: Mapping[str, list[Row]],
+  places: Mapping[str, Sequence[int]],
+  name: str,
+) -> list[Problem]:
+  """Takes out rows without options of tasks that have some; names each row."""
+  problems = []
+  for task, found in rows.items():
+    if not any(row.options for row in found):
+      continue
+    problems += [
+      Problem(
+        path,
+        number,
+        f'no {name!r}, which other rows of task {task!r} have: give them to '
+        'all rows of a task or to none.',
+      )
+      for row, number in zip(found, places[task], strict=True)
+      if not row.options
+    ]
+    found[:] = [row for row in found if row.options]
+  return problems
 
 
 class _Wrong(Exception):
@@ -243,9 +300,9 @@ def _tsv(
 
 
 def _row(
-  item: Mapping[str, Any], names: Mapping[str, str]
-) -> tuple[Row, str, str]:
-  """A row, the name of its task and the task's definition."""
+  item: Mapping[str, Any], names: Mapping[str, str], mend: bool
+) -> tuple[Row, str, str, str]:
+  """A row, its task's name and definition, and what was mended."""
   for field in ('inputs', 'targets'):
     if item.get(names[field]) is None:
       raise _Wrong(
@@ -256,20 +313,25 @@ def _row(
   for field in ('inputs', 'targets'):
     if not texts[field].strip():
       raise _Wrong(f'{names[field]!r} is empty')
-  options = lists['options']
+  options, remark = lists['options'], ''
   if options:
     name = names['options']
+    if not all(option.strip() for option in options):
+      remark = f'{name!r} has an empty option: {options}'
+    elif len(set(options)) != len(options) > 1:
+      remark = f'{name!r} has an option twice: {options}'
+    if remark and not mend:
+      raise _Wrong(remark)
+    options = distinct(options)
     if len(options) < 2:
       raise _Wrong(f'{name!r} has one option: give two or more')
-    if len(set(options)) != len(options):
-      raise _Wrong(f'{name!r} has an option twice: {options}')
     if texts['targets'] not in options:
       raise _Wrong(
         f'{names["targets"]!r} {texts["targets"]!r} is not one of {name!r} '
         f'{options}'
       )
   row = Row(texts['inputs'], texts['targets'], options, lists['references'])
-  return row, texts['task'], texts['definition']
+  return row, texts['task'], texts['definition'], remark
 
 
 def _stripped(value: Any) -> Any:

@@ -49,6 +49,27 @@ class RowTask:
 Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
 
 
+def distinct(options: Sequence[str]) -> tuple[str, ...]:
+  """Options in their order: each of them once, and none without text."""
+  return tuple(dict.fromkeys(x for x in options if x.strip()))
+
+
+def fault_of_options(row: Row, place: str = '') -> str:
+  """Why the options of a row cannot be ranked; empty if they can be.
+
+  Args:
+    row: a row whose options are `distinct`.
+    place: where the row is, as the text says it, such as ` of row 3`.
+  """
+  if not row.options:
+    return f'no options{place}'
+  if len(row.options) < 2:
+    return f'one option{place}, {row.options[0]!r}: give two or more'
+  if row.targets not in row.options:
+    return f'target {row.targets!r}{place} is not one of {list(row.options)}'
+  return ''
+
+
 def for_tuning(task: RowTask, is_test: bool, count: int | None) -> RowTask:
   """One half of a held-out task that is tuned on by itself.
 

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hypertuning.data.rows import Row, RowTask, Tasks, as_task
+from hypertuning.data.rows import (
+  Row,
+  RowTask,
+  Tasks,
+  as_task,
+  distinct,
+  fault_of_options,
+)
 from hypertuning.errors import UserError
 
 Episode = dict[str, tf.Tensor]
@@ -65,18 +72,26 @@ class Table:
     return [math.ceil(size / queries) for size in self.sizes]
 
 
-def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
+def make_table(
+  split_tasks: Tasks, shots: int, queries: int, ranked: bool = False
+) -> Table:
   """Joins the rows of tasks.
 
   Args:
     split_tasks: tasks of a split.
     shots: number of shots that every task must have rows for.
     queries: number of queries per episode.
+    ranked: whether the options of the rows are to be ranked. An option that a
+      row lists twice then counts once, and one without text not at all.
 
   Raises:
-    UserError: there is no task, or one has too few rows or no rate.
+    UserError: there is no task, or one has too few rows or no rate; or a row
+      that is to be ranked has fewer than two options, or not its target among
+      them.
   """
   tasks = {name: as_task(task) for name, task in split_tasks.items()}
+  if ranked:
+    tasks = {name: _ranked(name, task) for name, task in tasks.items()}
   if not tasks:
     raise UserError('An EpisodeSource has a split without tasks.')
   rates = np.array([task.rate for task in tasks.values()], np.float64)
@@ -129,6 +144,18 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
       group=tf.constant(group, tf.int64),
       label=tf.constant(label, tf.float64),
     )
+
+
+def _ranked(name: str, task: RowTask) -> RowTask:
+  """A task whose rows can be ranked, with options that all differ."""
+  rows = [row._replace(options=distinct(row.options)) for row in task.rows]
+  for number, row in enumerate(rows, start=1):
+    if fault := fault_of_options(row):
+      raise UserError(
+        f'Task {name!r}, row {number} ({row.inputs[:40]!r}): {fault}. Rank '
+        'classification needs tasks with options, the target among them.'
+      )
+  return dataclasses.replace(task, rows=rows)
 
 
 def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:

@@ -63,7 +63,7 @@ def describe_file(
   Raises:
     UserError: the file cannot be read at all.
   """
-  tasks, problems = check(path, fields)
+  tasks, problems = check(path, fields, need_options=True)
   lines = [str(problem) for problem in problems]
   for name, task in tasks.items():
     different = len({row.inputs for row in task.rows})
