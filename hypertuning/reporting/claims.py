@@ -117,6 +117,9 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Judged:
       'worse': ' '.join(sources[1]),
       'compared by': kind,
       **sections.estimate_record(estimate, planned, problem),
+      'questions': ', '.join(
+        dict.fromkeys(filter(None, (better.questions, worse.questions)))
+      ),
       'verdict': decision,
     },
     [better.stage, worse.stage],

@@ -30,6 +30,8 @@ class Measure:
     values: seed to number, for the runs that have it.
     errors: seed to the number's standard error over episodes, nan if unknown.
     planned: number of runs that the stage has in the sweep.
+    questions: number of questions that the numbers are of, as a table shows it:
+      `400`, `380 to 400` if the runs differ; empty if they do not say it.
     problem: why a run has no number, as a table shows it; empty if all have
       one.
     unknown: message that finished runs exist but do not know this number, with
@@ -40,6 +42,7 @@ class Measure:
   values: Mapping[str, float]
   errors: Mapping[str, float]
   planned: int
+  questions: str
   problem: str
   unknown: str
   stage: Stage
@@ -92,14 +95,16 @@ def of_stage(
   """
   cells = stage.cells if cells is None else cells
   values, errors, problems = {}, {}, {}
+  counts = []
   for cell in cells:
     try:
-      value, error = _number(cell, where, metric)
+      value, error, count = _number(cell, where, metric)
     except _Absent as why:
       problems[cell.name] = str(why)
     else:
       seed = cell.point.get(SEED, _WITHOUT_SEED)
       values[seed], errors[seed] = value, error
+      counts.append(count)
   done = [cell for cell in cells if cell.state == DONE]
   unknown = ''
   if done and not values and not _has(done, where, metric):
@@ -116,8 +121,20 @@ def of_stage(
     problems.values(), key=lambda text: not text.startswith(FAILED)
   )
   return Measure(
-    values, errors, len(cells), reasons[0] if reasons else '', unknown, stage
+    values,
+    errors,
+    len(cells),
+    questions(counts),
+    reasons[0] if reasons else '',
+    unknown,
+    stage,
   )
+
+
+def questions(counts: Sequence[object]) -> str:
+  """How many questions numbers are of: `400`, `380 to 400`, or unknown ('')."""
+  known = sorted({int(count) for count in counts if isinstance(count, int)})
+  return ' to '.join(map(str, dict.fromkeys((*known[:1], *known[-1:]))))
 
 
 def paired(*measures: Measure) -> list[list[float]]:
@@ -142,7 +159,7 @@ class _Absent(Exception):
 
 def _number(
   cell: Cell, where: Mapping[str, Collection[str]], metric: str
-) -> tuple[float, float]:
+) -> tuple[float, float, object]:
   if cell.state != DONE:
     raise _Absent(cell.state_text)
   rows = [r for r in _rows(cell, where) if r.get(metric) is not None]
@@ -154,7 +171,8 @@ def _number(
   if not is_number(value):
     raise _Absent(f'{FAILED}: {metric} is {value!r}')
   error = rows[0].get(f'{metric}_stderr', math.nan)
-  return float(value), float(error) if is_number(error) else math.nan
+  error = float(error) if is_number(error) else math.nan
+  return float(value), error, rows[0].get('questions')
 
 
 def is_number(value: object) -> bool:

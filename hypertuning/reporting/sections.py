@@ -98,7 +98,10 @@ def number(metric: str, measure: Measure) -> Text:
   estimate = measure.estimate
   if estimate is None:
     return Text(measure.problem, 'absent')
-  return estimated(metric, estimate, measure.planned)
+  text = estimated(metric, estimate, measure.planned)
+  asked = f'{measure.questions} questions' if measure.questions else ''
+  small = ' · '.join(filter(None, (text.small, asked)))
+  return dataclasses.replace(text, small=small)
 
 
 def estimated(metric: str, estimate: Estimate, planned: int) -> Text:
@@ -148,8 +151,11 @@ def few(n: int, planned: int) -> str:
 
 
 def record(measure: Measure) -> dict[str, Any]:
-  """The columns `ESTIMATE` for a measure."""
-  return estimate_record(measure.estimate, measure.planned, measure.problem)
+  """The columns `ESTIMATE` for a measure, and `questions`."""
+  return {
+    **estimate_record(measure.estimate, measure.planned, measure.problem),
+    'questions': measure.questions,
+  }
 
 
 def estimate_record(

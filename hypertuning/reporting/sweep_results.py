@@ -285,12 +285,28 @@ def _of_t5x(path: pathlib.Path, phi: str) -> Row:
   lines = _text(path).splitlines()
   row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
   task = path.name.removesuffix('-metrics.jsonl')
-  numbers = {
+  numbers: dict[str, Any] = {
     name: float(value)
     for name, value in row.items()
     if isinstance(value, (int, float)) and name != 'step'
   }
+  answers = path.with_name(f'{task}-{row.get("step", 0):06d}.jsonl')
+  if answers.is_file():
+    numbers['questions'] = sum(
+      _questions(_object(f'{answers.name}:{number}', line))
+      for number, line in enumerate(_text(answers).splitlines(), 1)
+    )
   return {'task': task, 'phi': phi, **numbers}
+
+
+def _questions(episode: Row) -> int:
+  """Number of questions of an episode that seqio has written down."""
+  target = episode.get('target')
+  # Options, see `metrics.ranked_options`; seqio shortens long lists to a text.
+  if isinstance(target, dict):
+    numbers = target.get('question')
+    return len(set(numbers)) if isinstance(numbers, list) else 1
+  return len(target) if isinstance(target, list) else 1
 
 
 def _text(path: pathlib.Path) -> str:

@@ -39,6 +39,7 @@ def write(
   files.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
+  counts: dict[Key, list[object]] = {}
   failed: dict[Key, list[str]] = {}
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
@@ -46,13 +47,15 @@ def write(
       if measures.is_number(value):
         key = (*place, row['phi'], row['task'], name)
         groups.setdefault(key, []).append(value)
+        counts.setdefault(key, []).append(row.get('questions'))
       else:
         why = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
         failed.setdefault(place, []).append(why)
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
       failed.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
-  files.write_text(folder, 'table.csv', _csv(axes, groups, failed))
+  asked = {key: measures.questions(values) for key, values in counts.items()}
+  files.write_text(folder, 'table.csv', _csv(axes, groups, asked, failed))
   selected = {
     key[:-1]: values
     for key, values in groups.items()
@@ -64,7 +67,8 @@ def write(
       f'{", ".join(sorted({key[-1] for key in groups}))}, with '
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  table = _markdown(axes, selected, failed, metric)
+  asked = {key[:-1]: n for key, n in asked.items() if key[-1] == metric}
+  table = _markdown(axes, selected, asked, failed, metric)
   files.write_text(folder, 'table.md', table)
   if selected:
     _plot(sweep.folder / 'table.png', selected, metric)
@@ -98,37 +102,42 @@ def _numbers(sweep: Sweep) -> str:
   """One line per number of a cell, and one per failure."""
   axes = list(sweep.axes)
   lines: list[Sequence[Any]] = [
-    ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
+    [
+      *('stage', *axes, 'phi', 'task', 'metric'),
+      *('value', 'stderr', 'questions', 'failure'),
+    ]
   ]
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
       error = row.get(f'{name}_stderr', '')
-      number = [row['phi'], row['task'], name, value, error, '']
+      asked = row.get('questions', '')
+      number = [row['phi'], row['task'], name, value, error, asked, '']
       lines.append([*_place(stage, cell, axes), *number])
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
-      lines.append([*_place(stage, cell, axes), *[''] * 5, cell.state_text])
+      lines.append([*_place(stage, cell, axes), *[''] * 6, cell.state_text])
   return _lines(lines)
 
 
 def _csv(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
+  asked: Mapping[Key, str],
   failed: Mapping[Key, Sequence[str]],
 ) -> str:
   """One line per mean, and one per failure."""
   lines: list[Sequence[Any]] = [
     [
       *('stage', *axes, 'phi', 'task', 'metric'),
-      *('mean', 'low', 'high', 'cells', 'failure'),
+      *('mean', 'low', 'high', 'cells', 'questions', 'failure'),
     ]
   ]
   for key, values in groups.items():
     estimate = statistics.mean(values)
     ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
-    lines.append([*key, estimate.mean, *ends, estimate.n, ''])
+    lines.append([*key, estimate.mean, *ends, estimate.n, asked[key], ''])
   for place, reasons in failed.items():
-    lines += [[*place, *[''] * 7, why] for why in reasons]
+    lines += [[*place, *[''] * 8, why] for why in reasons]
   return _lines(lines)
 
 
@@ -141,10 +150,12 @@ def _lines(lines: Sequence[Sequence[Any]]) -> str:
 def _markdown(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
+  asked: Mapping[Key, str],
   failed: Mapping[Key, Sequence[str]],
   metric: str,
 ) -> str:
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
+  head.append('questions')
   lines = [head]
   for key, values in groups.items():
     estimate = statistics.mean(values)
@@ -153,10 +164,10 @@ def _markdown(
       ends = (tables.number(metric, x) for x in (estimate.low, estimate.high))
       between = ' to '.join(ends)
     text = tables.number(metric, estimate.mean)
-    lines.append([*key, text, between, f'{estimate.n}'])
+    lines.append([*key, text, between, f'{estimate.n}', asked[key]])
   for place, reasons in failed.items():
     for why in reasons:
-      lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])
+      lines.append([*place, '', '', re.sub(r'\|', '/', why), '', '', ''])
   return tables.markdown(lines)
 
 

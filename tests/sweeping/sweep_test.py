@@ -51,6 +51,7 @@ def row(accuracy, phi='generated', task='t'):
     'task': task,
     'phi': phi,
     'episodes': 3,
+    'questions': 5,
     'accuracy': accuracy,
     'accuracy_stderr': 2.0,
   }
@@ -71,11 +72,12 @@ def test_table_has_means_and_intervals_over_an_axis(tmp_path, capsys):
   assert found in capsys.readouterr().out
   low, high = stats.t.interval(0.95, 2, 62.0, stats.sem(values['a']))
   assert found.splitlines() == [
-    '| stage | checkpoint | phi | task | accuracy | 95% interval | cells |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
-    f'| eval | a | generated | t | 62.0 | {low:.1f} to {high:.1f} | 3 |',
-    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 2 |',
-    '| eval | b |  |  | failed: no such / file |  |  |',
+    '| stage | checkpoint | phi | task | accuracy | 95% interval | cells | '
+    'questions |',
+    '| --- | --- | --- | --- | --- | --- | --- | --- |',
+    f'| eval | a | generated | t | 62.0 | {low:.1f} to {high:.1f} | 3 | 5 |',
+    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 2 | 5 |',
+    '| eval | b |  |  | failed: no such / file |  |  |  |',
   ]
   with (tmp_path / 'table.csv').open() as file:
     mean, *_, failure = csv.DictReader(file)
@@ -105,7 +107,17 @@ def test_results_of_t5x_are_read(tmp_path):
   path = cell.folder / 'inference_eval/t-metrics.jsonl'
   path.write_text('\n'.join(lines))
   found = table(tmp_path, [cell], 'accuracy', None, 'draw')
-  assert '| eval | a | generated | t | 20.0 |  | 1 |' in found
+  assert '| eval | a | generated | t | 20.0 |  | 1 |  |' in found
+  episodes = [
+    {'target': [['a'], ['b', 'c']]},
+    {'target': {'question': [0, 0, 1]}},
+    {'target': {'question': 'of more options than seqio writes'}},
+  ]
+  path.with_name('t-000002.jsonl').write_text(
+    '\n'.join(map(json.dumps, episodes))
+  )
+  found = table(tmp_path, [cell], 'accuracy', None, 'draw')
+  assert '| eval | a | generated | t | 20.0 |  | 1 | 5 |' in found
   (cell.folder / 'config.gin').write_text('# Macros:\nHYPERMODEL = None\n')
   found = table(tmp_path, [cell], 'accuracy', None, 'draw')
   assert '| eval | a | none | t | 20.0 |  | 1 |' in found
@@ -132,7 +144,7 @@ def test_what_is_no_number_is_in_no_mean(tmp_path):
   table(tmp_path, work, 'accuracy', None, 'seed')
   with (tmp_path / 'table.csv').open() as file:
     mean, failure = csv.DictReader(file)
-  assert (mean['mean'], mean['cells']) == ('60.0', '2')
+  assert (mean['mean'], mean['cells'], mean['questions']) == ('60.0', '2', '5')
   why = 'failed: cells/eval/1: accuracy of t is nan'
   assert failure['failure'] == why
   assert why in (tmp_path / 'table.md').read_text()
