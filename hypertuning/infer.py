@@ -125,6 +125,11 @@ def infer(
       if save_adapters:
         phis.setdefault(name, jax.tree.map(lambda x, i=i: x[i], phi))
       for j, query in enumerate(part.queries[i]):
+        if np.isnan(scores[i, j]):
+          raise UserError(
+            f'CHECKPOINT_PATH = {checkpoint_path!r}: the score of the query '
+            f'{query[:40]!r} is nan: its weights give no number.'
+          )
         rows.append(
           {
             'episode': name,

@@ -158,6 +158,9 @@ def held_out(
   if not query_rows:
     raise UserError(f'{folder}: no rows of {", ".join(datasets)}.')
   odd = Oddities(f'{name}, {folder}')
+  for task in pools.keys() - query_rows.keys():
+    if task.startswith(tuple(datasets)):
+      odd.add('prompts without rows to ask left out', task)
   members = []
   for task, rows in query_rows.items():
     if task not in pools:

@@ -74,7 +74,8 @@ def test_p3_prompts_without_options_beside_those_with(tmp_path, capsys):
     assert first.format(split) in line
     assert f'rows mended: 1 (first: {tmp_path}/p.{split}.jsonl:11: ' in line
   assert lines[2] == (
-    f'p3_odd, {tmp_path}: prompts without options, which are not scored: 1 '
+    f'p3_odd, {tmp_path}: prompts without rows to ask left out: 1 (first: '
+    'hellaswag_train); prompts without options, which are not scored: 1 '
     '(first: hellaswag_Open_ended); prompts without training rows left out: 1 '
     '(first: hellaswag_validation)'
   )
