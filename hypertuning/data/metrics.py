@@ -275,7 +275,7 @@ def _chosen(
     if not np.isfinite(score).all():
       bad = np.flatnonzero(~np.isfinite(score))[0]
       raise UserError(
-        f'The log-likelihood of the option {ranked["option"][bad]!r} is '
+        f'The log-likelihood of the option {str(ranked["option"][bad])!r} is '
         f'{score[bad]}: the weights of the checkpoint give no number.'
       )
     if by_mean:

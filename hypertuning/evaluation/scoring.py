@@ -70,7 +70,8 @@ def questions_of(
   queries, cut, alike = 0, 0, []
   for number, whole in enumerate(episodes.as_numpy_iterator()):
     real = is_real(whole['targets']).any(axis=1)
-    queries += int(real.sum())
+    # seqio has cut the targets, but not what belongs to them.
+    queries += len(whole.get('target_sizes', real))
     real = real[:room]
     count = int(real.sum())
     if not count or not real[:count].all():
@@ -88,7 +89,10 @@ def questions_of(
     texts = episode.get('targets_pretokenized')
     if texts is None:
       texts = _decode(task, episode['targets'])
-    target = task.postprocess_fn(texts, example=episode, is_target=True)
+    try:
+      target = task.postprocess_fn(texts, example=episode, is_target=True)
+    except UserError as error:
+      raise UserError(f'{task.name}: {error}') from error
     if isinstance(target, Mapping):
       alike += [target['option'][same] for same in metrics.alike(target)]
     found.targets.append(target)

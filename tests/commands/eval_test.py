@@ -67,6 +67,8 @@ def test_every_task_of_a_mixture_and_their_mean(results):
   for mode in MODES:
     parts = [by_name[task, mode] for task in tasks[:2]]
     mean = by_name['average', mode]
+    # Two batches of eight episodes of two queries.
+    assert [x['questions'] for x in (*parts, mean)] == [32, 32, 64]
     for metric in ('loss', 'accuracy'):
       assert mean[metric] == pytest.approx(np.mean([p[metric] for p in parts]))
       # The mean of two independent numbers.
@@ -113,7 +115,7 @@ def test_spread_over_draws_of_shots():
 
 def test_table_is_markdown_with_errors(results):
   lines = scoring.table(results[0]).splitlines()
-  assert lines[0].startswith('| task | phi | episodes | loss | ')
+  assert lines[0].startswith('| task | phi | episodes | questions | loss | ')
   assert set(lines[1]) == set('|- ')
   assert len(lines) == 2 + 9 and all(
     x.count('|') == lines[0].count('|') for x in lines

@@ -134,10 +134,13 @@ _SLIPS = {
     "No filter named 'nosuch'",
   ),
   'arithmetic': (
-    '{{premise + 1}}? ||| {{ answer_choices[label] }}',
+    '{{(premise + 1)}}? ||| {{ answer_choices[label] }}',
     'can only concatenate',
   ),
-  'zero': ('{{label // 0}}? ||| {{ answer_choices[label] }}', 'by zero'),
+  'zero': (
+    '{{(label // 0)}}? ||| {{ answer_choices[label] }}',
+    'integer division or modulo by zero',
+  ),
   'field': ('{{hypothesis}}? ||| yes', "'hypothesis' is undefined in row 1"),
   'notin': ('{{premise}}? ||| maybe', "target 'maybe' of row 1 is not one of"),
   'empty': ('{{premise}}?', 'no row of .* has an input and a target'),

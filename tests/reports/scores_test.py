@@ -66,7 +66,7 @@ def test_options_that_are_cut_to_the_same_tokens(tmp_path, monkeypatch, capfd):
   (line,) = err.splitlines()
   assert code == 2 and not (tmp_path / 'out').exists()
   for part in (
-    "mine, '0a'",
+    "error: mine_score_eval: asked, '0a': the options",
     "'positive sentiment' and 'positive surprise' are the same",
     "TASK_FEATURE_LENGTHS['targets'] cuts them: give it room for 19 tokens",
   ):
@@ -142,7 +142,7 @@ def test_what_is_not_asked_or_cut_is_said(tmp_path, capsys):
   assert lines == [
     "four: 6 of 8 queries are asked: TASK_FEATURE_LENGTHS['inputs'] and "
     "['targets'] have no room for more per episode.",
-    "four: 3 of 6 targets are cut to TASK_FEATURE_LENGTHS['targets'].",
+    "four: 4 of 6 targets are cut to TASK_FEATURE_LENGTHS['targets'].",
   ]
 
 
@@ -205,6 +205,6 @@ def test_options_that_the_vocabulary_does_not_know(tmp_path, capsys):
     'unknown_score_eval: 2 of 5 questions have a right and a wrong option of '
     "the same tokens ('{' and '['), which cannot be ranked and count as wrong."
   ]
-  _register(tmp_path, asked[3:], **more)
-  with pytest.raises(UserError, match='2 of 2 questions have .* know them'):
+  _register(tmp_path, _rows(5, unknown[:1], unknown), **more)
+  with pytest.raises(UserError, match='5 of 5 questions have .* know them'):
     _questions('unknown_score_eval')
