@@ -71,7 +71,8 @@ def questions_of(
   for number, whole in enumerate(episodes.as_numpy_iterator()):
     real = is_real(whole['targets']).any(axis=1)
     # seqio has cut the targets, but not what belongs to them.
-    queries += len(whole.get('target_sizes', real))
+    sizes = whole.get('target_sizes')
+    queries += int(real.sum()) if sizes is None else len(sizes)
     real = real[:room]
     count = int(real.sum())
     if not count or not real[:count].all():
@@ -84,8 +85,8 @@ def questions_of(
       for name, value in whole.items()
     }
     if 'target_sizes' in episode:
-      sizes = is_real(episode['targets']).sum(axis=1)
-      cut += int((episode['target_sizes'] > sizes).sum())
+      left = is_real(episode['targets']).sum(axis=1)
+      cut += int((episode['target_sizes'] > left).sum())
     texts = episode.get('targets_pretokenized')
     if texts is None:
       texts = _decode(task, episode['targets'])
