@@ -118,8 +118,8 @@ def evaluate(
     scoring.questions_of(task, dataset.take(limit), data.lengths['targets'][0])
     for task, dataset in zip(tasks, datasets, strict=True)
   ]
-  for task, asked in zip(tasks, questions, strict=True):
-    _check_draws(task.name, asked.targets, draws)
+  for task, found in zip(tasks, questions, strict=True):
+    _check_draws(task.name, found.targets, draws)
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
@@ -131,14 +131,14 @@ def evaluate(
 
   results: list[Row] = []
   predictions: list[Row] = []
-  for task, episodes, asked in zip(tasks, datasets, questions, strict=True):
+  for task, episodes, found in zip(tasks, datasets, questions, strict=True):
     dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
       lambda batch: step_fn(params, frozen, batch, rng),
       _watched(batches, task.name),
     )
-    targets, counts, numbers, sources = asked
+    targets, counts, numbers, sources = found
     answered = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
     if answered.tolist() != counts:
       raise UserError(

@@ -81,8 +81,8 @@ def task_file(
       'validation': lambda: _with_pools(query_tasks, shot_tasks),
     }
   # Of tasks that have none, `_score_eval` says so: their text can be asked.
-  asked = query_tasks or shot_tasks
-  options = any(task.rows[0].options for task in asked.values())
+  query_rows = query_tasks or shot_tasks
+  options = any(task.rows[0].options for task in query_rows.values())
   registry.add_episodes(
     name,
     splits,

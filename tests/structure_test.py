@@ -44,7 +44,7 @@ LAYERS = {
     'data',
   },
   'evaluation': {
-    *('errors', 'spread', 'tables', 'adapters', 'data', 'models'),
+    *('errors', 'padding', 'spread', 'tables', 'adapters', 'data', 'models'),
   },
   'engine': {
     'errors',

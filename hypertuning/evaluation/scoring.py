@@ -115,16 +115,16 @@ def _say(
   alike: Sequence[np.ndarray],
 ) -> None:
   """Prints what of the queries and targets the model does not see."""
-  asked, questions = sum(found.counts), number_of(found.targets)
+  count, questions = sum(found.counts), number_of(found.targets)
   lines = []
-  if asked < queries:
+  if count < queries:
     lines.append(
-      f"{asked} of {queries} queries are asked: TASK_FEATURE_LENGTHS['inputs'] "
+      f"{count} of {queries} queries are asked: TASK_FEATURE_LENGTHS['inputs'] "
       "and ['targets'] have no room for more per episode"
     )
   if cut:
     lines.append(
-      f"{cut} of {asked} targets are cut to TASK_FEATURE_LENGTHS['targets']"
+      f"{cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
     )
   if alike:
     options = ' and '.join(map(repr, alike[0][:2].tolist()))

@@ -99,8 +99,8 @@ def number(metric: str, measure: Measure) -> Text:
   if estimate is None:
     return Text(measure.problem, 'absent')
   text = estimated(metric, estimate, measure.planned)
-  asked = f'{measure.questions} questions' if measure.questions else ''
-  small = ' · '.join(filter(None, (text.small, asked)))
+  count = f'{measure.questions} questions' if measure.questions else ''
+  small = ' · '.join(filter(None, (text.small, count)))
   return dataclasses.replace(text, small=small)
 
 

@@ -54,8 +54,10 @@ def write(
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
       failed.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
-  asked = {key: measures.questions(values) for key, values in counts.items()}
-  files.write_text(folder, 'table.csv', _csv(axes, groups, asked, failed))
+  questions = {
+    key: measures.questions(values) for key, values in counts.items()
+  }
+  files.write_text(folder, 'table.csv', _csv(axes, groups, questions, failed))
   selected = {
     key[:-1]: values
     for key, values in groups.items()
@@ -67,8 +69,8 @@ def write(
       f'{", ".join(sorted({key[-1] for key in groups}))}, with '
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  asked = {key[:-1]: n for key, n in asked.items() if key[-1] == metric}
-  table = _markdown(axes, selected, asked, failed, metric)
+  questions = {key[:-1]: n for key, n in questions.items() if key[-1] == metric}
+  table = _markdown(axes, selected, questions, failed, metric)
   files.write_text(folder, 'table.md', table)
   if selected:
     _plot(sweep.folder / 'table.png', selected, metric)
@@ -110,8 +112,8 @@ def _numbers(sweep: Sweep) -> str:
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
       error = row.get(f'{name}_stderr', '')
-      asked = row.get('questions', '')
-      number = [row['phi'], row['task'], name, value, error, asked, '']
+      questions = row.get('questions', '')
+      number = [row['phi'], row['task'], name, value, error, questions, '']
       lines.append([*_place(stage, cell, axes), *number])
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
@@ -122,7 +124,7 @@ def _numbers(sweep: Sweep) -> str:
 def _csv(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
-  asked: Mapping[Key, str],
+  questions: Mapping[Key, str],
   failed: Mapping[Key, Sequence[str]],
 ) -> str:
   """One line per mean, and one per failure."""
@@ -135,7 +137,7 @@ def _csv(
   for key, values in groups.items():
     estimate = statistics.mean(values)
     ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
-    lines.append([*key, estimate.mean, *ends, estimate.n, asked[key], ''])
+    lines.append([*key, estimate.mean, *ends, estimate.n, questions[key], ''])
   for place, reasons in failed.items():
     lines += [[*place, *[''] * 8, why] for why in reasons]
   return _lines(lines)
@@ -150,7 +152,7 @@ def _lines(lines: Sequence[Sequence[Any]]) -> str:
 def _markdown(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
-  asked: Mapping[Key, str],
+  questions: Mapping[Key, str],
   failed: Mapping[Key, Sequence[str]],
   metric: str,
 ) -> str:
@@ -164,7 +166,7 @@ def _markdown(
       ends = (tables.number(metric, x) for x in (estimate.low, estimate.high))
       between = ' to '.join(ends)
     text = tables.number(metric, estimate.mean)
-    lines.append([*key, text, between, f'{estimate.n}', asked[key]])
+    lines.append([*key, text, between, f'{estimate.n}', questions[key]])
   for place, reasons in failed.items():
     for why in reasons:
       lines.append([*place, '', '', re.sub(r'\|', '/', why), '', '', ''])
