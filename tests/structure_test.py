@@ -55,7 +55,7 @@ LAYERS = {
     'models',
     'evaluation',
   },
-  'planning': {'errors', 'models', 'engine'},
+  'planning': {'errors', 'files', 'models', 'engine'},
   'sweeping': {'errors', 'files', 'paths', 'quiet', 'gin_utils', 'engine'},
   'reporting': {
     *('errors', 'files', 'spread', 'tables', 'engine', 'sweeping'),

@@ -1,8 +1,8 @@
-"""Metrics of decoded text and of scored options, for seqio tasks.
+"""Metrics of decoded texts and of scored options, for seqio tasks.
 
-A metric function takes the targets of all episodes and their predictions (or
-scores), each episode in the form that the postprocessor `texts` or
-`ranked_options` returns. It returns percentages.
+A metric function takes the targets of all episodes, in the form that the
+postprocessor `texts` or `ranked_options` returns, and their predictions or
+scores. It returns percentages.
 """
 
 import functools
@@ -31,15 +31,15 @@ def texts(
   """Postprocessor of an episode whose queries are answered by text.
 
   Args:
-    output: one decoded text per query.
-    example: features of the episode; `query_references` in it are further right
-      answers.
-    is_target: whether `output` is the targets, not the predictions.
+    output: one text per query, decoded or the target.
+    example: features of the episode; its `query_references`, if any, are
+      further right answers.
+    is_target: whether `output` holds the targets, and not the predictions.
     **unused: seqio's other arguments.
 
   Returns:
-    Of predictions one text per query. Of targets one list per query, with every
-    text that counts as right.
+    For predictions, one text per query. For targets, one list per query, with
+    every text that counts as right.
   """
   answers = [text(value) for value in output]
   if not is_target:
@@ -58,14 +58,15 @@ def ranked_options(
 
   Args:
     output: the text of each option.
-    example: features of the episode, as `fewshot.options_as_queries` made them.
+    example: features of the episode, made by `fewshot.options_as_queries`.
     **unused: seqio's other arguments.
 
   Returns:
-    Arrays `[queries]`: `question`, the number of the question that the option
-    answers, `is_correct`, `tokens`, the length of the option with its end
-    token, `alike`, the number of the first query with the same tokens for the
-    same question, and `option`, the text.
+    Five arrays `[queries]`: `question` is the number of the question that the
+    option answers (int), `is_correct` whether the option is right (bool),
+    `tokens` the length of the option including its end token (int), `alike` the
+    number of the first query with the same tokens for the same question (int),
+    and `option` the option's text (string).
 
   Raises:
     UserError: no option of a question is right, or a right and a wrong one are
@@ -135,11 +136,12 @@ def _place(example: Mapping[str, Any], queries: np.ndarray) -> str:
 def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """Percentage of queries whose text is one of the references.
 
-  Predictions behind an episode's last target belong to padding and do not
+  Predictions after an episode's last target belong to padding, and do not
   count.
 
   Raises:
-    UserError: fewer predictions than targets, or no targets.
+    UserError: an episode has fewer predictions than targets, or none has
+      targets.
   """
   return {'accuracy': _mean(lambda r, p: p in r, targets, predictions)}
 
@@ -147,9 +149,12 @@ def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """ROUGE-L as Super-NaturalInstructions scores it.
 
-  `rouge_l` is the F-measure on stemmed words, the greatest over the references
-  of a query, then the mean over queries. `exact_match` compares texts in lower
-  case and without punctuation.
+  `rouge_l` is the mean over queries of the F-measure on stemmed words, for the
+  reference with the greatest one. `exact_match` compares texts in lower case
+  and without punctuation.
+
+  Raises:
+    UserError: an episode has fewer predictions than targets.
   """
   scorer = _rouge_scorer()
 
@@ -169,7 +174,11 @@ def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
 
 
 def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
-  """F1 in percent, averaged over the labels that are a target somewhere."""
+  """F1 in percent, averaged over all labels that are the target of a query.
+
+  Raises:
+    UserError: an episode has fewer predictions than targets.
+  """
   pairs = [(r[0], p) for r, p in _pairs(targets, predictions)]
   return {'macro_f1': _macro_f1(*zip(*pairs, strict=True))}
 
@@ -180,7 +189,7 @@ def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """Percentage of questions whose likeliest option is right, as T0 counts it.
+  """Percentage of questions whose likeliest option is right, as in T0.
 
   A question whose likeliest options are equally likely, or the same tokens, is
   right only if all of these are. (T0 takes the first of them, so that a model
@@ -188,29 +197,31 @@ def rank_accuracy(
 
   Args:
     targets: one result of `ranked_options` per episode.
-    scores: one array `[queries]` of summed log-probabilities per episode;
-      padding comes behind its options.
+    scores: one float array `[queries]` per episode, the summed log-probability
+      of each option; the scores of padding come last.
 
   Raises:
     UserError: there is no question, or a score is not finite.
   """
-  return _ranked(targets, scores, by_mean=False)
+  return _rank_accuracy(targets, scores, by_mean=False)
 
 
 def mean_rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """`rank_accuracy` by the mean log-probability per token, as in MetaICL."""
-  return _ranked(targets, scores, by_mean=True)
+  """Like `rank_accuracy`, but by mean log-probability per token (MetaICL)."""
+  return _rank_accuracy(targets, scores, by_mean=True)
 
 
 def mean_rank_macro_f1(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """MetaICL's F1 for classification, averaged over the labels of a task."""
-  chosen = _chosen(targets, scores, by_mean=True)
+  """MetaICL's F1 in percent for classification, averaged over all labels."""
+  choices = _likeliest_options(targets, scores, by_mean=True)
   return {
-    'macro_f1': _macro_f1([x.gold for x in chosen], [x.option for x in chosen])
+    'macro_f1': _macro_f1(
+      [x.gold for x in choices], [x.option for x in choices]
+    )
   }
 
 
@@ -218,8 +229,8 @@ def ties(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool = False
 ) -> dict[str, float]:
   """Percentage of questions whose likeliest option is not the only one."""
-  chosen = _chosen(targets, scores, by_mean)
-  return {'ties': 100.0 * sum(x.is_tie for x in chosen) / len(chosen)}
+  choices = _likeliest_options(targets, scores, by_mean)
+  return {'ties': 100.0 * sum(x.is_tie for x in choices) / len(choices)}
 
 
 def mean_ties(
@@ -230,16 +241,16 @@ def mean_ties(
 
 
 def text(value: str | bytes) -> str:
-  """A text without white space around it, as metrics compare texts."""
-  decoded = value.decode() if isinstance(value, bytes) else str(value)
-  return decoded.strip()
+  """A text without the white space around it, which metrics ignore."""
+  string_value = value.decode() if isinstance(value, bytes) else str(value)
+  return string_value.strip()
 
 
-def _ranked(
+def _rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> dict[str, float]:
-  chosen = _chosen(targets, scores, by_mean)
-  return {'accuracy': 100.0 * sum(x.is_right for x in chosen) / len(chosen)}
+  choices = _likeliest_options(targets, scores, by_mean)
+  return {'accuracy': 100.0 * sum(x.is_right for x in choices) / len(choices)}
 
 
 class _Choice(NamedTuple):
@@ -258,10 +269,10 @@ class _Choice(NamedTuple):
   is_tie: bool
 
 
-def _chosen(
+def _likeliest_options(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> list[_Choice]:
-  """What is chosen for each question.
+  """The likeliest option of every question.
 
   A question may list an option twice, so that "right" is not the same as "has
   the right text", and options with the same text are no tie.
@@ -269,7 +280,7 @@ def _chosen(
   Raises:
     UserError: there is no question, or a score is not finite.
   """
-  found = []
+  choices = []
   for ranked, values in zip(targets, scores, strict=True):
     score = np.asarray(values, np.float64)[: len(ranked['question'])]
     if not np.isfinite(score).all():
@@ -287,7 +298,7 @@ def _chosen(
       # Equal tokens may differ in the last bits of their sums.
       best = rows[np.isin(ranked['alike'][rows], ranked['alike'][best])]
       wrong = best[~right[best]]
-      found.append(
+      choices.append(
         _Choice(
           gold=str(option[rows[np.argmax(right[rows])]]),
           option=str(option[wrong[0] if len(wrong) else best[0]]),
@@ -295,19 +306,19 @@ def _chosen(
           is_tie=len(np.unique(option[best])) > 1,
         )
       )
-  if not found:
+  if not choices:
     raise UserError('No question has options that are ranked.')
-  return found
+  return choices
 
 
 def _macro_f1(gold: Sequence[str], answers: Sequence[str]) -> float:
   scores = []
   for label in sorted(set(gold)):
     pairs = [
-      (right == label, answer == label)
-      for right, answer in zip(gold, answers, strict=True)
+      (is_gold == label, is_answer == label)
+      for is_gold, is_answer in zip(gold, answers, strict=True)
     ]
-    hits = sum(right and answer for right, answer in pairs)
+    hits = sum(is_gold and is_answer for is_gold, is_answer in pairs)
     scores.append(2 * hits / sum(int(r) + int(a) for r, a in pairs))
   return 100.0 * float(np.mean(scores))
 
@@ -324,10 +335,11 @@ def _mean(
 def _pairs(
   targets: Targets, predictions: Predictions
 ) -> list[tuple[Sequence[str], str]]:
-  """(references, text) of every query that has a target.
+  """Pairs (references, predicted text) of all queries that have a target.
 
   Raises:
-    UserError: fewer texts than targets, or no targets.
+    UserError: an episode has fewer predictions than targets, or none has
+      targets.
   """
   for queries, answers in zip(targets, predictions, strict=True):
     if len(answers) < len(queries):
@@ -346,12 +358,12 @@ def _pairs(
 
 
 def _normalised(value: str) -> str:
-  kept = (c for c in value.lower() if c not in string.punctuation)
-  return ' '.join(''.join(kept).split())
+  characters = (c for c in value.lower() if c not in string.punctuation)
+  return ' '.join(''.join(characters).split())
 
 
 @functools.cache
 def _rouge_scorer() -> Any:
-  from rouge_score import rouge_scorer  # imports nltk: seconds
+  from rouge_score import rouge_scorer  # imports nltk, which takes seconds
 
   return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=True)

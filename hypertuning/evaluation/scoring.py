@@ -66,13 +66,13 @@ def questions_of(
     UserError: there is no episode; a query has no target tokens; or the options
       of no question can be told apart.
   """
-  found = Questions([], [], [], [])
-  queries, cut, alike = 0, 0, []
-  for number, whole in enumerate(episodes.as_numpy_iterator()):
-    real = is_real(whole['targets']).any(axis=1)
+  questions = Questions([], [], [], [])
+  num_queries, cut, alike = 0, 0, []
+  for number, full_episode in enumerate(episodes.as_numpy_iterator()):
+    real = is_real(full_episode['targets']).any(axis=1)
     # seqio has cut the targets, but not what belongs to them.
-    sizes = whole.get('target_sizes')
-    queries += int(real.sum()) if sizes is None else len(sizes)
+    sizes = full_episode.get('target_sizes')
+    num_queries += int(real.sum()) if sizes is None else len(sizes)
     real = real[:room]
     count = int(real.sum())
     if not count or not real[:count].all():
@@ -82,7 +82,7 @@ def questions_of(
       )
     episode = {
       name: value[:count] if name in fewshot.OF_QUERIES else value
-      for name, value in whole.items()
+      for name, value in full_episode.items()
     }
     if 'target_sizes' in episode:
       left = is_real(episode['targets']).sum(axis=1)
@@ -96,15 +96,15 @@ def questions_of(
       raise UserError(f'{task.name}: {error}') from error
     if isinstance(target, Mapping):
       alike += [target['option'][same] for same in metrics.alike(target)]
-    found.targets.append(target)
-    found.counts.append(count)
-    found.draws.append(int(episode.get('draw', 0)))
-    read = episode['hyper_inputs'].tobytes()
-    found.sources.append(episode.get('task', read))
-  if not found.counts:
+    questions.targets.append(target)
+    questions.counts.append(count)
+    questions.draws.append(int(episode.get('draw', 0)))
+    hyper_text = episode['hyper_inputs'].tobytes()
+    questions.sources.append(episode.get('task', hyper_text))
+  if not questions.counts:
     raise UserError(f'{task.name}: the split to evaluate has no episodes.')
-  _say(task.name, queries, found, cut, alike)
-  return found
+  _say(task.name, num_queries, questions, cut, alike)
+  return questions
 
 
 def _say(
