@@ -7,11 +7,11 @@ and `options`. The data itself is built by MetaICL's own scripts.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from hypertuning import text_files
 from hypertuning.data import aggregation, metrics, registry, row_files
 from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.rows import RowTask
@@ -54,7 +54,11 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
     raise UserError(
       f'metaicl.setting = {setting!r}: give one of {", ".join(SETTINGS)}.'
     )
-  return _json(pathlib.Path(folder, 'config', f'{setting}.json'))[split]
+  path = pathlib.Path(folder, 'config', f'{setting}.json')
+  names = _json(path).get(split)
+  if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+    raise UserError(f'{path}: {split!r} must be a list of names of tasks.')
+  return names
 
 
 @takes_text_format
@@ -137,7 +141,9 @@ def test(
 
   members = []
   for name in setting_tasks(folder, setting, 'test'):
-    kind = kinds.get(name, {}).get('task_type') or _kind(folder, name)
+    known = kinds.get(name)
+    kind = known.get('task_type') if isinstance(known, dict) else None
+    kind = kind or _kind(folder, name)
     is_label = kind == 'classification'
     for seed in seeds:
       task = f'metaicl_{name.replace("-", "_")}_{seed}'
@@ -187,14 +193,12 @@ def _kind(folder: str, task: str) -> str:
 
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
-  (read,) = row_files.read(str(path), FIELDS).values()
+  tasks = row_files.read(str(path), FIELDS)
+  if len(tasks) > 1:
+    raise UserError(f'{path}: rows of several tasks: {", ".join(tasks)}.')
+  (read,) = tasks.values()
   return read
 
 
-def _json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except OSError as error:
-    raise UserError(f'{path}: no such file of MetaICL.') from error
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON ({error}).') from error
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  return text_files.read_json(path, 'no such file of MetaICL.')

@@ -5,13 +5,13 @@ A folder as its repository has it: `tasks/*.json` and
 instances of every test task, the official ones; they are never shown.
 """
 
-import json
 import pathlib
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from hypertuning.data import metrics, registry
+from hypertuning import text_files
+from hypertuning.data import metrics, registry, texts
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
@@ -93,30 +93,35 @@ def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:
   Raises:
     UserError: names the file and the field at fault.
   """
+  task = text_files.read_json(path, 'no such task; the split lists it.')
+  field = 'Definition'
   try:
-    task = json.loads(path.read_text('utf-8'))
-    definition = task['Definition']
+    definition = task[field]
     if isinstance(definition, list):
       definition = definition[0]
-    positive = [_row(example) for example in task['Positive Examples']]
-    rows = [_row(instance) for instance in task['Instances']]
-  except FileNotFoundError as error:
-    raise UserError(f'{path}: no such task; the split lists it.') from error
+    definition = texts.text(definition)
+    rows: dict[str, list[Row]] = {'Positive Examples': [], 'Instances': []}
+    for name, found in rows.items():
+      field = name
+      for number, example in enumerate(task[name], start=1):
+        field = f'{name} {number}'
+        found.append(_row(example))
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise UserError(
-      f'{path}: no task of Super-NaturalInstructions '
-      f'({type(error).__name__}: {error}).'
+      f'{path}: no task of Super-NaturalInstructions ({field}: '
+      f'{type(error).__name__}: {error}).'
     ) from error
-  if not rows:
+  if not rows['Instances']:
     raise UserError(f'{path}: "Instances" is empty.')
-  return definition, positive, rows
+  return definition, rows['Positive Examples'], rows['Instances']
 
 
 def _row(example: dict[str, Any]) -> Row:
   outputs = example['output']
-  if isinstance(outputs, str):
+  if not isinstance(outputs, list):
     outputs = [outputs]
-  return Row(example['input'], outputs[0], references=tuple(outputs[1:]))
+  first, *others = map(texts.text, outputs)
+  return Row(texts.text(example['input']), first, references=tuple(others))
 
 
 def _one_output(row: Row, seed: int) -> Row:
@@ -126,10 +131,7 @@ def _one_output(row: Row, seed: int) -> Row:
 
 
 def _listed(path: pathlib.Path) -> list[str]:
-  try:
-    names = path.read_text('utf-8').split()
-  except OSError as error:
-    raise UserError(f'{path}: no such list of tasks.') from error
+  names = text_files.read_text(path, 'no such list of tasks.').split()
   if not names:
     raise UserError(f'{path}: lists no task.')
   return names

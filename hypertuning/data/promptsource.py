@@ -6,7 +6,6 @@ promptsource itself needs libraries of 2022. Its rules are few (they are in its
 
 import dataclasses
 import functools
-import pathlib
 import random
 import re
 from collections import Counter
@@ -16,6 +15,8 @@ from typing import Any
 import jinja2
 import yaml
 
+from hypertuning import text_files
+from hypertuning.data import texts
 from hypertuning.data.rows import Row
 from hypertuning.errors import UserError
 
@@ -85,27 +86,46 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
   Raises:
     UserError: the file does not exist, or is not a file of templates.
   """
+  text = text_files.read_text(path, 'no such file of templates.')
   try:
-    loaded = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
+    loaded = yaml.load(text, Loader=_Loader)
     found = loaded['templates'].values()
     return [
       Template(
-        task=task_name(task_prefix, template['name']),
-        name=template['name'],
-        jinja=template['jinja'],
-        answer_choices=template['answer_choices'],
+        task=task_name(task_prefix, _string(template, 'name')),
+        name=_string(template, 'name'),
+        jinja=_string(template, 'jinja'),
+        answer_choices=None
+        if template['answer_choices'] is None
+        else _string(template, 'answer_choices'),
         original_task=bool(
           (template.get('metadata') or {}).get('original_task')
         ),
       )
       for template in found
     ]
-  except FileNotFoundError as error:
-    raise UserError(f'{path}: no such file of templates.') from error
-  except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+  except RecursionError as error:
+    raise UserError(f'{path}: nested too deeply.') from error
+  except (
+    yaml.YAMLError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,  # a number or a date that cannot be
+  ) as error:
     raise UserError(
       f'{path}: not a templates.yaml of promptsource ({error}).'
     ) from error
+
+
+def _string(template: Mapping[str, Any], field: str) -> str:
+  value = template[field]
+  if not isinstance(value, str):
+    raise TypeError(f'{field!r} must be a string, not {value!r:.40}')
+  try:
+    return texts.text(value)
+  except text_files.MalformedError as error:
+    raise TypeError(f'{field!r} {error}') from error
 
 
 def task_name(prefix: str, name: str) -> str:

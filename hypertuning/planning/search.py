@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hypertuning import text_files
+from hypertuning.errors import UserError
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
@@ -115,8 +117,8 @@ class Cache:
   def get(self, key: str) -> Costs | None:
     """The costs kept under a key; None if there are none that can be read."""
     try:
-      return Costs(**json.loads(self._path(key).read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError):
+      return Costs(**text_files.read_json(self._path(key)))
+    except (UserError, TypeError):
       return None
 
   def put(self, key: str, costs: Costs) -> None:
