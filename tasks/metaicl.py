@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypertuning import text_files
-from hypertuning.data import aggregation, metrics, registry, row_files
+from hypertuning.data import aggregation, metrics, registry, row_files, texts
 from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
@@ -56,9 +56,12 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
     )
   path = pathlib.Path(folder, 'config', f'{setting}.json')
   names = _json(path).get(split)
-  if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+  if not isinstance(names, list):
     raise UserError(f'{path}: {split!r} must be a list of names of tasks.')
-  return names
+  try:
+    return [texts.text(name) for name in names]
+  except text_files.MalformedError as error:
+    raise UserError(f'{path}: a name of {split!r} {error}.') from error
 
 
 @takes_text_format
@@ -195,7 +198,9 @@ def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
   tasks = row_files.read(str(path), FIELDS)
   if len(tasks) > 1:
-    raise UserError(f'{path}: rows of several tasks: {", ".join(tasks)}.')
+    raise UserError(
+      f'{path}: rows of several tasks: {", ".join(map(repr, tasks))}.'
+    )
   (read,) = tasks.values()
   return read
 

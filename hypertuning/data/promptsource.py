@@ -18,7 +18,7 @@ import yaml
 from hypertuning import text_files
 from hypertuning.data import texts
 from hypertuning.data.rows import Row
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 _PIPES, _PIPES_ESCAPED = '|||', '3ed2dface8203c4c9dfb1a5dc58e41e0'
 _LONGEST = 2048  # characters of a field
@@ -114,7 +114,7 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
     ValueError,  # a number or a date that cannot be
   ) as error:
     raise UserError(
-      f'{path}: not a templates.yaml of promptsource ({error}).'
+      f'{path}: not a templates.yaml of promptsource ({one_line(error)}).'
     ) from error
 
 

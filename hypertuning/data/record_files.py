@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 Item = dict[str, Any]
 _TFRECORD = re.compile(r'.*\.tfrecord(-\d+-of-\d+)?')
@@ -56,7 +56,7 @@ def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
     picked = table.take(list(range(0, len(table), step)))
     picked.validate(full=False)
   except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-    raise UserError(f'{path}: no parquet file ({error}).') from error
+    raise UserError(f'{path}: no parquet file ({one_line(error)}).') from error
   names = picked.column_names
   if len(set(names)) < len(names):
     raise UserError(f'{path}: two columns of one name: {", ".join(names)}.')
@@ -106,7 +106,9 @@ def _tfrecord(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
       f'{path}:{number}: the record is no tf.train.Example ({error}).'
     ) from error
   except (tf.errors.OpError, ValueError) as error:
-    raise UserError(f'{path}: no TFRecords of texts ({error}).') from error
+    raise UserError(
+      f'{path}: no TFRecords of texts ({one_line(error)}).'
+    ) from error
 
 
 def _feature(feature: Any) -> Any:
