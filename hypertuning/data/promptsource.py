@@ -134,7 +134,19 @@ def task_name(prefix: str, name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-  """Reads `!Template` and `!TemplateMetadata` as mappings."""
+  """Reads `!Template` and `!TemplateMetadata` as mappings of different keys."""
+
+  def construct_mapping(
+    self, node: yaml.MappingNode, deep: bool = False
+  ) -> dict[Any, Any]:
+    """Refuses a key that comes twice, of which YAML would take the last."""
+    keys = Counter(key.value for key, _ in getattr(node, 'value', ()))
+    for key, count in keys.items():
+      if count > 1:
+        raise yaml.constructor.ConstructorError(
+          None, None, f'two values for the key {key!r}', node.start_mark
+        )
+    return super().construct_mapping(node, deep)
 
 
 def _mapping(loader: Any, unused_suffix: str, node: Any) -> dict[str, Any]:
