@@ -161,6 +161,10 @@ def tfrecord(rng, folder):
   return mutants.damaged(rng, path.read_bytes(), 0.3)
 
 
+# YAML takes a second to find that thousands of levels are too many.
+_SHALLOW = tuple(x for x in mutants.VALUES if x != mutants.BOTTOMLESS)
+
+
 def templates(rng):
   lines = ['dataset: mine', 'templates:']
   for n in range(PER_FILE):
@@ -169,7 +173,7 @@ def templates(rng):
       'jinja': 'Is it {{text}}? ||| {{answer_choices[label]}}',
       'name': f'prompt {n}',
     }
-    fields = mutants.row(rng, fields, 0.04)
+    fields = mutants.row(rng, fields, 0.04, _SHALLOW)
     lines += [f'  {n}: !Template']
     lines += [f'    {k}: {mutants.dumps(v)}' for k, v in fields.items()]
     lines += ['    metadata: !TemplateMetadata', '      original_task: true']

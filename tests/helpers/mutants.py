@@ -9,12 +9,12 @@ import gzip
 import json
 import random
 
-_HUGE, _DEEP, _BOTTOMLESS = '@huge@', '@deep@', '@bottomless@'
+_HUGE, _DEEP, BOTTOMLESS = '@huge@', '@deep@', '@bottomless@'
 # Values that `json.dumps` cannot write.
 _LITERALS = {
   f'"{_HUGE}"': '9' * 5000,
   f'"{_DEEP}"': '[' * 400 + ']' * 400,
-  f'"{_BOTTOMLESS}"': '{"a":' * 3000 + '1' + '}' * 3000,
+  f'"{BOTTOMLESS}"': '{"a":' * 3000 + '1' + '}' * 3000,
 }
 STRINGS = (
   *('', ' ', 'nan', '[', '{"a"', '"', '""', '\\', "'", '[1]', '["a", 2]'),
@@ -22,7 +22,7 @@ STRINGS = (
   *('a\0', 'a\rb', 'a\r', 'a\nb', 'a\tb', '9' * 5000, 'x' * 140_000, '%s{{x}}'),
 )
 VALUES = (
-  *(*STRINGS, _HUGE, _DEEP, _BOTTOMLESS),
+  *(*STRINGS, _HUGE, _DEEP, BOTTOMLESS),
   *(None, True, 0, -0.0, 1.5, 10**300, 1e400, -1e400, float('nan')),
   *([], [None], [['a']], ['a', 'a'], ['a', 3], ['\ud83d', 'b'], {}, {'a': [1]}),
 )
