@@ -158,6 +158,19 @@ def test_exceptions_of_imports_are_needed():
     assert name in graph[part], f'take ({part}, {name}) out of the exceptions'
 
 
+def test_one_module_parses_json():
+  """So that every reader knows what other tools write, and names the place."""
+  # The second reads lines of its own making.
+  own = {'hypertuning/text_files.py', 'hypertuning/engine/summaries.py'}
+  parsers = {
+    path.relative_to(ROOT).as_posix()
+    for path in _files()
+    for node in ast.walk(ast.parse(path.read_text('utf-8')))
+    if isinstance(node, ast.Attribute) and node.attr in ('loads', 'JSONDecoder')
+  }
+  assert parsers == own
+
+
 def test_only_the_engine_of_t5x_imports_t5x():
   for path in _files():
     tops = {name.split('.')[0] for name in _imports(path)}

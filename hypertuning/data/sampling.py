@@ -4,16 +4,17 @@ All of it is stateless TensorFlow operations: an episode is a function of seed
 and number, so that an iterator over the numbers can be saved and restored.
 """
 
+import contextlib
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from hypertuning.data.rows import Row, RowTask, Tasks, as_task
+from hypertuning.data.rows import Row, RowTask, Tasks, as_task, check_texts
 from hypertuning.errors import UserError
 
 Episode = dict[str, tf.Tensor]
@@ -74,7 +75,8 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
     queries: number of queries per episode.
 
   Raises:
-    UserError: there is no task, or one has too few rows or no rate.
+    UserError: there is no task, or one has too few rows or no rate, or holds
+      something that is no text.
   """
   tasks = {name: as_task(task) for name, task in split_tasks.items()}
   if not tasks:
@@ -108,18 +110,20 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
   }
   # A table may be made while tf.data traces a function; its tensors must
   # outlive that function's graph.
-  with tf.init_scope():
+  with tf.init_scope(), _texts_named(tasks):
     return Table(
       names=list(tasks),
       sizes=np.array([len(task.rows) for task in tasks.values()]),
-      name=tf.constant(list(tasks)),
-      definition=tf.constant([task.definition for task in tasks.values()]),
+      name=tf.constant(list(tasks), tf.string),
+      definition=tf.constant(
+        [task.definition for task in tasks.values()], tf.string
+      ),
       key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
       rate=tf.constant(np.cumsum(rates) / rates.sum()),
       query_span=tf.constant(query_spans, tf.int64),
       shot_span=tf.constant(shot_spans, tf.int64),
-      inputs=tf.constant([row.inputs for row in rows]),
-      targets=tf.constant([row.targets for row in rows]),
+      inputs=tf.constant([row.inputs for row in rows], tf.string),
+      targets=tf.constant([row.targets for row in rows], tf.string),
       extra={
         name: tf.ragged.constant(values, tf.string, ragged_rank=1)
         for name, values in extra.items()
@@ -129,6 +133,17 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
       group=tf.constant(group, tf.int64),
       label=tf.constant(label, tf.float64),
     )
+
+
+@contextlib.contextmanager
+def _texts_named(tasks: Mapping[str, RowTask]) -> Iterator[None]:
+  """Says which text TensorFlow does not take; it does not say so itself."""
+  try:
+    yield
+  except (TypeError, ValueError):
+    for name, task in tasks.items():
+      check_texts(name, task)
+    raise
 
 
 def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:

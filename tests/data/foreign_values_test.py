@@ -18,6 +18,7 @@ from hypertuning.data import (
   promptsource,
   request_files,
   row_files,
+  sampling,
   texts,
   vocabularies,
 )
@@ -294,3 +295,19 @@ def test_texts_of_values():
   with pytest.raises(ValueError, match='nested too deeply'):
     texts.plain(deep)
   assert texts.is_missing(math.nan) and not texts.is_missing(0.0)
+
+
+@pytest.mark.parametrize(
+  ('row', 'words'),
+  [
+    (('a', '\ud83d'), 'rows[1].targets holds half a character'),
+    ((5, 'b'), 'rows[1].inputs must be a string, not 5'),
+    ((math.nan, 'b'), 'rows[1].inputs is not a text or a number'),
+    (('a', None), 'rows[1].targets must be a string, not None'),
+    (('a', 'b', ['b', 7]), 'rows[1].options must be a string, not 7'),
+  ],
+)
+def test_rows_of_ones_own_code(row, words):
+  made = {'mine': [('c', 'd'), row]}
+  message = refusal(sampling.make_table, made, 0, 1)
+  assert message.startswith(f"Task 'mine': {words}")
