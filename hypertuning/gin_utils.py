@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib.util  # gin 0.5.0 uses `util` without importing it
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -14,11 +15,13 @@ import gin
 from absl import app, flags
 from gin import config as gin_config
 
-from hypertuning import files, old_names, paths, quiet
+from hypertuning import files, old_names, paths, quiet, text_files
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help shows them with the command's own
+# Before gin's own reader, which takes a mark for a token and knows no UTF-16.
+gin_config._FILE_READERS.insert(0, (text_files.open_text, os.path.isfile))
 
 
 def define_flags() -> None:
@@ -145,7 +148,7 @@ def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
   search = _FLAGS.gin_search_paths if _FLAGS.is_parsed() else ()
   try:
     path = _find(file, [*search, str(paths.data_root())])
-    text = path.read_text('utf-8')
+    text = text_files.read_text(path)
   except (UserError, ValueError):
     return  # the error is reported when the file is parsed
   for number, line in enumerate(text.splitlines(), start=1):
@@ -275,8 +278,8 @@ def _parse_binding(binding: str) -> None:
 def _explain(error: Exception, file: str) -> str:
   """Turns any error of gin's parser into `file:line: what is wrong`."""
   text = str(error)
-  if isinstance(error, UnicodeDecodeError):
-    return f'{file}: not UTF-8 at byte {error.start}; is it a gin file?'
+  if isinstance(error, UserError):  # the file is no text
+    return one_line(UserError(text.split('\n  In file')[0]))
   if isinstance(error, SyntaxError):
     file, line, text = error.filename or file, error.lineno, error.msg
     token = re.search(r"Failed to parse token '(.*?)'", text)

@@ -116,7 +116,7 @@ def text_folder(
     for split in corpus.SPLITS
   }
   segment = functools.partial(caclm.caclm, lengths=lengths)
-  source = _source(files.__getitem__, read_text=tf.io.read_file)
+  source = _source(files.__getitem__, read_text=_read_file)
   return _add(name, source, segment, text_format)
 
 
@@ -262,7 +262,7 @@ def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
     odd = Oddities(f'{field!r}')
     tasks = row_files.read(files[split], fields, name='text', odd=odd)
     odd.say()
-    return tuple(row.inputs for row in tasks['text'].rows)
+    return tuple(row.inputs for task in tasks.values() for row in task.rows)
 
   return _source(texts)
 
@@ -291,6 +291,11 @@ def _source(
     return numbers.map(lambda i: {'text': read_text(item_names[i])})
 
   return seqio.FunctionDataSource(dataset, splits=corpus.SPLITS)
+
+
+def _read_file(path: tf.Tensor) -> tf.Tensor:
+  """The text of a file, without a byte order mark."""
+  return tf.strings.regex_replace(tf.io.read_file(path), '^\ufeff', '')
 
 
 def _add(

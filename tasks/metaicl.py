@@ -7,12 +7,12 @@ the fields `input`, `output` and `options`.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from hypertuning.data import aggregation, metrics, registry, row_files
+from hypertuning import text_files
+from hypertuning.data import aggregation, metrics, registry, row_files, texts
 from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
@@ -65,7 +65,10 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
   names = _json(path).get(split)
   if not names or not isinstance(names, list):
     raise UserError(f'{path}: no list of tasks {split!r}.')
-  return names
+  try:
+    return [texts.text(name) for name in names]
+  except text_files.MalformedError as error:
+    raise UserError(f'{path}: a name of {split!r} {error}.') from error
 
 
 @takes_text_format
@@ -161,7 +164,9 @@ def test(
 
   members = []
   for name in setting_tasks(folder, setting, 'test'):
-    kind = kinds.get(name, {}).get('task_type') or _kind(folder, name)
+    known = kinds.get(name)
+    kind = known.get('task_type') if isinstance(known, dict) else None
+    kind = kind or _kind(folder, name)
     is_label = kind == 'classification'
     for seed in seeds:
       task = f'metaicl_{name.replace("-", "_")}_{seed}'
@@ -220,8 +225,8 @@ def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   odd.say()
   if len(tasks) > 1:
     raise UserError(
-      f'{path}: rows of {len(tasks)} tasks ({", ".join(tasks)}), but a file of '
-      'MetaICL has one.'
+      f'{path}: rows of {len(tasks)} tasks ({", ".join(map(repr, tasks))}), '
+      'but a file of MetaICL has one.'
     )
   (task_rows,) = tasks.values()
   if needs_options and not task_rows.rows[0].options:
@@ -229,13 +234,5 @@ def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   return task_rows
 
 
-def _json(path: pathlib.Path) -> Any:
-  try:
-    found = json.loads(path.expanduser().read_text('utf-8'))
-  except OSError as error:
-    raise UserError(f'{path}: no such file of MetaICL.') from error
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON ({error}).') from error
-  if not isinstance(found, dict):
-    raise UserError(f'{path}: not an object: write {{...}}.')
-  return found
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  return text_files.read_json(path, 'no such file of MetaICL.')

@@ -6,13 +6,13 @@ first 100 instances of every test task, which are the official ones. They are
 never shown as examples.
 """
 
-import json
 import pathlib
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from hypertuning.data import metrics, registry
+from hypertuning import text_files
+from hypertuning.data import metrics, registry, texts
 from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat
@@ -110,59 +110,72 @@ def read_task(
     UserError: the file is missing or has another form; the message names it and
       the field at fault.
   """
+  task = text_files.read_json(path, 'no such task; the split lists it.')
+  field = 'Definition'
   try:
-    task = json.loads(path.read_text('utf-8'))
-    definition = task['Definition']
+    definition = task[field]
     if isinstance(definition, list):
       definition = definition[0]
-    if not isinstance(definition, str):
-      raise TypeError('"Definition" is no text')
-    positive = _rows(path, 'Positive Examples', task, odd)
-    rows = _rows(path, 'Instances', task, odd, most)
-  except FileNotFoundError as error:
-    raise UserError(f'{path}: no such task; the split lists it.') from error
+    definition = texts.text(definition)
+    field = 'Positive Examples'
+    positive, _ = _rows(f'{path}: {field}', task[field], odd)
+    field = 'Instances'
+    rows, problems = _rows(f'{path}: {field}', task[field][:most], odd)
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise UserError(
-      f'{path}: no task of Super-NaturalInstructions '
-      f'({type(error).__name__}: {error}).'
+      f'{path}: no task of Super-NaturalInstructions ({field}: '
+      f'{type(error).__name__}: {error}).'
     ) from error
   if not rows:
-    raise UserError(f'{path}: "Instances" is empty.')
+    raise UserError(
+      f'{problems[0]}.' if problems else f'{path}: "Instances" is empty.'
+    )
   return definition, positive, rows
 
 
 def _rows(
-  path: pathlib.Path,
-  field: str,
-  task: dict[str, Any],
-  odd: Oddities,
-  most: int | None = None,
-) -> list[Row]:
-  rows = []
-  for number, example in enumerate(task[field][:most], start=1):
-    row = _row(example)
-    if row is None:
-      odd.add(
-        'rows left out',
-        f'{path}: "{field}" {number} has no "input" or "output" that is a text',
-      )
-    else:
-      rows.append(row)
-  return rows
+  place: str, examples: Sequence[Any], odd: Oddities
+) -> tuple[list[Row], list[str]]:
+  """The rows of examples, and what is wrong with those that are left out."""
+  rows, problems = [], []
+  for number, example in enumerate(examples, start=1):
+    try:
+      rows.append(_row(example))
+    except ValueError as error:
+      problems.append(f'{place} {number}: {error}')
+  if problems:
+    odd.add('rows left out', problems[0], len(problems))
+  return rows, problems
 
 
-def _row(example: Any) -> Row | None:
-  """A row, or None if it lacks a text."""
+def _row(example: Any) -> Row:
+  """A row.
+
+  Raises:
+    ValueError: it lacks a text; the message says which and why.
+  """
   if not isinstance(example, dict):
-    return None
-  outputs = example.get('output')
-  if isinstance(outputs, str):
-    outputs = [outputs]
-  if not isinstance(outputs, list) or not outputs:
-    return None
-  if not all(isinstance(x, str) for x in (example.get('input'), *outputs)):
-    return None
-  return Row(example['input'], outputs[0], references=tuple(outputs[1:]))
+    raise ValueError('not an object')
+  values = example.get('output')
+  outputs = []
+  for value in values if isinstance(values, list) else [values]:
+    outputs.append(_text('output', value))
+  if not outputs:
+    raise ValueError("'output' is empty")
+  return Row(
+    _text('input', example.get('input')),
+    outputs[0],
+    references=tuple(outputs[1:]),
+  )
+
+
+def _text(field: str, value: Any) -> str:
+  if value is None:
+    raise ValueError(f'no {field!r}')
+  try:
+    return texts.text(value)
+  except text_files.MalformedError as error:
+    raise ValueError(f'{field!r} {error}') from error
 
 
 def _one_output(row: Row, seed: int) -> Row:
@@ -172,10 +185,7 @@ def _one_output(row: Row, seed: int) -> Row:
 
 
 def _read_names(path: pathlib.Path) -> list[str]:
-  try:
-    names = path.read_text('utf-8').split()
-  except OSError as error:
-    raise UserError(f'{path}: no such list of tasks.') from error
+  names = text_files.read_text(path, 'no such list of tasks.').split()
   if not names:
     raise UserError(f'{path}: lists no task.')
   return names

@@ -11,11 +11,11 @@ other symbols than training (Wei et al., 2023).
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import seqio
 
+from hypertuning import text_files
 from hypertuning.data import registry, row_files, symbols
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.oddities import Oddities
@@ -163,7 +163,4 @@ def _read(
 def _words(path: str | None) -> Sequence[str]:
   if path is None:
     return ()
-  try:
-    return pathlib.Path(path).expanduser().read_text('utf-8').split()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: no file of words in UTF-8.') from error
+  return text_files.read_text(path, 'no such file of words.').split()

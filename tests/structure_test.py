@@ -25,19 +25,22 @@ LAYERS = {
   'errors': set(),
   'paths': set(),
   'padding': set(),
+  'text_files': {'errors'},
   'files': set(),
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
   'trees': set(),
   'old_names': {'errors'},
-  'gin_utils': {'errors', 'files', 'paths', 'old_names', 'quiet'},
+  'gin_utils': {
+    *('errors', 'files', 'text_files', 'paths', 'old_names', 'quiet'),
+  },
   'model_config': {'files'},
-  'adapters': {'errors', 'trees'},
+  'adapters': {'errors', 'trees', 'text_files'},
   'networks': {'errors', 'padding', 'adapters'},
   'hypermodels': {'errors', 'padding', 'adapters', 'networks'},
   'objectives': {'errors'},
-  'data': {'errors', 'padding', 'old_names'},
+  'data': {'errors', 'padding', 'text_files', 'old_names'},
   # Of data, the text's format, which needs neither TensorFlow nor seqio.
   'models': {
     *('errors', 'trees', 'old_names', 'adapters', 'networks', 'objectives'),
@@ -55,16 +58,20 @@ LAYERS = {
     'models',
     'evaluation',
   },
-  'planning': {'errors', 'files', 'models', 'engine'},
-  'sweeping': {'errors', 'files', 'paths', 'quiet', 'gin_utils', 'engine'},
+  'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
+  'sweeping': {
+    *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),
+    'engine',
+  },
   'reporting': {
-    *('errors', 'files', 'spread', 'tables', 'engine', 'sweeping'),
+    *('errors', 'files', 'text_files', 'spread', 'tables', 'engine'),
+    'sweeping',
   },
   'benchmarks': {
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
     'planning',
   },
-  'tasks': {'errors', 'paths', 'old_names', 'data'},
+  'tasks': {'errors', 'paths', 'text_files', 'old_names', 'data'},
   't5x_engine': {
     *('errors', 'trees', 'old_names', 'gin_utils', 'adapters', 'data'),
     *('models', 'engine'),
@@ -149,6 +156,19 @@ def test_exceptions_of_imports_are_needed():
   for (part, name), reason in IMPORT_EXCEPTIONS.items():
     assert reason
     assert name in graph[part], f'take ({part}, {name}) out of the exceptions'
+
+
+def test_one_module_parses_json():
+  """So that every reader knows what other tools write, and names the place."""
+  # The second reads lines of its own making.
+  own = {'hypertuning/text_files.py', 'hypertuning/engine/summaries.py'}
+  parsers = {
+    path.relative_to(ROOT).as_posix()
+    for path in _files()
+    for node in ast.walk(ast.parse(path.read_text('utf-8')))
+    if isinstance(node, ast.Attribute) and node.attr in ('loads', 'JSONDecoder')
+  }
+  assert parsers == own
 
 
 def test_only_the_engine_of_t5x_imports_t5x():

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hypertuning import trees
+from hypertuning import text_files, trees
 from hypertuning.adapters import Adapters
 from hypertuning.adapters.lora import LoRA, without_heads
 from hypertuning.adapters.prefix import Prefix
@@ -179,7 +179,7 @@ def _read(
       kind=metadata['kind'],
       model=metadata['model'],
       scale=float(metadata['scale']),
-      config=json.loads(metadata['config']),
+      config=text_files.parse_json(metadata['config']),
       shapes=shapes,
     )
   except (KeyError, ValueError) as error:

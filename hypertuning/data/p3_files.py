@@ -11,20 +11,20 @@ The fields are `task` (in JSON lines only), `inputs_pretokenized`,
 `targets_pretokenized` and, if a prompt has options, `answer_choices`.
 """
 
-import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import seqio
 
-from hypertuning.data import row_files
+from hypertuning import text_files
+from hypertuning.data import row_files, texts
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row
 from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 FIELDS = {
   'inputs': 'inputs_pretokenized',
@@ -69,16 +69,26 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
     UserError: the file does not exist, or a line lacks a field.
   """
   rates: dict[str, int] = {}
-  for number, item in _json_lines(path):
+  for number, item in text_files.json_lines(path):
     try:
       if item['do_train'] != kind:
         continue
-      each = rate(item['train_size'], item['num_prompts'])
-      rates |= dict.fromkeys(item['prompts'], each)
-    except (KeyError, TypeError) as error:
-      raise UserError(f'{path}:{number}: no row of the table ({error}).') from (
-        error
+      size, count, prompts = (
+        item[field] for field in ('train_size', 'num_prompts', 'prompts')
       )
+      if not (
+        isinstance(size, int)
+        and isinstance(count, int)
+        and isinstance(prompts, list)
+        and min(size, count) > 0
+      ):
+        raise TypeError('two numbers from 1 and a list of names are needed')
+      each = rate(size, count)
+      rates |= {texts.text(prompt): each for prompt in prompts}
+    except (KeyError, TypeError, MalformedError) as error:
+      raise UserError(
+        f'{path}:{number}: no row of the table ({error!r}).'
+      ) from error
   return {name: x for name, x in rates.items() if name not in BLACK_LIST}
 
 
@@ -136,17 +146,39 @@ def raw_rows(
     path: a file of JSON lines, or `tfds:NAME:VERSION#SPLIT` for a data set of
       tensorflow-datasets that has been prepared, such as
       `tfds:super_glue/cb:1.0.2#train`.
-    odd: counts lines that are not JSON objects, which are left out; with None
-      they are refused.
+    odd: counts wrong lines, which are left out; with None they are refused.
+
+  Yields:
+    The rows. A field with NaN is left out, as a missing one is.
 
   Raises:
-    UserError: the file or data set does not exist, or a line is not JSON.
+    UserError: the file or data set does not exist, or a line is not a JSON
+      object or has a text that is none.
   """
+
+  def report(number: int, reason: str) -> None:
+    text = f'{path}:{number}: {reason}'
+    if odd is None:
+      raise UserError(text)
+    odd.add('rows left out', text)
+
   if path.startswith(_TFDS):
-    yield from _tfds_rows(path)
+    items: Iterable[tuple[int, Mapping[str, Any]]] = _tfds_rows(path)
   else:
-    for _, item in _json_lines(path, odd):
-      yield item
+    items = text_files.json_lines(path, report=report)
+  for number, item in items:
+    values = {}
+    try:
+      for field, value in item.items():
+        values[field] = texts.plain(value)
+    except MalformedError as error:
+      report(number, f'{list(item)[len(values)]!r} {error}.')
+      continue
+    yield {
+      field: value
+      for field, value in values.items()
+      if value is None or not texts.is_missing(value)
+    }
 
 
 def _files(folder: str, split: str) -> dict[str, list[pathlib.Path]]:
@@ -178,32 +210,7 @@ def _thin_out(task_rows: list[Row], most: int | None) -> list[Row]:
   return task_rows[:: math.ceil(len(task_rows) / most)] if most else task_rows
 
 
-def _json_lines(
-  path: str, odd: Oddities | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  try:
-    text = pathlib.Path(path).expanduser().read_text('utf-8')
-  except OSError as error:
-    raise UserError(f'{path}: no such file.') from error
-  except UnicodeDecodeError as error:
-    raise UserError(f'{path}: not UTF-8 at byte {error.start}.') from error
-  for number, line in enumerate(text.split('\n'), start=1):
-    if not line.strip():
-      continue
-    try:
-      item = json.loads(line)
-      wrong = '' if isinstance(item, dict) else 'not an object: write {...}'
-    except json.JSONDecodeError as error:
-      wrong = f'not JSON ({error.msg})'
-    if not wrong:
-      yield number, item
-    elif odd is None:
-      raise UserError(f'{path}:{number}: {wrong}.')
-    else:
-      odd.add('rows left out', f'{path}:{number}: {wrong}.')
-
-
-def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
+def _tfds_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
   name, _, split = path.removeprefix(_TFDS).partition('#')
   try:
     # seqio's loader knows --tfds_data_dir.
@@ -216,15 +223,4 @@ def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
       'give --tfds_data_dir or TFDS_DATA_DIR, a folder where it was prepared '
       'with `tfds build`.'
     ) from error
-  for row in dataset.as_numpy_iterator():
-    yield {field: _plain(value) for field, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, bytes):
-    return value.decode('utf-8')
-  if isinstance(value, dict):
-    return {name: _plain(x) for name, x in value.items()}
-  if isinstance(value, np.ndarray):
-    return [_plain(x) for x in value.tolist()]
-  return value.item() if isinstance(value, np.generic) else value
+  yield from enumerate(dataset.as_numpy_iterator(), start=1)

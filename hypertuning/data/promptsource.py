@@ -6,7 +6,6 @@ in its `templates.py`, and gives exactly the rows of P3, byte for byte.
 
 import dataclasses
 import functools
-import pathlib
 import random
 import re
 from collections import Counter
@@ -16,8 +15,10 @@ from typing import Any
 import jinja2
 import yaml
 
+from hypertuning import text_files
+from hypertuning.data import texts
 from hypertuning.data.rows import Row
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 _PIPES, _PIPES_ESCAPED = '|||', '3ed2dface8203c4c9dfb1a5dc58e41e0'
 _LONGEST = 2048  # a longer field of a row is truncated; number of characters
@@ -115,16 +116,18 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
   Raises:
     UserError: the file does not exist, or is not a file of templates.
   """
+  text = text_files.read_text(path, 'no such file of templates.')
   try:
-    text = pathlib.Path(path).expanduser().read_text('utf-8')
     contents = yaml.load(text, Loader=_Loader)
     templates = contents['templates'].values()
     return [
       Template(
-        task=task_name(task_prefix, template['name']),
-        name=template['name'],
-        jinja=str(template['jinja']),
-        answer_choices=_text(template.get('answer_choices')),
+        task=task_name(task_prefix, _string(template, 'name')),
+        name=_string(template, 'name'),
+        jinja=_string(template, 'jinja'),
+        answer_choices=None
+        if template.get('answer_choices') is None
+        else _string(template, 'answer_choices'),
         original_task=bool(
           (template.get('metadata') or {}).get('original_task')
         ),
@@ -132,18 +135,28 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
       )
       for template in templates
     ]
-  except OSError as error:
-    raise UserError(f'{path}: no such file of templates.') from error
+  except RecursionError as error:
+    raise UserError(f'{path}: nested too deeply.') from error
   except (
     yaml.YAMLError,
     KeyError,
     TypeError,
     AttributeError,
-    ValueError,
+    ValueError,  # a number or a date that cannot be
   ) as error:
     raise UserError(
-      f'{path}: not a templates.yaml of promptsource ({error}).'
+      f'{path}: not a templates.yaml of promptsource ({one_line(error)}).'
     ) from error
+
+
+def _string(template: Mapping[str, Any], field: str) -> str:
+  value = template[field]
+  if not isinstance(value, str):
+    raise TypeError(f'{field!r} must be a string, not {value!r:.40}')
+  try:
+    return texts.text(value)
+  except text_files.MalformedError as error:
+    raise TypeError(f'{field!r} {error}') from error
 
 
 def task_name(prefix: str, name: str) -> str:
@@ -151,12 +164,20 @@ def task_name(prefix: str, name: str) -> str:
   return re.sub(r'[^\w\d\._]+', '_', f'{prefix}_{name}')
 
 
-def _text(value: Any) -> str | None:
-  return None if value is None else str(value)
-
-
 class _Loader(yaml.SafeLoader):
-  """Reads `!Template` and `!TemplateMetadata` as mappings."""
+  """Reads `!Template` and `!TemplateMetadata` as mappings of different keys."""
+
+  def construct_mapping(
+    self, node: yaml.MappingNode, deep: bool = False
+  ) -> dict[Any, Any]:
+    """Refuses a key that comes twice, of which YAML would take the last."""
+    keys = Counter(key.value for key, _ in getattr(node, 'value', ()))
+    for key, count in keys.items():
+      if count > 1:
+        raise yaml.constructor.ConstructorError(
+          None, None, f'two values for the key {key!r}', node.start_mark
+        )
+    return super().construct_mapping(node, deep)
 
 
 def _mapping(loader: Any, unused_suffix: str, node: Any) -> dict[str, Any]:

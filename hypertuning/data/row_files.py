@@ -9,25 +9,26 @@ file with several tasks) and `id`. A TSV file has a header, and its options and
 references are JSON lists. A JSON file is a list of objects like those above.
 Binary files are those that `record_files` reads. Error messages give the number
 of a row in a JSON or binary file, and the number of a line in other files.
+`text_files` decodes text; NaN, as pandas writes it, is a field that is missing.
 """
 
-import csv
 import dataclasses
-import gzip
-import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hypertuning.data import record_files
+from hypertuning import text_files
+from hypertuning.data import record_files, texts
 from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row, RowTask, distinct
 from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 _TEXTS = ('inputs', 'targets', 'definition', 'task', 'id')
 _LISTS = ('options', 'references')
 FIELDS = (*_TEXTS, *_LISTS)
 _MOST_SHOWN = 3
+_LONGEST = 300  # characters of a message: cells may have millions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,10 @@ class Problem:
   text: str
 
   def __str__(self) -> str:
-    return f'{self.path}:{self.line}: {self.text}'
+    text = self.text
+    if len(text) > _LONGEST:
+      text = f'{text[:_LONGEST]} ...'
+    return f'{self.path}:{self.line}: {text}'
 
 
 def read(
@@ -92,9 +96,9 @@ def read(
     mended=None if odd is None else mended,
   )
   if odd is not None and tasks:
-    for done, found in (('rows left out', problems), ('rows mended', mended)):
-      if found:
-        odd.add(done, found[0], len(found))
+    for kind, faults in (('rows left out', problems), ('rows mended', mended)):
+      if faults:
+        odd.add(kind, faults[0], len(faults))
   elif problems:
     lines = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
     more = len(problems) - _MOST_SHOWN
@@ -144,6 +148,12 @@ def check(
   places: dict[str, list[int]] = {}
   name = name or pathlib.Path(path).name.split('.')[0]
   for number, item in _items(path, problems, most):
+    item = {
+      field: value
+      for field, value in item.items()
+      if field in (names['inputs'], names['targets'])
+      or not texts.is_missing(value)
+    }
     if strip:
       item = {field: _stripped(value) for field, value in item.items()}
     try:
@@ -181,8 +191,8 @@ def _without_options(
 ) -> list[Problem]:
   """Takes out rows without options of tasks that have some; names each row."""
   problems = []
-  for task, found in rows.items():
-    if not any(row.options for row in found):
+  for task, task_rows in rows.items():
+    if not any(row.options for row in task_rows):
       continue
     problems += [
       Problem(
@@ -191,10 +201,10 @@ def _without_options(
         f'no {name!r}, which other rows of task {task!r} have: give them to '
         'all rows of a task or to none.',
       )
-      for row, number in zip(found, places[task], strict=True)
+      for row, number in zip(task_rows, places[task], strict=True)
       if not row.options
     ]
-    found[:] = [row for row in found if row.options]
+    task_rows[:] = [row for row in task_rows if row.options]
   return problems
 
 
@@ -208,71 +218,51 @@ def _items(
   """Yields the rows that can be parsed, each with its number."""
   if record_files.is_record_file(path):
     return record_files.read(path, most)
-  lines = _lines(path, problems)
+  lines = list(
+    text_files.lines(
+      path,
+      report=lambda number, reason: problems.append(
+        Problem(path, number, reason)
+      ),
+    )
+  )
   if path.removesuffix('.gz').endswith('.tsv'):
     return _tsv(path, lines, problems)
-  if _is_list(path, lines):
-    return _json(path, lines, problems)
-  return _jsonl(path, lines, problems)
+  if (items := _list_of_rows(path, lines)) is not None:
+    if problems:  # not UTF-8
+      return iter(())
+    return _objects(path, enumerate(items, start=1), problems)
+  return _objects(path, _parsed(path, lines, problems), problems)
 
 
-def _lines(path: str, problems: list[Problem]) -> list[tuple[int, str]]:
-  """The lines that are not blank, each with its number."""
-  try:
-    data = pathlib.Path(path).expanduser().read_bytes()
-    if path.endswith('.gz'):
-      data = gzip.decompress(data)
-  except (FileNotFoundError, IsADirectoryError) as error:
-    raise UserError(f'{path}: no such file.') from error
-  except (OSError, EOFError) as error:
-    raise UserError(f'{path}: cannot be read ({error}).') from error
-  numbered_lines = []
-  for number, line in enumerate(data.split(b'\n'), start=1):
-    try:
-      text = line.decode('utf-8').rstrip('\r')
-    except UnicodeDecodeError as error:
-      problems.append(
-        Problem(path, number, f'not UTF-8 at byte {error.start}; convert it.')
-      )
-      continue
-    if text.strip():
-      numbered_lines.append((number, text))
-  return numbered_lines
-
-
-def _jsonl(
+def _parsed(
   path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Any]]:
   for number, line in lines:
     try:
-      item = json.loads(line)
-    except json.JSONDecodeError as error:
-      problems.append(
-        Problem(path, number, f'not JSON ({error.msg}, column {error.colno}).')
-      )
-      continue
-    if isinstance(item, dict):
-      yield number, item
-    else:
-      problems.append(Problem(path, number, 'not an object: write {...}.'))
+      yield number, text_files.parse_json(line)
+    except MalformedError as error:
+      problems.append(Problem(path, number, f'{error}.'))
 
 
-def _is_list(path: str, lines: Sequence[tuple[int, str]]) -> bool:
-  """Whether a `.json` file is one list; it may also be a file of JSON lines."""
-  is_json = path.removesuffix('.gz').endswith('.json')
-  return is_json and bool(lines) and lines[0][1].lstrip().startswith('[')
-
-
-def _json(
-  path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  if problems:  # lines that are not UTF-8 are missing, so it cannot be parsed
-    return
+def _list_of_rows(
+  path: str, lines: Sequence[tuple[int, str]]
+) -> list[Any] | None:
+  """The rows of a file that is one list; None if it has lines of rows."""
+  if not lines or not lines[0][1].lstrip().startswith('['):
+    return None
   try:
-    items = json.loads('\n'.join(line for _, line in lines))
-  except json.JSONDecodeError as error:
-    raise UserError(f'{path}: not JSON ({error}).') from error
-  for number, item in enumerate(items, start=1):
+    return text_files.parse_json('\n'.join(line for _, line in lines))
+  except MalformedError as error:
+    if path.removesuffix('.gz').endswith('.json'):
+      raise UserError(f'{path}: {error}.') from error
+    return None
+
+
+def _objects(
+  path: str, items: Iterable[tuple[int, Any]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  for number, item in items:
     if isinstance(item, dict):
       yield number, item
     else:
@@ -282,13 +272,17 @@ def _json(
 def _tsv(
   path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  table = csv.reader(
-    (line for _, line in lines), delimiter='\t', quoting=csv.QUOTE_NONE
-  )
   header: list[str] = []
-  for (number, _), cells in zip(lines, table, strict=True):
+  for number, line in lines:
+    cells = line.split('\t')
     if not header:
       header = cells
+      for name in {name for name in header if name}:
+        if header.count(name) > 1:
+          problems.append(
+            Problem(path, number, f'the header has {name!r} twice.')
+          )
+          return
     elif len(cells) != len(header):
       problems.append(
         Problem(
@@ -337,34 +331,35 @@ def _row(
 
 
 def _stripped(value: Any) -> Any:
-  if isinstance(value, str):
-    return value.strip()
-  return [_stripped(x) for x in value] if isinstance(value, list) else value
+  if isinstance(value, list):
+    return [x.strip() if isinstance(x, str) else x for x in value]
+  return value.strip() if isinstance(value, str) else value
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:
-  value = item.get(name)
-  if value is None:
-    return ''
-  if isinstance(value, (int, float)) and not isinstance(value, bool):
-    return str(value)  # in many files, ids and sums are numbers
-  if not isinstance(value, str):
-    raise _Wrong(f'{name!r} must be a string, not {json.dumps(value)[:40]}')
-  return value
+  try:
+    return '' if item.get(name) is None else texts.text(item[name])
+  except MalformedError as error:
+    raise _Wrong(f'{name!r} {error}') from error
 
 
 def _list(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
   value = item.get(name)
   if isinstance(value, str):  # a cell of a TSV file
     try:
-      value = json.loads(value) if value.strip() else []
-    except json.JSONDecodeError as error:
+      value = text_files.parse_json(value) if value.strip() else []
+    except MalformedError as error:
       raise _Wrong(f'{name!r} must be a JSON list of strings') from error
   if value is None:
     return ()
-  if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+  if not isinstance(value, list) or not all(
+    isinstance(x, str | bytes) for x in value
+  ):
     raise _Wrong(f'{name!r} must be a list of strings')
-  return tuple(value)
+  try:
+    return tuple(texts.text(x) for x in value)
+  except MalformedError as error:
+    raise _Wrong(f'{name!r} {error}') from error
 
 
 def _check_id(

@@ -6,7 +6,11 @@ The readers of all file formats return rows, and episodes are drawn from them.
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from hypertuning.data import texts
+from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 
 class Row(NamedTuple):
@@ -111,3 +115,31 @@ def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:
   if isinstance(task, RowTask):
     return task
   return RowTask([Row(*row) for row in task])
+
+
+def check_texts(name: str, task: RowTask) -> None:
+  """Refuses a task of which something is no text; files are read otherwise.
+
+  Args:
+    name: name of the task.
+    task: the task.
+
+  Raises:
+    UserError: names the task, the row and the field.
+  """
+  named: list[tuple[str, Any]] = [
+    ('its name', name),
+    ('its definition', task.definition),
+  ]
+  for part, rows in (('rows', task.rows), ('pool', task.pool or ())):
+    for number, row in enumerate(rows):
+      for field, value in zip(Row._fields, row, strict=False):
+        several = field in ('options', 'references')
+        place = f'{part}[{number}].{field}'
+        named += [(place, x) for x in (value if several else [value])]
+  for place, value in named:
+    try:
+      if texts.text(value) != value:
+        raise MalformedError(f'must be a string, not {value!r:.40}')
+    except MalformedError as error:
+      raise UserError(f'Task {name!r}: {place} {error}.') from error

@@ -5,10 +5,11 @@ and its number alone, so that an iterator over the numbers can be saved and
 restored.
 """
 
+import contextlib
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypertuning.data.rows import (
   RowTask,
   Tasks,
   as_task,
+  check_texts,
   distinct,
   fault_of_options,
 )
@@ -89,13 +91,14 @@ def make_table(
       row lists twice then counts once, and one without text not at all.
 
   Raises:
-    UserError: there is no task, or one has too few rows or no rate; or a row
-      that is to be ranked has fewer than two options, or not its target among
-      them.
+    UserError: there is no task, or one has too few rows or no rate, or holds
+      something that is no text; or a row that is to be ranked has fewer than
+      two options, or not its target among them.
   """
   tasks = {name: as_task(task) for name, task in split_tasks.items()}
   if ranked:
-    tasks = {name: _ranked(name, task) for name, task in tasks.items()}
+    with _texts_named(tasks):
+      tasks = {name: _ranked(name, task) for name, task in tasks.items()}
   if not tasks:
     raise UserError('An EpisodeSource has a split without tasks.')
   rates = np.array([task.rate for task in tasks.values()], np.float64)
@@ -127,18 +130,20 @@ def make_table(
   }
   # A table may be made while tf.data traces a function; its tensors must
   # outlive that function's graph.
-  with tf.init_scope():
+  with tf.init_scope(), _texts_named(tasks):
     return Table(
       names=list(tasks),
       sizes=np.array([len(task.rows) for task in tasks.values()]),
-      name=tf.constant(list(tasks)),
-      definition=tf.constant([task.definition for task in tasks.values()]),
+      name=tf.constant(list(tasks), tf.string),
+      definition=tf.constant(
+        [task.definition for task in tasks.values()], tf.string
+      ),
       key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
       rate=tf.constant(np.cumsum(rates) / rates.sum()),
       query_span=tf.constant(query_spans, tf.int64),
       shot_span=tf.constant(shot_spans, tf.int64),
-      inputs=tf.constant([row.inputs for row in rows]),
-      targets=tf.constant([row.targets for row in rows]),
+      inputs=tf.constant([row.inputs for row in rows], tf.string),
+      targets=tf.constant([row.targets for row in rows], tf.string),
       extra={
         name: tf.ragged.constant(values, tf.string, ragged_rank=1)
         for name, values in extra.items()
@@ -160,6 +165,17 @@ def _ranked(name: str, task: RowTask) -> RowTask:
         'classification needs tasks with options, the target among them.'
       )
   return dataclasses.replace(task, rows=rows)
+
+
+@contextlib.contextmanager
+def _texts_named(tasks: Mapping[str, RowTask]) -> Iterator[None]:
+  """Says which text Python or TensorFlow does not take."""
+  try:
+    yield
+  except (AttributeError, TypeError, ValueError):
+    for name, task in tasks.items():
+      check_texts(name, task)
+    raise
 
 
 def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from hypertuning.data import text_format
 from hypertuning.data.text_format import TextFormat, Vocabulary
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 
 @functools.cache
@@ -34,11 +35,18 @@ def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
     path: path of a SentencePiece model, such as T5's, which gives 32,100 ids.
 
   Raises:
-    UserError: there is no such file.
+    UserError: there is no such file, or it is something else.
   """
   if not tf.io.gfile.exists(path):
     raise UserError(f'{path}: no such SentencePiece model.')
-  return seqio.SentencePieceVocabulary(path, extra_ids=100)
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  try:
+    _ = vocabulary.tokenizer  # which is read when first asked for
+  except (DecodeError, RuntimeError, tf.errors.OpError) as error:
+    raise UserError(
+      f'{path}: no SentencePiece model, or a damaged one ({one_line(error)}).'
+    ) from error
+  return vocabulary
 
 
 class SeqioVocabulary:

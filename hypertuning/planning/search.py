@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hypertuning import files
+from hypertuning import files, text_files
+from hypertuning.errors import UserError
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
@@ -122,8 +123,8 @@ class Cache:
   def get(self, key: str) -> Costs | None:
     """The costs that were put with this key; None if they cannot be read."""
     try:
-      return Costs(**json.loads(self._path(key).read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError):
+      return Costs(**text_files.read_json(self._path(key)))
+    except (UserError, TypeError):
       return None
 
   def put(self, key: str, costs: Costs) -> None:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hypertuning import text_files
 from hypertuning.errors import UserError
 from hypertuning.sweeping.cells import (
   COMMAND_FILE,
@@ -163,18 +163,17 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
     UserError: there is no sweep.
   """
   path = pathlib.Path(folder, SWEEP_FILE)
+  text = text_files.read_text(
+    path,
+    'no such file; SWEEP_DIR is the folder of a sweep of hypertuning.sweep.',
+  )
   try:
-    plan = json.loads(path.read_text('utf-8'))
+    plan = text_files.parse_json(text)
     axes = {name: list(points) for name, points in plan['axes'].items()}
     stages = {
       name: _stage(path.parent, name, stage, axes, aggregate)
       for name, stage in plan['stages'].items()
     }
-  except (FileNotFoundError, NotADirectoryError) as error:
-    raise UserError(
-      f'{path}: no such file; SWEEP_DIR is the folder of a sweep of '
-      'hypertuning.sweep.'
-    ) from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f'{path}: not the plan of a sweep ({type(error).__name__}: {error}).'
@@ -260,12 +259,11 @@ def _tables(
   for name in _TABLES:
     path = folder / f'{name}.jsonl'
     if path.is_file():
-      lines = _text(path).splitlines()
       yield (
         name,
         [
           _object(f'{path.name}:{number}', line)
-          for number, line in enumerate(lines, 1)
+          for number, line in _lines(path)
         ],
       )
   if metric_files := sorted(folder.glob('inference_eval/*-metrics.jsonl')):
@@ -284,8 +282,8 @@ def _phi_of_t5x(folder: pathlib.Path) -> str:
 
 def _of_t5x(path: pathlib.Path, phi: str) -> Row:
   """Reads the newest metrics that t5x has written about a task."""
-  lines = _text(path).splitlines()
-  row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
+  number, line = list(_lines(path) or [(1, '')])[-1]
+  row = _object(f'{path.name}:{number}', line)
   task = path.name.removesuffix('-metrics.jsonl')
   numbers: dict[str, Any] = {
     name: float(value)
@@ -313,15 +311,27 @@ def _questions(episode: Row) -> int:
 
 def _text(path: pathlib.Path) -> str:
   try:
-    return path.read_text('utf-8')
-  except UnicodeDecodeError as error:
-    raise _BrokenFile(f'{path.name}: not UTF-8') from error
+    return text_files.read_text(path)
+  except UserError as error:
+    raise _BrokenFile(_reason(error, path)) from error
+
+
+def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
+  try:
+    return list(text_files.lines(path))
+  except UserError as error:
+    raise _BrokenFile(_reason(error, path)) from error
+
+
+def _reason(error: UserError, path: pathlib.Path) -> str:
+  """The message of an error with the file's name for its path."""
+  return str(error).replace(str(path), path.name, 1)
 
 
 def _object(place: str, text: str) -> Row:
   try:
-    row = json.loads(text)
-  except ValueError as error:
+    row = text_files.parse_json(text)
+  except text_files.MalformedError as error:
     raise _BrokenFile(f'{place}: not JSON') from error
   if not isinstance(row, dict):
     raise _BrokenFile(f'{place}: not an object')

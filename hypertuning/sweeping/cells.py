@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import files, gin_utils
+from hypertuning import files, gin_utils, text_files
 from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
@@ -71,10 +71,8 @@ class Cell:
   def failure(self) -> str | None:
     """The reason why the cell failed; None if it did not."""
     try:
-      return json.loads((self.folder / FAILED_FILE).read_text('utf-8'))[
-        'reason'
-      ]
-    except (OSError, ValueError, KeyError):
+      return text_files.read_json(self.folder / FAILED_FILE)['reason']
+    except (UserError, KeyError):
       return None
 
   @property
@@ -314,7 +312,7 @@ def _read_json(path: pathlib.Path, *tables: str) -> dict[str, Any]:
     UserError: the file is damaged.
   """
   try:
-    content = json.loads(path.read_text('utf-8'))
+    content = text_files.read_json(path)
     for name in tables:
       content[name].keys()
     return content

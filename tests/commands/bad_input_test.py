@@ -197,6 +197,11 @@ def test_questions_to_infer(fails, tmp_path):
     'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)
   )
   assert 'Line 1' in message
+  path.write_text('{"queries": ["\\ud83d"]}\n')
+  message = fails(
+    'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)
+  )
+  assert f'{path}:1: "queries" holds half a character' in message
 
 
 @pytest.mark.slow

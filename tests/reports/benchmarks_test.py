@@ -249,7 +249,7 @@ def test_odd_instances_of_natural_instructions(tmp_path, capsys):
   assert len(asked) == 96 and asked[0]['shot_inputs'].tolist() == [b'two']
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('ni_odd, test: rows left out: 5 (first: ')
-  assert 'task1_a.json: "Positive Examples" 1 has no "input" or "out' in line
+  assert "task1_a.json: Positive Examples 1: no 'output'" in line
 
 
 def test_odd_rows_of_other_benchmarks(tmp_path, capsys):
