@@ -186,14 +186,8 @@ def adapt(
     whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     tuned[task.name] = whole, names
     curves += task_curves
-    results += summarize(
-      task.name,
-      task_curves,
-      len(names) * test_visits,
-      questions,
-      metric,
-      target,
-    )
+    sizes = {'episodes': len(names) * test_visits, 'questions': questions}
+    results += summarize(task.name, task_curves, sizes, metric, target)
   results += aggregation.averages(results)
   for name, (whole, names) in tuned.items():
     io.save(
@@ -205,16 +199,15 @@ def adapt(
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
   gin_utils.save_config(output_dir)
-  sizes = ('task', 'phi', 'episodes', 'questions')
-  print(scoring.table(results, (*sizes, 'loss', metric, *_TO_TARGET)))
+  columns = ('task', 'phi', 'episodes', 'questions', 'loss', metric)
+  print(scoring.table(results, (*columns, *_TO_TARGET)))
   return results
 
 
 def summarize(
   name: str,
   curves: Sequence[Row],
-  episodes: int,
-  questions: int,
+  sizes: Mapping[str, int],
   metric: str,
   target: float,
 ) -> list[Row]:
@@ -223,8 +216,7 @@ def summarize(
   Args:
     name: name of the seqio task.
     curves: rows `{'task', 'step', 'seconds', 'loss', metric}`, by step.
-    episodes: number of episodes that test all tasks together.
-    questions: number of questions in these episodes.
+    sizes: numbers of `episodes` and `questions` that test all tasks together.
     metric: name of the metric that is tested.
     target: value of the metric that a task should reach.
   """
@@ -236,9 +228,8 @@ def summarize(
   for phi, place in ((_START, 0), (_TUNED, -1)):
     values = [curve[task][place][metric] for task in tasks]
     losses = [curve[task][place]['loss'] for task in tasks]
-    row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
-    row |= {'questions': questions, 'loss': float(np.mean(losses))}
-    row[metric] = float(np.mean(values))
+    row: Row = {'task': name, 'phi': phi, **sizes}
+    row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
     if len(tasks) > 1:
       row[f'{metric}_stderr'] = spread.standard_error(values)
     rows.append(row)

@@ -251,7 +251,9 @@ def test_target_steps_by_hand():
     ]
 
   curves = curve('a', [10.0, 95.0, 80.0]) + curve('b', [0.0, 50.0, 60.0])
-  start, tuned = adapt_lib.summarize('t', curves, 8, 16, 'f', 90.0)
+  sizes = {'episodes': 8, 'questions': 16}
+  start, tuned = adapt_lib.summarize('t', curves, sizes, 'f', 90.0)
+  assert start['questions'] == tuned['questions'] == 16
   assert start['f'] == 5.0 and tuned['f'] == 70.0
   assert tuned['reached'] == 0.5
   assert tuned['steps_to_target'] == (5 + 10) / 2  # b ends without it
