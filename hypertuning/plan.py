@@ -25,7 +25,6 @@ if __name__ == '__main__':
 
 import ast
 import json
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,7 +32,7 @@ from typing import Any
 import gin
 from absl import flags
 
-from hypertuning import gin_utils, quiet, train
+from hypertuning import files, gin_utils, quiet, train
 from hypertuning.errors import UserError
 from hypertuning.planning import report, search, topologies
 from hypertuning.planning.search import Bindings
@@ -53,6 +52,9 @@ def plan() -> None:
     raise UserError('--topology is required, such as --topology=v4-64.')
   topology = topologies.find(_FLAGS.topology)
   choices = dict(map(_choice, _FLAGS.choices))
+  files.check_writable(_FLAGS.cache_dir, '--cache_dir')
+  if _FLAGS.json:
+    files.check_file(_FLAGS.json, '--json')
   settings = gin_utils.arguments(train.train)
   with quiet.hidden_stderr():
     devices = topologies.devices(topology)
@@ -186,6 +188,7 @@ def _choice(text: str) -> tuple[str, list[Any]]:
 def _write(values: Any) -> None:
   """Writes the values to the file of `--json`, if that flag is set."""
   if _FLAGS.json:
-    path = pathlib.Path(_FLAGS.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + '\n', encoding='utf-8')
+    path = files.folder(_FLAGS.json, '--json')
+    files.write_text(
+      path.parent, path.name, json.dumps(values, indent=1) + '\n'
+    )

@@ -6,11 +6,13 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from hypertuning import files
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
@@ -110,24 +112,21 @@ class Cache:
 
   def __init__(self, folder: str) -> None:
     """Makes no folder before there is something to keep."""
-    self._folder = pathlib.Path(folder).expanduser()
+    self._folder = files.folder(folder, '--cache_dir')
 
   def get(self, key: str) -> Costs | None:
     """The costs kept under a key; None if there are none that can be read."""
     try:
-      return Costs(**json.loads(self._path(key).read_text(encoding='utf-8')))
+      return Costs(**json.loads(self._path(key).read_text()))
     except (OSError, ValueError, TypeError):
       return None
 
   def put(self, key: str, costs: Costs) -> None:
     """Keeps costs for the next search."""
-    self._folder.mkdir(parents=True, exist_ok=True)
-    temporary = self._path(key).with_suffix(f'.{os.getpid()}')
     text = json.dumps(dataclasses.asdict(costs), indent=1)
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, self._path(key))
+    files.write_text(self._folder, f'{key}.json', text)
 
-  def _path(self, key: str) -> pathlib.Path:
+  def _path(self, key: str) -> epath.Path:
     return self._folder / f'{key}.json'
 
 

@@ -3,17 +3,20 @@
 import dataclasses
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from hypertuning import files
 from hypertuning.errors import UserError
 from hypertuning.sweeping.cells import (
   COMMAND_FILE,
   DONE_FILE,
   FAILED_FILE,
   SWEEP_FILE,
+  children,
   folder_name,
 )
 
@@ -88,12 +91,12 @@ class Sweep:
     stages: name of a stage to the stage.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   axes: Mapping[str, Sequence[str]]
   stages: Mapping[str, Stage]
 
   @property
-  def plan(self) -> pathlib.Path:
+  def plan(self) -> epath.Path:
     """The file that says what the sweep is."""
     return self.folder / SWEEP_FILE
 
@@ -160,9 +163,9 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
   Raises:
     UserError: there is no sweep.
   """
-  path = pathlib.Path(folder, SWEEP_FILE)
+  path = files.folder(folder, 'SWEEP_DIR') / SWEEP_FILE
   try:
-    plan = json.loads(path.read_text('utf-8'))
+    plan = json.loads(path.read_text())
     axes = {name: list(points) for name, points in plan['axes'].items()}
     stages = {
       name: _stage(path.parent, name, stage, axes, aggregate)
@@ -181,7 +184,7 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
 
 
 def _stage(
-  folder: pathlib.Path,
+  folder: epath.Path,
   name: str,
   plan: Mapping[str, Any],
   axes: Mapping[str, Sequence[str]],
@@ -196,7 +199,7 @@ def _stage(
 
 
 def _cell(
-  folder: pathlib.Path,
+  folder: epath.Path,
   stage: str,
   point: Mapping[str, str],
   plan: Mapping[str, Any],
@@ -210,6 +213,7 @@ def _cell(
   try:
     command = _json(path / COMMAND_FILE) or {}
     if done := _json(path / DONE_FILE, 'seconds'):
+      _check_sizes(path, done)
       tables = dict(_tables(path, aggregate))
       ending = plan['command'].rpartition('.')[2]
       if 'results' not in tables and ending not in _WITHOUT_RESULTS:
@@ -236,7 +240,7 @@ class _BrokenFile(Exception):
   """A file of a cell that cannot be read; the message names file and place."""
 
 
-def _json(path: pathlib.Path, field: str | None = None) -> Row | None:
+def _json(path: epath.Path, field: str | None = None) -> Row | None:
   """Reads a JSON object that must have this field; None if there is no file."""
   if not path.is_file():
     return None
@@ -252,8 +256,17 @@ def _seconds(done: Row) -> float:
   return float(done['seconds'])
 
 
+def _check_sizes(folder: epath.Path, done: Row) -> None:
+  """Refuses files that have lost lines since the command wrote them."""
+  for name, size in dict(done.get('bytes', {})).items():
+    path = folder / name
+    found = path.stat().length if path.is_file() else 0
+    if found < size:
+      raise _BrokenFile(f'{name}: {found} of {size} bytes are there')
+
+
 def _tables(
-  folder: pathlib.Path, aggregate: Aggregate | None
+  folder: epath.Path, aggregate: Aggregate | None
 ) -> Iterator[tuple[str, list[Row]]]:
   for name in _TABLES:
     path = folder / f'{name}.jsonl'
@@ -266,13 +279,18 @@ def _tables(
           for number, line in enumerate(lines, 1)
         ],
       )
-  if evaluated := sorted(folder.glob('inference_eval/*-metrics.jsonl')):
+  evaluated = [
+    path
+    for path in children(folder / 'inference_eval')
+    if path.name.endswith('-metrics.jsonl')
+  ]
+  if evaluated:
     phi = _phi_of_t5x(folder)
     rows = [_of_t5x(path, phi) for path in evaluated]
     yield 'results', [*rows, *(aggregate(rows) if aggregate else ())]
 
 
-def _phi_of_t5x(folder: pathlib.Path) -> str:
+def _phi_of_t5x(folder: epath.Path) -> str:
   """The phi mode of an evaluation by t5x, from the config that it wrote."""
   path = folder / 'config.gin'
   config = _text(path) if path.is_file() else ''
@@ -280,7 +298,7 @@ def _phi_of_t5x(folder: pathlib.Path) -> str:
   return 'none' if alone else 'generated'
 
 
-def _of_t5x(path: pathlib.Path, phi: str) -> Row:
+def _of_t5x(path: epath.Path, phi: str) -> Row:
   """Reads the newest metrics of a task."""
   lines = _text(path).splitlines()
   row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
@@ -293,9 +311,9 @@ def _of_t5x(path: pathlib.Path, phi: str) -> Row:
   return {'task': task, 'phi': phi, **numbers}
 
 
-def _text(path: pathlib.Path) -> str:
+def _text(path: epath.Path) -> str:
   try:
-    return path.read_text('utf-8')
+    return path.read_text()
   except UnicodeDecodeError as error:
     raise _BrokenFile(f'{path.name}: not UTF-8') from error
 

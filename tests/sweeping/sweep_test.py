@@ -436,9 +436,12 @@ def test_slips_of_a_sweep(tmp_path):
     ({'average_over': 'sed'}, "AVERAGE_OVER = 'sed': no such axis"),
     (
       {'output_dir': str(tmp_path / 'file')},
-      "SWEEP_DIR = '.*/file': File exists",
+      "SWEEP_DIR = '.*/file': cannot be written .*file is no folder",
     ),
-    ({'output_dir': str(tmp_path / 'file/a')}, "SWEEP_DIR = '.*/a': Not a dir"),
+    (
+      {'output_dir': str(tmp_path / 'file/a')},
+      "SWEEP_DIR = '.*/a': cannot be written .Not a dir",
+    ),
   ):
     given = {'output_dir': str(tmp_path / 'out'), 'stages': {'run': TRAIN}}
     with pytest.raises(UserError, match=message):
