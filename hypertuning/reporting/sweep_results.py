@@ -213,11 +213,11 @@ def _cell(
   try:
     command = _json(path / COMMAND_FILE) or {}
     if done := _json(path / DONE_FILE, 'seconds'):
-      _check_sizes(path, done)
       tables = dict(_tables(path, aggregate))
       ending = plan['command'].rpartition('.')[2]
       if 'results' not in tables and ending not in _WITHOUT_RESULTS:
         raise _BrokenFile('no results.jsonl')
+      _check_sizes(path, done)
       state, seconds = DONE, _seconds(done)
     elif failed := _json(path / FAILED_FILE, 'reason'):
       state, reason = FAILED, str(failed['reason'])

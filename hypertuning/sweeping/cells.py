@@ -107,10 +107,12 @@ class Cell:
       seconds: number of seconds that the command took.
     """
     self.forget_failure()
+    # A reader sees by them that lines are lost. `metrics.jsonl` is left out: a
+    # user may mend it, as no command writes the lines of past steps again.
     sizes = {
       file.name: file.stat().length
       for file in children(self.folder)
-      if file.name.endswith('.jsonl')
+      if file.name.endswith('.jsonl') and file.name != 'metrics.jsonl'
     }
     text = json.dumps({'seconds': round(seconds, 1), 'bytes': sizes})
     files.write_text(self.folder, DONE_FILE, text)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import runner
+from etils import epath
 from scipy import stats
 
 from hypertuning import sweep
@@ -30,7 +31,7 @@ SEEDS = {'0': {'RANDOM_SEED': 0}, '1': {'RANDOM_SEED': 1}}
 
 
 def write_cell(folder, point, rows, stage='eval'):
-  path = folder / 'cells' / stage / cells.folder_name(list(point.values()))
+  path = epath.Path(folder) / 'cells' / stage / cells.folder_name(list(point.values()))
   cell = Cell(stage, point, path, 'hypertuning.eval', FILES)
   path.mkdir(parents=True)
   text = '\n'.join(json.dumps(row) for row in rows)
