@@ -31,7 +31,12 @@ SEEDS = {'0': {'RANDOM_SEED': 0}, '1': {'RANDOM_SEED': 1}}
 
 
 def write_cell(folder, point, rows, stage='eval'):
-  path = epath.Path(folder) / 'cells' / stage / cells.folder_name(list(point.values()))
+  path = (
+    epath.Path(folder)
+    / 'cells'
+    / stage
+    / cells.folder_name(list(point.values()))
+  )
   cell = Cell(stage, point, path, 'hypertuning.eval', FILES)
   path.mkdir(parents=True)
   text = '\n'.join(json.dumps(row) for row in rows)
