@@ -6,6 +6,7 @@ at all.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -20,6 +21,9 @@ from etils import epath
 from hypertuning.errors import UserError
 
 _SCHEMES = ('gs', 's3', 'az')
+_DISK_ERRORS = (
+  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO),
+)
 _PROBE_BYTES = 4096  # a full disk still makes empty files
 
 
@@ -55,13 +59,19 @@ def folder(path: str | os.PathLike, binding: str = '') -> epath.Path:
   return epath.Path(os.path.abspath(os.path.expanduser(text)))
 
 
+def size(path: epath.Path) -> int:
+  """The number of bytes of a file."""
+  # The library asks for the owner's name, which not every machine knows.
+  return path.stat().length if is_remote(path) else os.stat(path).st_size
+
+
 def is_remote(path: str | os.PathLike) -> bool:
   """Whether a path is the address of a bucket."""
   return '://' in os.fspath(path)
 
 
 def check_writable(
-  path: str | os.PathLike, binding: str, size: int = 0
+  path: str | os.PathLike, binding: str, room: int = 0
 ) -> epath.Path:
   """Makes sure that a folder can be written, before the work that fills it.
 
@@ -71,7 +81,7 @@ def check_writable(
   Args:
     path: see `folder`.
     binding: name that the user bound the path to.
-    size: number of bytes for which a disk must have room.
+    room: number of bytes that a disk must have left.
 
   Returns:
     The result of `folder`.
@@ -91,12 +101,12 @@ def check_writable(
         probe.unlink()
   except Exception as error:  # the library of each kind of bucket has its own
     raise UserError(f'{name}: cannot be written ({reason(error)}).') from error
-  if size and not is_remote(place):
+  if room and not is_remote(place):
     free = shutil.disk_usage(nearest).free
-    if free < size:
+    if free < room:
       raise UserError(
         f'{name}: the disk has {free / 1e6:,.1f} MB left, but the run needs '
-        f'{size / 1e6:,.1f} MB there.'
+        f'{room / 1e6:,.1f} MB there.'
       )
   return place
 
@@ -300,5 +310,9 @@ def reason(error: Exception) -> str:
   """Why a file cannot be written, in a few words."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
-  text = ' '.join(str(error).split())[:200]
-  return text or type(error).__name__
+  text = ' '.join(str(error).split())
+  # TensorStore puts the disk's own reason at the end of a long text.
+  for number in _DISK_ERRORS:
+    if os.strerror(number) in text:
+      return os.strerror(number)
+  return text[:200] or type(error).__name__

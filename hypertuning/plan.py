@@ -52,9 +52,7 @@ def plan() -> None:
     raise UserError('--topology is required, such as --topology=v4-64.')
   topology = topologies.find(_FLAGS.topology)
   choices = dict(map(_choice, _FLAGS.choices))
-  files.check_writable(_FLAGS.cache_dir, '--cache_dir')
-  if _FLAGS.json:
-    files.check_file(_FLAGS.json, '--json')
+  check_outputs()
   settings = gin_utils.arguments(train.train)
   with quiet.hidden_stderr():
     devices = topologies.devices(topology)
@@ -63,6 +61,17 @@ def plan() -> None:
     _plan_many(compiler, topology, settings, choices)
   else:
     _plan_one(compiler, topology, settings)
+
+
+def check_outputs() -> None:
+  """Makes sure that the files of the flags can be written.
+
+  Raises:
+    UserError: names the flag.
+  """
+  files.check_writable(_FLAGS.cache_dir, '--cache_dir')
+  if _FLAGS.json:
+    files.check_file(_FLAGS.json, '--json')
 
 
 def _plan_one(

@@ -96,6 +96,7 @@ def train(
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
   folder = files.check_writable(model_dir, 'MODEL_DIR')
+  checkpoint_folders.check_saving(folder)
   done = checkpoint_folders.latest_step(model_dir)
   if done is not None and done >= total_steps:
     print(f'{model_dir}: finished, {done} of TRAIN_STEPS = {total_steps} done.')

@@ -1,9 +1,9 @@
 """Folders of runs: what a path means, and whether it can be written."""
 
-import os
 import pathlib
 import subprocess
 
+import disks
 import pytest
 
 from hypertuning import files
@@ -65,14 +65,8 @@ def test_a_folder_is_no_file(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A disk of 64 KiB, which only root may make."""
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(disk)]
-  if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('this user may not mount a disk')
-  yield disk
-  subprocess.run(['umount', str(disk)], check=True)
+  with disks.small(tmp_path / 'disk', '64k') as disk:
+    yield disk
 
 
 def test_a_full_or_read_only_disk_is_found(small_disk):

@@ -5,6 +5,7 @@ copy that was cut short, a full disk or a deletion that was killed can leave a
 folder of that name in which parts are missing.
 """
 
+import importlib.util
 import json
 import re
 
@@ -37,6 +38,30 @@ def folder(path: str, binding: str) -> epath.Path:
       f'its path ({place}); rename it.'
     )
   return place
+
+
+def check_saving(run: epath.Path) -> None:
+  """Makes sure that checkpoints can be saved in a folder.
+
+  Args:
+    run: folder of the run.
+
+  Raises:
+    UserError: Orbax lacks a package that it needs for this bucket.
+  """
+  needed = 'google.cloud.storage'
+  if str(run).startswith('gs://') and not _is_installed(needed):
+    raise UserError(
+      f'MODEL_DIR = {str(run)!r}: Orbax needs the package '
+      "google-cloud-storage to save there: pip install '.[gcs]'."
+    )
+
+
+def _is_installed(module: str) -> bool:
+  try:
+    return importlib.util.find_spec(module) is not None
+  except ModuleNotFoundError:
+    return False
 
 
 def steps(run: epath.Path) -> dict[int, epath.Path]:
@@ -212,7 +237,7 @@ def _empty_file(item: epath.Path) -> str | None:
   """The name of an empty file with values of arrays; None without one."""
   for data in (item / 'd', *(child / 'd' for child in item.iterdir())):
     for file in data.iterdir() if data.is_dir() else ():
-      if not file.stat().length:
+      if not files.size(file):
         return str(file.relative_to(item))
   return None
 

@@ -260,7 +260,7 @@ def _check_sizes(folder: epath.Path, done: Row) -> None:
   """Refuses files that have lost lines since the command wrote them."""
   for name, size in dict(done.get('bytes', {})).items():
     path = folder / name
-    found = path.stat().length if path.is_file() else 0
+    found = files.size(path) if path.is_file() else 0
     if found < size:
       raise _BrokenFile(f'{name}: {found} of {size} bytes are there')
 

@@ -110,7 +110,7 @@ class Cell:
     # A reader sees by them that lines are lost. `metrics.jsonl` is left out: a
     # user may mend it, as no command writes the lines of past steps again.
     sizes = {
-      file.name: file.stat().length
+      file.name: files.size(file)
       for file in children(self.folder)
       if file.name.endswith('.jsonl') and file.name != 'metrics.jsonl'
     }

@@ -186,7 +186,7 @@ def main(name: str, files, bindings, monkeypatch, capfd) -> tuple[int, str]:
   """Runs an entry point in this process: exit code, standard error."""
   from hypertuning import gin_utils
 
-  function = {'train': 'train', 'eval': 'evaluate', 'infer': 'infer'}[name]
+  function = {'eval': 'evaluate'}.get(name, name)
   monkeypatch.setattr(sys, 'argv', [name, *flags(files, bindings)])
   capfd.readouterr()
   code = 0
