@@ -1,5 +1,6 @@
 """Kills commands at random moments, and looks at what they leave behind.
 
+    python tests/kills.py                # a few
     python tests/kills.py --kills=100 --folder=/tmp/kills
 
 Of every ten kills, four hit trainings (half of them while a checkpoint is
@@ -18,6 +19,7 @@ process that has imported them. Exits with 1, and a list, if anything is wrong.
 
 import argparse
 import collections
+import contextlib
 import json
 import multiprocessing
 import os
@@ -28,6 +30,7 @@ import runpy
 import shutil
 import signal
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -44,6 +47,15 @@ _CONTEXT = multiprocessing.get_context('forkserver')
 _PRELOADED = [
   f'hypertuning.{x}' for x in ('train', 'eval', 'infer', 'adapt', 'report')
 ]
+# Each command's part of the kills.
+COMMANDS = {
+  'train': 0.4,
+  'eval': 0.2,
+  'sweep': 0.2,
+  'infer': 0.07,
+  'adapt': 0.07,
+  'report': 0.06,
+}
 _STEPS = 40
 _FEW = {'EVAL_STEPS': 1}
 _REPORT = """
@@ -129,15 +141,22 @@ class Kills:
     self._number = 0
     _CONTEXT.set_forkserver_preload(_PRELOADED)
 
-  def run(self, kills):
-    """Kills as many commands; each kind has its share, at least one."""
-    self._train(max(1, round(0.4 * kills)))
-    self._tables('eval', max(1, round(0.2 * kills)))
-    self._sweep(max(1, round(0.2 * kills)))
-    rest = max(3, kills - sum(self.counts.values()))
-    for place, command in enumerate(('infer', 'adapt', 'report')):
-      share = (rest + 2 - place) // 3
-      if command == 'report':
+  def run(self, kills, commands=COMMANDS):
+    """Kills commands.
+
+    Args:
+      kills: number of kills over all of COMMANDS; each has its share, at least
+        one.
+      commands: those that are killed.
+    """
+    shares = {x: max(1, round(part * kills)) for x, part in COMMANDS.items()}
+    for command in commands:
+      share = shares[command]
+      if command == 'train':
+        self._train(share)
+      elif command == 'sweep':
+        self._sweep(share)
+      elif command == 'report':
         self._report(share)
       else:
         self._tables(command, share)
@@ -491,17 +510,26 @@ def _results(folder):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--kills', type=int, default=100)
-  parser.add_argument('--folder', required=True, help='for runs and logs')
+  parser.add_argument('--kills', type=int, default=6)
+  parser.add_argument('--folder', help='for runs and logs (a temporary one)')
   parser.add_argument('--seed', type=int, default=0)
-  options = parser.parse_args()
-  os.environ.setdefault(
-    'JAX_COMPILATION_CACHE_DIR',
-    str(pathlib.Path(options.folder).absolute() / 'compiled'),
+  parser.add_argument(
+    '--commands', nargs='+', choices=COMMANDS, default=[*COMMANDS]
   )
+  options = parser.parse_args()
+  with contextlib.ExitStack() as stack:
+    folder = options.folder or stack.enter_context(
+      tempfile.TemporaryDirectory()
+    )
+    return run(pathlib.Path(folder).absolute(), options)
+
+
+def run(folder, options):
+  """Kills what the options say, and prints what was found; the exit code."""
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
   start = time.monotonic()
-  kills = Kills(pathlib.Path(options.folder).absolute(), options.seed)
-  kills.run(options.kills)
+  kills = Kills(folder, options.seed)
+  kills.run(options.kills, options.commands)
   for what, count in sorted(kills.counts.items()):
     print(f'{count:4d} {what}')
   total = sum(kills.counts.values())
