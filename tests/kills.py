@@ -316,7 +316,7 @@ class Kills:
       files.append('gin/optimizers/adamw.gin')
       bindings |= {
         **{'TRAIN_STEPS': 2, 'WARMUP_STEPS': 1, 'MAX_TASKS': 2},
-        **{'TEST_VISITS': 1, 'TUNING_ROWS': 4},
+        **{'TEST_VISITS': 1, 'TUNING_ROWS': 8},
       }
       del bindings['BATCH_SIZE']
     return runner.flags([*files, f'gin/local/{command}.gin'], bindings)
