@@ -95,12 +95,12 @@ def train(
     UserError: the input is bad; the message names the binding or file at fault.
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
-  folder = files.check_writable(model_dir, 'MODEL_DIR')
-  checkpoint_folders.check_saving(folder)
   done = checkpoint_folders.latest_step(model_dir)
   if done is not None and done >= total_steps:
     print(f'{model_dir}: finished, {done} of TRAIN_STEPS = {total_steps} done.')
     return None
+  folder = files.check_writable(model_dir, 'MODEL_DIR')
+  checkpoint_folders.check_saving(folder)
   for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')

@@ -44,18 +44,16 @@ class Writer:
       scalars: names and values.
 
     Raises:
-      UserError: `metrics.jsonl` cannot be written.
+      UserError: a file cannot be written.
     """
     scalars = {name: float(value) for name, value in scalars.items()}
     line = json.dumps({'step': step, **scalars}) + '\n'
     try:
       with self._path.open('a', encoding='utf-8') as file:
         file.write(line)
-    except OSError as error:
-      raise UserError(
-        f'{self._path}: cannot be written ({files.reason(error)}).'
-      ) from error
-    self._tensorboard.write_scalars(step, scalars)
+      self._tensorboard.write_scalars(step, scalars)
+    except Exception as error:  # TensorFlow has its own for a full disk
+      raise self._unwritten(error) from error
 
   def flush(self) -> None:
     """Writes out TensorBoard's events, and the files of a run in a bucket.
@@ -63,8 +61,18 @@ class Writer:
     Raises:
       UserError: a file cannot be written.
     """
-    self._tensorboard.flush()
+    try:
+      self._tensorboard.flush()
+    except Exception as error:  # TensorFlow has its own for a full disk
+      raise self._unwritten(error) from error
     self._mirror.upload()
+
+  def _unwritten(self, error: Exception) -> UserError:
+    return UserError(
+      f'{self._path.parent}: metrics cannot be written '
+      f'({files.reason(error)}); the same command goes on from the last '
+      'checkpoint.'
+    )
 
 
 class Progress:
