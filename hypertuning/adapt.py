@@ -130,7 +130,7 @@ def adapt(
   for task in lookup.members(data.required_name):
     source = _source(task, data.split)
     tasks.append((task, source, source.names(data.split)[:max_tasks]))
-  partitioner = _dividing(
+  partitioner = _divide_devices(
     partitioner, [len(names) for _, _, names in tasks], at_once
   )
   params, frozen = train_state.restore_variables(
@@ -146,7 +146,7 @@ def adapt(
   results: list[Row] = []
   tuned: dict[str, tuple[Adapters, list[str]]] = {}
   for task, source, names in tasks:
-    found: list[Row] = []
+    task_curves: list[Row] = []
     parts = []
     for first in range(0, len(names), at_once):
       group = names[first : first + at_once]
@@ -175,28 +175,24 @@ def adapt(
       for step, seconds, phi in tuner.tune(
         start, group_data.train, total_steps, eval_period, label
       ):
-        for name, (loss, tested) in zip(
+        for name, (loss, metric_value) in zip(
           group, test(tuner.answer, phi), strict=True
         ):
           row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
-          found.append({**row, metric: tested})
+          task_curves.append({**row, metric: metric_value})
       parts.append(jax.device_get(phi))
     whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     tuned[task.name] = whole, names
-    curves += found
+    curves += task_curves
     results += summarize(
-      task.name, found, len(names) * test_visits, metric, target
+      task.name, task_curves, len(names) * test_visits, metric, target
     )
   results += aggregation.averages(results)
   files.remove(output_dir, 'results.jsonl')
   gin_utils.save_config(output_dir)
   for name, (whole, names) in tuned.items():
-    io.save(
-      whole,
-      folder / f'{name}.safetensors',
-      model=str(checkpoint_path),
-      config={'tasks': names},
-    )
+    file = folder / f'{name}.safetensors'
+    io.save(whole, file, model=str(checkpoint_path), config={'tasks': names})
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
   columns = ('task', 'phi', 'episodes', 'loss', metric, *_TO_TARGET)
@@ -233,14 +229,14 @@ def summarize(
     if len(tasks) > 1:
       row[f'{metric}_stderr'] = spread.standard_error(values)
     rows.append(row)
-  reached, first = [], []
+  is_reached, first = [], []
   for task in tasks:
-    above = [row for row in curve[task] if row[metric] >= target]
-    reached.append(bool(above))
-    first.append((above or curve[task][-1:])[0])
+    at_target = [row for row in curve[task] if row[metric] >= target]
+    is_reached.append(bool(at_target))
+    first.append((at_target or curve[task][-1:])[0])
   rows[-1] |= {
     'target': target,
-    'reached': float(np.mean(reached)),
+    'reached': float(np.mean(is_reached)),
     'steps_to_target': float(np.mean([row['step'] for row in first])),
     'seconds_to_target': float(np.mean([row['seconds'] for row in first])),
   }
@@ -280,7 +276,7 @@ def _source(task: seqio.Task, split: str) -> EpisodeSource:
   return source
 
 
-def _dividing(
+def _divide_devices(
   partitioner: Partitioner, counts: Sequence[int], at_once: int
 ) -> Partitioner:
   """A partitioner over the most devices that divide every group of tasks.
@@ -295,8 +291,10 @@ def _dividing(
   sizes = [
     x for count in counts for x in (min(count, at_once), count % at_once)
   ]
-  used = math.gcd(len(devices), *sizes)
-  return dataclasses.replace(partitioner, devices=tuple(devices[:used].flat))
+  num_devices = math.gcd(len(devices), *sizes)
+  return dataclasses.replace(
+    partitioner, devices=tuple(devices[:num_devices].flat)
+  )
 
 
 def _data(
@@ -311,20 +309,20 @@ def _data(
   """Batches of a group of tasks; `name` has the source of `for_tuning`."""
 
   def batches(
-    drawn: tf.data.Dataset, size: int, repeat: bool = False
+    episodes: tf.data.Dataset, size: int, repeat: bool = False
   ) -> tf.data.Dataset:
-    return batching.to_batches(model, drawn, lengths, size, repeat)
+    return batching.to_batches(model, episodes, lengths, size, repeat)
 
-  def on_devices(drawn: tf.data.Dataset, size: int) -> list[dict]:
-    return list(batching.on_devices(batches(drawn, size), partitioner.batch))
+  def on_devices(episodes: tf.data.Dataset, size: int) -> list[dict]:
+    return list(batching.on_devices(batches(episodes, size), partitioner.batch))
 
   def open_at(first: int) -> tf.data.Dataset:
     train = lookup.episodes(name, lengths, 'train', seed, first=first)
     return batches(train, tasks, repeat=True)
 
   held_out = lookup.episodes(name, lengths, 'validation')
-  tested = held_out.shard(draws, 0)  # the first draw of every visit
-  test = on_devices(tested, tasks)
+  test_episodes = held_out.shard(draws, 0)  # the first draw of every visit
+  test = on_devices(test_episodes, tasks)
   counts = np.concatenate(
     [np.asarray(x['target_weights']).any(-1).sum(-1) for x in test]
   )
@@ -334,7 +332,7 @@ def _data(
     on_devices(first, tasks * draws)[0],
     batching.TrainBatches(open_at, tasks, partitioner.batch),
     test,
-    scoring.questions_of(task, tested, counts).targets,
+    scoring.questions_of(task, test_episodes, counts).targets,
   )
 
 
@@ -355,7 +353,7 @@ class _Test:
     texts = scoring.by_episode(outputs['text'], counts)
     answers = scoring.texts_of(self._task, texts)
     fns = self._task.predict_metric_fns
-    found = []
+    results = []
     for n in range(self._tasks):
       mine = slice(n, None, self._tasks)
       values = scoring.measure(fns, self._data.targets[mine], answers[mine], [])
@@ -366,15 +364,15 @@ class _Test:
         )
       tokens = outputs['tokens'][mine].sum()
       loss = -float(outputs['score'][mine].sum() / max(tokens, 1))
-      found.append((loss, values[self._metric]))
-    return found
+      results.append((loss, values[self._metric]))
+    return results
 
 
 def _from_file(
-  path: str, expected: Adapters, first: int, names: Sequence[str]
+  path: str, own_adapters: Adapters, first: int, names: Sequence[str]
 ) -> Adapters:
   """The adapters of a file for the group of tasks that starts at `first`."""
-  count = jax.tree.leaves(expected)[0].shape[0]
+  count = jax.tree.leaves(own_adapters)[0].shape[0]
   header = io.read_header(path)
   rows = next(iter(header.shapes.values()))[0]
   if rows not in (1, len(names)):
@@ -389,11 +387,11 @@ def _from_file(
       f'these ({names[0]!r}, ...).'
     )
   shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected
+    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), own_adapters
   )
-  loaded = io.load(path, expected=shapes)
+  adapters = io.load(path, expected=shapes)
   # A file may hold bfloat16; the adapters are tuned in float32 all the same.
-  loaded = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), loaded, shapes)
+  adapters = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), adapters, shapes)
   if rows == 1:
-    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)
-  return jax.tree.map(lambda x: x[first : first + count], loaded)
+    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), adapters)
+  return jax.tree.map(lambda x: x[first : first + count], adapters)

@@ -64,10 +64,10 @@ def evaluate(
     partitioner: the devices, and how the model and the batches are divided over
       them.
     num_batches: number of batches per task; None evaluates the whole split.
-    phi_modes: any of 'generated', 'other', 'none', 'averaged' and 'random', see
-      `evaluation.phi_modes`. None takes the first three with a hypermodel, and
-      'none' alone without one. A task gets no row for 'other' if one of its
-      episodes would get the phi of its own task.
+    phi_modes: names of phi modes, which are 'generated', 'other', 'none',
+      'averaged' and 'random', see `evaluation.phi_modes`. None takes the first
+      three with a hypermodel, and 'none' alone without one. A task gets no row
+      for 'other' if one of its episodes would get the phi of its own task.
     draws: number of consecutive episodes that ask the same queries with
       different shots; 'averaged' takes the mean of their phi.
     aggregate: function from the rows of all tasks to further rows, such as the
@@ -127,7 +127,7 @@ def evaluate(
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
       lambda batch: step_fn(params, frozen, batch, rng),
-      _watched(batches, task.name),
+      _with_progress(batches, task.name),
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
     targets, numbers, sources = scoring.questions_of(
@@ -169,7 +169,7 @@ def evaluate(
   return results
 
 
-def _watched(
+def _with_progress(
   batches: Iterable[Mapping[str, jax.Array]], name: str
 ) -> Iterator[Mapping[str, jax.Array]]:
   """Yields the batches, and shows how many have been evaluated."""
@@ -218,7 +218,7 @@ def _predictions(
     row: results of the task in one phi mode.
     targets: postprocessed targets of each episode.
     texts: the model's texts in each episode; None where it only scored.
-    scores: per episode, the log-probability of each query's target.
+    scores: log-probabilities of the targets in each episode, one per query.
   """
   rows = []
   for episode, (target, score) in enumerate(zip(targets, scores, strict=True)):
@@ -238,7 +238,7 @@ def _predictions(
 
 
 def _target(target: Any, i: int) -> Row:
-  """What a query should say: an answer, or an option that is scored."""
+  """The target of a query: an answer, or an option that is scored."""
   if not isinstance(target, Mapping):
     answers = target[i]
     if isinstance(answers, str):

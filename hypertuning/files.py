@@ -120,7 +120,10 @@ def check_file(path: str | os.PathLike, binding: str) -> epath.Path:
   place = folder(path, binding)
   if place.is_dir():
     raise UserError(f'{binding} = {os.fspath(path)!r}: is a folder, no file.')
-  check_writable(place.parent, binding)
+  if is_remote(place) or not os.path.exists(place):
+    check_writable(place.parent, binding)
+  elif not os.access(place, os.W_OK):  # it may be a pipe
+    raise UserError(f'{binding} = {os.fspath(path)!r}: cannot be written.')
   return place
 
 

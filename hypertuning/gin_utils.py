@@ -118,11 +118,11 @@ def parse(
     )
   with _without_path_errors():
     for file in files:
-      found = str(_find(file, roots))
+      path = str(_find(file, roots))
       try:
-        gin.parse_config_file(found)
+        gin.parse_config_file(path)
       except Exception as error:  # gin passes on errors of any kind
-        raise UserError(_explain(error, found)) from error
+        raise UserError(_explain(error, path)) from error
   for binding in bindings:
     _parse_binding(binding)
   _check_macros(files, bindings)
@@ -152,8 +152,8 @@ def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
     if not line.strip() or line.lstrip().startswith('#'):
       continue
     yield f'{path}:{number}', line
-    if included := re.match(r"include\s+['\"](.+?)['\"]", line):
-      yield from _numbered_lines(included[1])
+    if include := re.match(r"include\s+['\"](.+?)['\"]", line):
+      yield from _numbered_lines(include[1])
 
 
 def _place(macro: str, files: Sequence[str]) -> str:
@@ -210,10 +210,13 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
     raise
   except (TypeError, ValueError) as error:
     callee = re.search(r"In call to configurable '(\S+?)'", str(error))
-    missing = re.search(r'missing \d+ required .*?arguments?: (.*)', str(error))
-    if missing and callee:
+    missing_arguments = re.search(
+      r'missing \d+ required .*?arguments?: (.*)', str(error)
+    )
+    if missing_arguments and callee:
       raise UserError(
-        f'{callee[1]} has no value for {missing[1]}: bind it in a gin file.'
+        f'{callee[1]} has no value for {missing_arguments[1]}: bind it in a '
+        'gin file.'
       ) from error
     # An error in `function` itself is not one of the configuration.
     if callee and callee[1] != function.__name__:
@@ -298,27 +301,27 @@ def _check_macros(files: Sequence[str], bindings: Sequence[str]) -> None:
   config = gin_config._CONFIG  # gin has no public way to list its macros
   macro = gin.get_configurable(gin_config.macro)
   values = {
-    scope: bound['value']
-    for (scope, name), bound in config.items()
+    scope: binding['value']
+    for (scope, name), binding in config.items()
     if name == 'gin.macro'
   }
-  used = {
+  used_names = {
     reference.scoped_selector.rpartition('/')[0]
     for reference in gin_config.iterate_references(config, to=macro)
   }
   as_flags = {binding.partition('=')[0].strip() for binding in bindings}
-  for name in sorted(values.keys() - used):
+  for name in sorted(values.keys() - used_names):
     if name in old_names.MACROS:
       place = f'--gin.{name}' if name in as_flags else _place(name, files)
       raise UserError(
         f'{place}: {name} is called {old_names.MACROS[name]} now.'
       )
-    close = difflib.get_close_matches(name, used, n=1, cutoff=0.8)
+    close = difflib.get_close_matches(name, used_names, n=1, cutoff=0.8)
     if close or name in as_flags:
       hint = f'did you mean {close[0]}?' if close else 'remove it.'
       raise UserError(f'{name} is not used by this configuration; {hint}')
   unset = {k for k, value in values.items() if repr(value) == '%gin.REQUIRED'}
-  unset |= used - values.keys()
+  unset |= used_names - values.keys()
   if unset:
     names = ', '.join(sorted(unset))
     raise UserError(

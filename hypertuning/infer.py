@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hypertuning import adapters as adapters_lib
 from hypertuning import files, gin_utils
 from hypertuning.adapters import io
 from hypertuning.data import request_files
@@ -42,11 +43,11 @@ class _Part:
   """A batch, and the episodes that its real rows hold.
 
   Attributes:
-    batch: the model features; a real row holds an episode, the other rows fill
-      up the batch.
-    names: for each real row, the line of its task in the file, or the number of
-      its episode in the seqio task.
-    queries: for each real row, the texts of its queries.
+    batch: model features; a real row holds an episode, the other rows fill up
+      the batch.
+    names: number of each real row's task, which is its line in the file, or the
+      number of its episode in the seqio task.
+    queries: texts of the queries in each real row.
   """
 
   batch: Mapping[str, jax.Array]
@@ -111,7 +112,7 @@ def infer(
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
-  step_fn = partitioner.compile(_make_step(model))
+  step_fn = partitioner.compile(_make_step(model, save_adapters))
   rng = jax.random.key(data.seed)
 
   rows: list[dict[str, Any]] = []
@@ -149,23 +150,30 @@ def infer(
   return rows
 
 
-def _make_step(model: HyperTuningModel) -> Any:
+def _make_step(model: HyperTuningModel, returns_phi: bool) -> Any:
   """Makes the function that answers a batch.
+
+  Args:
+    model: the model that answers.
+    returns_phi: whether the function returns phi; the model needs a hypermodel.
 
   Returns:
     A function `(params, frozen, batch, rng) -> (phi, tokens, scores)`. Phi is
-    generated once per episode, for all of its queries.
+    generated once per episode, for all of its queries. It is returned with a
+    row per episode, even if they all share it; None without `returns_phi`.
   """
 
   def step(
     params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
   ) -> tuple[Any, jax.Array, jax.Array]:
-    mutables = {'frozen': frozen}
-    phi = model.generate_adapters(params, batch, mutables)
-    tokens, aux = model.predict_batch_with_aux(
-      params, batch, rng, flax_mutables=mutables, adapters=phi
-    )
-    return phi, tokens, aux['scores']
+    phi = model.generate_adapters(params, batch, {'frozen': frozen})
+    # The targets' scores are not read, so the compiler leaves them out.
+    answer = model.answer(params, frozen, batch, phi, rng)
+    kept = None
+    if returns_phi:
+      assert phi is not None
+      kept = adapters_lib.expand(phi, len(batch['input_tokens']))
+    return kept, answer['text'], answer['text_score']
 
   return step
 
@@ -183,10 +191,10 @@ def _from_file(
   """
   specs = model.FEATURE_CONVERTER_CLS.TASK_FEATURES
   check_lengths(lengths, specs)
-  found = request_files.read(path)
+  file_requests = request_files.read(path)
   # Without a hypermodel, only the model's own input can hold the examples.
   in_context = not model.has_hypermodel
-  requests = list(request_files.divide(found, lengths['inputs'][0]))
+  requests = list(request_files.divide(file_requests, lengths['inputs'][0]))
   dataset = request_files.episodes(
     requests,
     lengths,
@@ -196,13 +204,13 @@ def _from_file(
   ).cache()
   # A request with many queries is divided into several episodes, which all
   # leave out the same examples: these are counted once per line of the file.
-  missing = {
+  left_out_by_line = {
     request.line: int(episode['left_out'])
     for request, episode in zip(
       requests, dataset.as_numpy_iterator(), strict=True
     )
   }
-  if left_out := sum(missing.values()):
+  if left_out := sum(left_out_by_line.values()):
     feature = 'inputs' if in_context else 'hyper_inputs'
     print(
       f'{left_out} examples do not fit into TASK_FEATURE_LENGTHS'
@@ -225,7 +233,7 @@ def _from_task(
   model: HyperTuningModel, batches: Iterator[Mapping[str, jax.Array]]
 ) -> Iterator[_Part]:
   """The episodes of a seqio task in batches, numbered from 0."""
-  done = 0
+  first = 0
   for batch in batches:
     count = int(np.sum(batch['is_real']))
     inputs = np.asarray(batch['input_tokens'])[:count]
@@ -234,8 +242,8 @@ def _from_task(
       [_text(row, model.text_format.vocabulary) for row in x[: int(n)]]
       for x, n in zip(inputs, is_asked.sum(axis=-1), strict=True)
     ]
-    yield _Part(batch, list(range(done, done + count)), queries)
-    done += count
+    yield _Part(batch, list(range(first, first + count)), queries)
+    first += count
 
 
 def _text(tokens: np.ndarray, vocabulary: Any) -> str:

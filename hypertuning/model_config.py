@@ -14,59 +14,65 @@ from gin import config as gin_config
 from hypertuning import files
 
 _MACRO = 'gin.macro'
-# No part of what a checkpoint is decoded or scored with.
+# The macro that is bound to None in `model.gin`: neither decoding nor scoring
+# needs an optimizer.
 _LEFT_OUT = 'OPTIMIZER'
 
 
 def save(folder: str) -> None:
-  """Writes `model.gin`; nothing where gin did not build the model."""
+  """Writes `model.gin`, unless the model was built without gin.
+
+  Args:
+    folder: folder of the run.
+  """
   config = _reachable('MODEL')
   if config:
     files.write_text(folder, 'model.gin', _text(config))
 
 
 def _reachable(name: str) -> dict:
-  """All bindings that a macro's value can depend on."""
+  """The bindings that the value of a macro can depend on."""
   # Gin has no public way to read its configuration.
   config = gin_config._CONFIG
-  found: dict = {}
+  bindings: dict = {}
   scopes, selectors = {''}, set()
   macros = {name}
   size = -1
-  while size < len(found):  # a scope that is found late may open more bindings
-    size = len(found)
-    for (scope, selector), bound in config.items():
+  # A scope that is reached late may make bindings reachable that were skipped.
+  while size < len(bindings):
+    size = len(bindings)
+    for (scope, selector), binding in config.items():
       if selector == _MACRO:
         applies = scope in macros
       else:
         parts = set(scope.split('/'))
         applies = selector in selectors and parts <= scopes
-      if not applies or (scope, selector) in found:
+      if not applies or (scope, selector) in bindings:
         continue
       if (scope, selector) == (_LEFT_OUT, _MACRO):
-        bound = {'value': None}
-      found[scope, selector] = bound
-      for reference in gin_config.iterate_references(bound):
+        binding = {'value': None}
+      bindings[scope, selector] = binding
+      for reference in gin_config.iterate_references(binding):
         scope, _, _ = reference.scoped_selector.rpartition('/')
         if reference.configurable.selector == _MACRO:
           macros.add(scope)
         else:
           scopes.update(scope.split('/'))
           selectors.add(reference.configurable.selector)
-  return found
+  return bindings
 
 
 def _text(config: dict) -> str:
-  """The bindings as gin writes them, without imports that they do not use."""
+  """The bindings as gin writes them, without unused imports."""
   lines = gin_config._config_str(config).splitlines()
   is_import = re.compile(r'(?:from \S+ )?import (?:\S+ as )?(\S+)$')
   body = '\n'.join(line for line in lines if not is_import.match(line))
-  kept = []
+  own_lines = []
   for line in lines:
-    imported = is_import.match(line)
-    if imported and 'dynamic_registration' not in line:
-      name = imported[1].split('.')[0]
+    import_match = is_import.match(line)
+    if import_match and 'dynamic_registration' not in line:
+      name = import_match[1].split('.')[0]
       if not re.search(rf'(?<![\w.]){name}\.', body):
         continue
-    kept.append(line)
-  return '\n'.join(kept) + '\n'
+    own_lines.append(line)
+  return '\n'.join(own_lines) + '\n'

@@ -62,10 +62,10 @@ class HyperTuningModel:
       hypermodel: the network that generates phi; None for no phi.
       text_format: a `TextFormat`; None for a model that reads no text, as for
         `hypertuning.plan`.
-      optimizer_def: see the class.
-      trainable_regex: see the class.
+      optimizer_def: optax transformation, see the class.
+      trainable_regex: regex of the trained variables, see the class.
       frozen_dtype: dtype of frozen variables; None leaves them as they are.
-      decode_fn: `decoding.greedy`, `sample` or `beam_search`.
+      decode_fn: decode function: `decoding.greedy`, `sample` or `beam_search`.
       loss_normalizing_factor: number that the summed loss is divided by, or
         `TOKENS` for the number of target tokens in the batch (with t5x, in the
         microbatch). With None, `loss_fn` returns the sum, which the runner of
@@ -116,7 +116,7 @@ class HyperTuningModel:
 
   @property
   def FEATURE_CONVERTER_CLS(self) -> Any:
-    """The seqio converter that makes this model's batches; t5x's name.
+    """The seqio converter of this model's batches; the name is t5x's.
 
     The import is here because seqio is slow to import, and not always needed.
     """
@@ -297,7 +297,7 @@ class HyperTuningModel:
       return_all_decodes: whether to return all decodes, the best one last.
       num_decodes: number of beams or samples per query.
       flax_mutables: the collection `frozen`.
-      adapters: see `score_batch`.
+      adapters: phi, None or GENERATE, see `score_batch`.
 
     Returns:
       Tokens `[episodes, queries, (num_decodes,) length]` and

@@ -1,4 +1,4 @@
-"""What training minimises: the likelihood of targets, and distillation."""
+"""The objectives of training: the likelihood of targets, and distillation."""
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,21 @@ def loss_and_metrics(
   label_smoothing: float = 0.0,
   z_loss: float = 0.0,
 ) -> tuple[jax.Array, dict[str, clu_metrics.Average]]:
-  """Summed loss of target tokens.
+  """The loss, summed over target tokens.
 
   Args:
-    logits: `[..., length, vocab]`.
-    targets: token ids `[..., length]`.
-    weights: `[..., length]`, 0 where a token does not count.
-    teacher: logits of the teacher, shaped like `logits`; None without one.
-    distillation_weight: share of the divergence KL(teacher || model); the rest
-      is the cross-entropy with the targets.
-    label_smoothing: probability spread over the vocabulary.
-    z_loss: weight of `log(Z)^2`.
+    logits: logits of the model, float32 `[..., length, vocab]`.
+    targets: ids of the target tokens, int32 `[..., length]`.
+    weights: weights of the target tokens, `[..., length]`, 0 on padding.
+    teacher: logits of the teacher, in the shape of `logits`; None without one.
+    distillation_weight: share of the loss, from 0 to 1, that is the divergence
+      KL(teacher || model); the rest is the cross-entropy with the targets.
+    label_smoothing: probability that is spread over the vocabulary.
+    z_loss: weight of `log(Z)^2`, where Z is the softmax's denominator.
 
   Returns:
-    The loss, and `loss` (the cross-entropy), `accuracy` and, with a teacher,
-    `divergence` as averages over target tokens.
+    The loss, float32 `[]`, and averages over target tokens: `loss` (the
+    cross-entropy), `accuracy` and, with a teacher, `divergence`.
   """
   weights = weights.astype(jnp.float32)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -48,21 +48,25 @@ def loss_and_metrics(
     divergence = optax.losses.kl_divergence_with_log_targets(
       jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher)
     )
-    distilled = jnp.sum(divergence * weights)
-    metrics['divergence'] = clu_metrics.Average(total=distilled, count=count)
-    total = (1 - distillation_weight) * total + distillation_weight * distilled
+    divergence_sum = jnp.sum(divergence * weights)
+    metrics['divergence'] = clu_metrics.Average(
+      total=divergence_sum, count=count
+    )
+    total = (
+      1 - distillation_weight
+    ) * total + distillation_weight * divergence_sum
   return total, metrics
 
 
 def log_likelihood(
   logits: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Summed log-probability of every target.
+  """The log-probability of every target, summed over its tokens.
 
   Args:
-    logits: `[..., length, vocab]`.
-    targets: token ids `[..., length]`.
-    weights: `[..., length]`, 0 where a token does not count.
+    logits: logits of the model, float32 `[..., length, vocab]`.
+    targets: ids of the target tokens, int32 `[..., length]`.
+    weights: weights of the target tokens, `[..., length]`, 0 on padding.
 
   Returns:
     Float32 `[...]`.

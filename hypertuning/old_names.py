@@ -1,7 +1,7 @@
-"""What has another name now: modules, arguments, macros and gin files.
+"""The old names of modules, arguments, macros and gin files, and the new ones.
 
-Gin files that users wrote before say the old names. Every row ends in one line
-that says the new name, with the file and the line of the old one.
+Users have gin files with old names. Each of them gives an error of one line,
+which names the file and the line, and says the new name.
 """
 
 import functools
@@ -14,7 +14,7 @@ from hypertuning.errors import UserError
 _P = ParamSpec('_P')
 _R = TypeVar('_R')
 
-# Modules, by their full names.
+# Maps the old name of each module to the new one.
 MODULES = {
   'hypertuning.adapted_model': 'hypertuning.networks.adapted',
   'hypertuning.checkpoints': 'hypertuning.engine.checkpoints',
@@ -73,7 +73,7 @@ _T5X_WARM_START = {
   'unused_regex': 'unused_regex',
 }
 
-# Arguments of what gin configures, as `module.function.argument`.
+# Maps each argument that gin bound, `module.function.argument`, to the new one.
 ARGUMENTS = {
   **{
     f'{runner}.{old}': (
@@ -141,7 +141,7 @@ ARGUMENTS = {
   ),
 }
 
-# Arguments, whatever they are arguments of.
+# Arguments that many functions had, and that `text_format` replaces.
 _FORMAT = (
   'is `text_format` now: in gin bind %TEXT_FORMAT, in Python give '
   'text_format.t5_format(vocabulary) or text_format.markers_format(vocabulary)'
@@ -153,7 +153,8 @@ TEXT_FORMAT = {
   'output_vocabulary': _FORMAT,
 }
 
-# What a module that is still there no longer has, as `module.function`.
+# Maps functions that have moved, `module.function`, to their new names. Their
+# old modules still exist, as packages.
 FUNCTIONS = {
   'evaluation.phi_modes': 'evaluation.phi_modes.default_modes',
   'evaluation.check_modes': 'evaluation.phi_modes.check_modes',
@@ -166,10 +167,10 @@ FUNCTIONS = {
   'evaluation.ratio': 'evaluation.statistics.ratio',
 }
 
-# Macros.
+# Maps the old name of each macro to the new one.
 MACROS: dict[str, str] = {}
 
-# Gin files by the start of their names.
+# Maps the start of the old names of gin files to that of the new ones.
 FILES = {
   f'gin/{folder}/': f'gin/experiments/{folder}/'
   for folder in ('ablations', 'claims', 'quickstart', 'real', 'recipes')
@@ -177,15 +178,15 @@ FILES = {
 
 
 def hint(message: str) -> str | None:
-  """The line on an old name that one of gin's errors is about.
+  """The new name for an error of gin's that is due to an old name.
 
   Args:
-    message: gin's own message: of a module that cannot be imported, of an
-      argument that something does not have, of something that is not there, or
-      of a file that is not there.
+    message: gin's error message about a module that cannot be imported, an
+      argument that a function does not have, or a function or file that does
+      not exist.
 
   Returns:
-    `'OLD is called NEW now.'`, or None where no old name is at fault.
+    The line 'OLD is called NEW now.'; None if no old name is at fault.
   """
   argument = re.search(r"'([\w.]+)' doesn't have .*named '(\w+)'", message)
   if argument:
@@ -206,7 +207,7 @@ def hint(message: str) -> str | None:
 
 
 def _renamed(name: str, table: dict[str, str]) -> str | None:
-  """A name with any number of packages before it."""
+  """The line about a name, which may have any packages before it."""
   for old, new in table.items():
     if f'.{name}'.endswith(f'.{old}'):
       return _line(old, new)
@@ -218,17 +219,21 @@ def _line(old: str, new: str) -> str:
 
 
 def takes_text_format(function: Callable[_P, _R]) -> Callable[_P, _R]:
-  """Decorator: names `text_format` to who calls with what it replaced.
+  """Decorator that refuses the arguments that `text_format` has replaced.
 
-  gin looks at the signature of the function itself and refuses the binding when
-  it parses it; `hint` explains its message.
+  It is for calls in Python. gin refuses such a binding by itself when it parses
+  the binding, and `hint` explains its error message.
+
+  Raises:
+    UserError: the decorated function was called with an old argument; the
+      message names the function, the argument and `text_format`.
   """
 
   @functools.wraps(function)
-  def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+  def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
     for name in TEXT_FORMAT.keys() & kwargs.keys():
       place = f'{function.__module__}.{function.__qualname__}'
       raise UserError(f'{place}: `{name}` {TEXT_FORMAT[name]}.')
     return function(*args, **kwargs)
 
-  return checked
+  return wrapper

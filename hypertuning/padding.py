@@ -1,4 +1,4 @@
-"""Which token ids are text: id 0 is padding, as everywhere in seqio and t5x.
+"""Padding: id 0, as everywhere in seqio and t5x.
 
 A vocabulary whose id 0 is an ordinary token must swap it with a reserved one.
 """
@@ -9,12 +9,12 @@ PAD_ID = 0
 
 
 def is_real(tokens: Any) -> Any:
-  """True where there is a token, False on padding.
+  """Whether each id is a token, and not padding.
 
   Args:
-    tokens: int ids of any shape, an array of jax, numpy or TensorFlow.
+    tokens: token ids, an int array of jax, numpy or TensorFlow in any shape.
 
   Returns:
-    A bool array of the same shape and kind.
+    A bool array of the same kind and shape, False on padding.
   """
   return tokens > PAD_ID

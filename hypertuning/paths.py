@@ -1,4 +1,4 @@
-"""Where the gin files and the task modules are, installed or in a checkout.
+"""Finds the folder of the gin files and the task modules.
 
 `python -m hypertuning.paths` prints the folder, for `--gin_search_paths`.
 """
@@ -9,12 +9,12 @@ import pathlib
 def data_root() -> pathlib.Path:
   """The folder that holds `gin/` and `tasks/`.
 
-  A wheel carries them in `hypertuning/_data`; in a checkout (and an editable
-  install) they stand beside the package.
+  In a wheel, they are in `hypertuning/_data`. In a checkout or an editable
+  install, they are beside the package.
   """
   package = pathlib.Path(__file__).resolve().parent
-  installed = package / '_data'
-  return installed if installed.is_dir() else package.parent
+  installed_data = package / '_data'
+  return installed_data if installed_data.is_dir() else package.parent
 
 
 if __name__ == '__main__':

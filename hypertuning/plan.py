@@ -102,9 +102,9 @@ def _plan_many(
       settings['data'].batch_size, settings['data'].lengths, choices
     )
   )
-  tried = _try(compiler, candidates)
-  _write([{**report.as_json(c, topology), 'bindings': b} for b, c in tried])
-  fits = [(b, c) for b, c in tried if c.error is None]
+  results = _try(compiler, candidates)
+  _write([{**report.as_json(c, topology), 'bindings': b} for b, c in results])
+  fits = [(b, c) for b, c in results if c.error is None]
   if not fits:
     raise UserError(f'Nothing that was tried fits {topology.name}.')
   fits.sort(key=lambda row: report.rank(row[1], topology))
@@ -149,10 +149,10 @@ def _try(
   Left out are candidates that the devices do not divide, and those that are
   larger than a candidate that did not fit.
   """
-  tried: list[tuple[Bindings, Costs]] = []
+  results: list[tuple[Bindings, Costs]] = []
   names = search.differences(candidates)
   for number, bindings in enumerate(candidates):
-    if any(c.error and search.larger(bindings, b) for b, c in tried):
+    if any(c.error and search.larger(bindings, b) for b, c in results):
       continue  # larger than a candidate that did not fit
     gin_utils.parse(
       _FLAGS.gin_file,
@@ -165,13 +165,13 @@ def _try(
       verdict = str(error)
     else:
       verdict = costs.error or f'fits, {costs.peak_bytes / 2**30:.2f} GiB'
-      tried.append((bindings, costs))
+      results.append((bindings, costs))
     print(
       f'{number + 1} of {len(candidates)}: {names[number]}: {verdict}',
       file=sys.stderr,
       flush=True,
     )
-  return tried
+  return results
 
 
 def _flag(binding: tuple[str, Any]) -> str:
@@ -197,7 +197,7 @@ def _choice(text: str) -> tuple[str, list[Any]]:
 def _write(values: Any) -> None:
   """Writes the values to the file of `--json`, if that flag is set."""
   if _FLAGS.json:
+    # Not `files.write_text`, which replaces: this may be a pipe or /dev/stdout.
     path = files.folder(_FLAGS.json, '--json')
-    files.write_text(
-      path.parent, path.name, json.dumps(values, indent=1) + '\n'
-    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + '\n')

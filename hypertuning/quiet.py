@@ -1,4 +1,4 @@
-"""Keeps the start-up lines of libraries off the terminal."""
+"""Keeps the lines that libraries print at their start off the terminal."""
 
 import contextlib
 import logging
@@ -14,9 +14,10 @@ from hypertuning.errors import UserError
 
 @contextlib.contextmanager
 def hidden_stderr() -> Iterator[None]:
-  """Sends file descriptor 2 to a file, which is shown only after an error.
+  """A context that hides stderr, and shows what it hid only after an error.
 
-  TensorFlow writes there from C++ before any of its settings is read.
+  File descriptor 2 itself is redirected, because TensorFlow writes to it from
+  C++, before it reads any setting.
   """
   sys.stderr.flush()
   terminal = os.dup(2)
@@ -25,7 +26,7 @@ def hidden_stderr() -> Iterator[None]:
     try:
       yield
     except UserError:
-      raise  # it says all
+      raise  # its message says everything
     except BaseException:
       sys.stderr.flush()
       file.seek(0)
@@ -38,7 +39,7 @@ def hidden_stderr() -> Iterator[None]:
 
 
 def hush_logs() -> None:
-  """Leaves the terminal to our own lines."""
+  """Silences the logs of libraries, except errors."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   absl_logging.set_verbosity(absl_logging.ERROR)
   for name in ('orbax', 'jax', 'tensorflow'):

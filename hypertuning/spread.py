@@ -1,4 +1,4 @@
-"""How sure a mean is."""
+"""The standard error of a mean, and the standard deviation of a sample."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,11 @@ import numpy as np
 
 
 def standard_error(values: Sequence[float] | np.ndarray) -> float:
-  """Standard error of the mean of independent values, nan of fewer than two."""
+  """Standard error of the mean of independent values.
+
+  Args:
+    values: numbers; fewer than two give nan.
+  """
   if len(values) < 2:
     return math.nan
   return standard_deviation(values) / math.sqrt(len(values))

@@ -98,26 +98,27 @@ def sweep(
   # Which cells are done is asked before the results are read. In the other
   # order, a cell that another process finishes in between would look as if it
   # were done without results.
-  ended = [cell for cell in work if cell.is_done]
+  finished_cells = [cell for cell in work if cell.is_done]
   broken = _unusable(reporting.read(output_dir))
-  for cell in ended:
+  for cell in finished_cells:
     # A training that runs again finds its last checkpoint, has nothing to do,
     # and mends nothing.
     if cell.folder in broken and not cell.has_checkpoints:
       cell.reopen()
-  done = sum(cell.is_done for cell in work)
+  num_done = sum(cell.is_done for cell in work)
   print(
-    f'{len(work)} cells, {done} done before, {len(work) - done} to run.',
+    f'{len(work)} cells, {num_done} done before, '
+    f'{len(work) - num_done} to run.',
     flush=True,
   )
   scheduler.run(work, num_workers)
   results = reporting.read(output_dir)
   sweep_table.write(results, metric, phi, average_over)
   reasons = _unusable(results)
-  failed = [cell for cell in work if cell.folder in reasons]
-  if failed:
-    first = failed[0]
-    count = f'{len(failed)} of {len(work)} cells failed, the first: '
+  failed_cells = [cell for cell in work if cell.folder in reasons]
+  if failed_cells:
+    first = failed_cells[0]
+    count = f'{len(failed_cells)} of {len(work)} cells failed, the first: '
     if first.is_done:
       raise UserError(
         f'{count}{first.folder} has run, but {reasons[first.folder]}; mend the '

@@ -109,24 +109,24 @@ class WarmStart(utils.TrainStateInitializer):
     state = super().from_scratch(init_rng)
     params = trees.flatten_paths(state.params)
     frozen = state.flax_mutables.get('frozen', {})
-    held = trees.flatten_paths(frozen)
-    needed = any(name.startswith('teacher/') for name in held)
-    self._start.check(needed)
+    frozen_leaves = trees.flatten_paths(frozen)
+    needs_teacher = any(name.startswith('teacher/') for name in frozen_leaves)
+    self._start.check(needs_teacher)
     if not self._start.path:
       return state
     # Every host reads whole arrays, and keeps the parts that its devices hold.
-    filled = trees.flatten_paths(
+    values_by_name = trees.flatten_paths(
       self._start.fill(trees.join(state.params, frozen))
     )
-    placed = {
-      name: _placed(filled[name], old.sharding)
-      for part in (params, held)
+    leaves = {
+      name: _put_on_devices(values_by_name[name], old.sharding)
+      for part in (params, frozen_leaves)
       for name, old in part.items()
     }
 
     def values(part: Any) -> Any:
       return jax.tree_util.tree_map_with_path(
-        lambda path, _: placed['/'.join(key.key for key in path)], part
+        lambda path, _: leaves['/'.join(key.key for key in path)], part
       )
 
     state = state.replace_params(values(state.params))
@@ -136,7 +136,9 @@ class WarmStart(utils.TrainStateInitializer):
     return state
 
 
-def _placed(value: np.ndarray | jax.Array, sharding: NamedSharding) -> Any:
+def _put_on_devices(
+  value: np.ndarray | jax.Array, sharding: NamedSharding
+) -> Any:
   """A value on the devices, with this sharding."""
   if isinstance(value, jax.Array):  # a random weight, which t5x has placed
     return value

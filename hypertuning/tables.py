@@ -18,10 +18,10 @@ def number(metric: str, value: float, error: float | None = None) -> str:
   """A number of a table, with its standard error if that is known.
 
   Args:
-    metric: `loss` and `gap` are nats and get three decimals, others (percent)
-      one.
-    value: the number itself.
-    error: the standard error; None or nan if there is none.
+    metric: name of the metric. `loss` and `gap`, which are nats, get three
+      decimals; all others are percent, and get one.
+    value: number that is printed.
+    error: standard error of the number; None or nan if there is none.
   """
   digits = 3 if metric in ('loss', 'gap') else 1
   if error is None or math.isnan(error):

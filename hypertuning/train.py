@@ -95,9 +95,12 @@ def train(
     UserError: the input is bad; the message names the binding or file at fault.
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
-  done = checkpoint_folders.latest_step(model_dir)
-  if done is not None and done >= total_steps:
-    print(f'{model_dir}: finished, {done} of TRAIN_STEPS = {total_steps} done.')
+  latest_step = checkpoint_folders.latest_step(model_dir)
+  if latest_step is not None and latest_step >= total_steps:
+    print(
+      f'{model_dir}: finished, {latest_step} of TRAIN_STEPS = {total_steps} '
+      'done.'
+    )
     return None
   folder = files.check_writable(model_dir, 'MODEL_DIR')
   checkpoint_folders.check_saving(folder)
@@ -119,14 +122,14 @@ def train(
   # All checks come before the checkpointer makes the run's folder: a mistake in
   # the configuration must not leave an empty folder behind.
   shapes = data.shapes(model)
-  if done is None:
+  if latest_step is None:
     batches.open()
     state, shardings = train_state.initial_state(
       model, shapes, partitioner, random_seed, warm_start
     )
   else:
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
-  left = total_steps - (done or 0)
+  left = total_steps - (latest_step or 0)
   saves = -(-left // checkpoint_period) if checkpoint_period else 1
   files.check_writable(
     model_dir,
@@ -139,11 +142,13 @@ def train(
 
   checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
   try:
-    if done is not None:
-      saved, position = checkpointer.restore(done, state.as_saved())
-      state = state.from_saved(saved)
+    if latest_step is not None:
+      saved_state, position = checkpointer.restore(
+        latest_step, state.as_saved()
+      )
+      state = state.from_saved(saved_state)
       batches.move(position)
-      print(f'Going on from step {done}.', file=sys.stderr)
+      print(f'Going on from step {latest_step}.', file=sys.stderr)
     gin_utils.save_config(model_dir)
     model_config.save(model_dir)
     step_fn = partitioner.compile(
@@ -155,7 +160,7 @@ def train(
       lambda state, batch: step_fn(state, batch, rng),
       evaluate,
       checkpointer,
-      summaries.Writer(model_dir, done or 0),
+      summaries.Writer(model_dir, latest_step or 0),
       model_dir,
       {
         'total': total_steps,
@@ -227,8 +232,8 @@ class _Loop:
       sys.exit(128 + interruption.signal)
     return state
 
-  def _due(self, what: str, step: int) -> bool:
-    period = self._periods[what]
+  def _due(self, period_name: str, step: int) -> bool:
+    period = self._periods[period_name]
     return period > 0 and step % period == 0
 
   def _write(self) -> float:

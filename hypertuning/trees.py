@@ -1,4 +1,4 @@
-"""Splitting a variables tree by name: one regex says which part trains."""
+"""Splits trees of variables by name, and joins them again."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Tree = Mapping[str, Any]
 
 
 def flatten_paths(tree: Tree) -> dict[str, Any]:
-  """A nested mapping as `{'hypermodel/encoder/...': leaf}`."""
+  """Flattens a nested mapping to `{'hypermodel/encoder/...': leaf}`."""
   return traverse_util.flatten_dict(_plain(tree), sep='/')
 
 
@@ -21,15 +21,15 @@ def unflatten_paths(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_by_regex(tree: Tree, regex: str) -> tuple[dict, dict]:
-  """Splits a tree in the leaves whose whole path matches and the rest.
+  """Splits a tree into the leaves whose paths match a regex, and the others.
 
   Args:
-    tree: nested mapping of arrays (or of anything else).
-    regex: matched against full slash paths such as
+    tree: nested mapping of arrays, or of any other leaves.
+    regex: regex that must match a whole path, such as
       `hypermodel/encoder/encoder_norm/scale`.
 
   Returns:
-    `(matching, rest)`, two nested dicts; `join` puts them together again.
+    Two nested dicts, the matching leaves and the others. `join` reverses this.
   """
   pattern = re.compile(regex)
   parts: tuple[dict, dict] = ({}, {})
@@ -41,16 +41,16 @@ def split_by_regex(tree: Tree, regex: str) -> tuple[dict, dict]:
 def split_variables(
   variables: Tree, regex: str, frozen_dtype: Any = None
 ) -> dict[str, Any]:
-  """A network's variables as collections of what trains and what does not.
+  """Splits a network's variables into trained and frozen ones.
 
   Args:
-    variables: `params` and `params_axes`, as a network's `init` gives them.
-    regex: matched against full slash paths; what matches trains.
-    frozen_dtype: storage type of what does not train; as it is if None.
+    variables: collections `params` and `params_axes`, from a network's `init`.
+    regex: regex that must match the whole paths of the trained variables.
+    frozen_dtype: dtype of the frozen variables; None leaves them as they are.
 
   Returns:
-    `params` and `params_axes`, and `frozen` and `frozen_axes` where anything is
-    frozen. The axes of `kernel` are called `kernel_axes`.
+    The collections `params` and `params_axes` and, if a variable is frozen,
+    `frozen` and `frozen_axes`. There, `kernel_axes` names the axes of `kernel`.
   """
   params, frozen = split_by_regex(variables['params'], regex)
   axes = flatten_paths(variables['params_axes'])
@@ -69,12 +69,12 @@ def split_variables(
 
 
 def join(first: Tree, second: Tree) -> dict[str, Any]:
-  """Puts two disjoint parts of one tree together again."""
+  """Joins two parts of a tree that have no leaf in common."""
   return unflatten_paths({**flatten_paths(first), **flatten_paths(second)})
 
 
 def _plain(tree: Any) -> Any:
-  """FrozenDicts and dicts alike as plain dicts."""
+  """Converts nested mappings, such as FrozenDicts, to dicts."""
   if isinstance(tree, Mapping):
     return {key: _plain(value) for key, value in tree.items()}
   return tree

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up everything that the tests need, and runs them but the slowest: 9 to
-# 14 minutes on two shared CPU cores after the installation.
+# Sets up everything that the tests need, and runs them but the slowest: 5 to 7
+# minutes on two CPU cores after the installation.
 #
 #   launch/test.sh                 # in .venv, which is made if it is missing
 #   launch/test.sh -m ''           # the slowest as well, as .ci/run does
@@ -17,6 +17,6 @@ fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check --quiet .
 "$venv/bin/mypy"
-# Two at a time: a test waits about half of its time for files and processes.
-exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=worksteal \
+# Two at a time, a file by one process: its tests share runs and programs.
+exec "$venv/bin/python" -m pytest -q --numprocesses=2 --dist=loadfile \
   -m "not slow" "$@"

@@ -1,8 +1,9 @@
-"""Function vectors' toy tasks: antonyms, capitals, the last of five words, ...
+"""The toy tasks of function vectors, such as antonyms and capitals.
 
-A folder as their repository has it (Todd et al., 2024): one file per task, JSON
-or JSON lines of `input` and `output`, in sub-folders or not. Whole tasks are
-held out: `train` and `validation` have no task in common.
+The folder is that of the authors' repository (Todd et al., 2024). It has one
+file per task, maybe in sub-folders, of JSON or JSON lines with the fields
+`input` and `output`. Whole tasks are held out: `train` and `validation` have no
+task in common.
 
     MIXTURE_OR_TASK_NAME = @function_vectors.function_vectors()
     function_vectors.function_vectors.folder = '/path/to/dataset_files'
@@ -41,36 +42,39 @@ def function_vectors(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers the tasks of a folder, as one task; returns the name.
+  """Registers the tasks in a folder as one seqio task, and returns its name.
 
   Args:
-    folder: see the module.
-    name: name of the task.
-    held_out: names of the tasks of `validation`, or at least how many these
-      are: see `choose`.
+    folder: folder of the files, see the module.
+    name: name of the seqio task.
+    held_out: names of the tasks in the split `validation`, or their least
+      number, see `choose`.
     shots: number of shots per episode.
     queries: number of queries per episode.
-    most_asked: number of rows of a held-out task that become queries, the first
-      ones; shots come from all of its rows. None takes all as queries.
-    draws: number of draws of shots for every validation row, or the numbers
-      of some of them.
-    train_episodes: see `registry.add_episodes`.
-    in_context: whether to return the form whose examples stand in the
-      downstream model's own input.
-    text_format: layout of the text, T5's over bytes by default.
+    most_asked: number of rows of a held-out task that become queries, which are
+      its first ones; None takes all rows. Shots come from all of its rows.
+    draws: number of draws of shots per validation row; a sequence selects draws
+      by their numbers.
+    train_episodes: number of training episodes in a cache, see
+      `registry.add_episodes`.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
+    text_format: format of the text; T5's over bytes by default.
 
   Raises:
-    UserError: no such folder, a row is wrong, a task has too few rows, or what
-      is held out is not there or leaves nothing to train on.
+    UserError: there is no such folder, a row is wrong, a task has too few rows,
+      or the held-out tasks do not exist or leave none to train on.
   """
   tasks = _read(folder)
-  held = choose(list(tasks), held_out)
-  train = {task: rows for task, rows in tasks.items() if task not in held}
+  held_out_names = choose(list(tasks), held_out)
+  train = {
+    task: rows for task, rows in tasks.items() if task not in held_out_names
+  }
   query_tasks = {
     task: dataclasses.replace(
       tasks[task], rows=tasks[task].rows[:most_asked], pool=tasks[task].rows
     )
-    for task in held
+    for task in held_out_names
   }
   registry.add_episodes(
     name,
@@ -84,25 +88,28 @@ def function_vectors(
     train_episodes=train_episodes,
     text_format=text_format,
   )
-  for split in ('train', 'validation'):  # too small a task is found now
+  for split in ('train', 'validation'):  # refuses a task that is too small now
     seqio.TaskRegistry.get(name).source.check(split)
   return registry.form_of(name, in_context)
 
 
 def choose(names: Sequence[str], held_out: int | Sequence[str]) -> list[str]:
-  """Names of the tasks that are held out.
+  """Chooses the tasks that are held out.
 
-  A number takes tasks at equal distances in the order of the alphabet, without
-  chance. Those that differ in a number at the end alone (`choose_last_of_3`,
-  `choose_last_of_5`) are one function, and go together: there may be one task
-  more than asked for.
+  A number chooses tasks at equal distances in alphabetical order; nothing is
+  drawn at random. Tasks whose names differ only in a number at the end, such as
+  `choose_last_of_3` and `choose_last_of_5`, are one function, and are held out
+  together. There may therefore be more tasks than the number says.
 
   Args:
-    names: of all tasks.
-    held_out: see `function_vectors`.
+    names: names of all tasks.
+    held_out: names of the held-out tasks, or their least number.
+
+  Returns:
+    Names of the held-out tasks.
 
   Raises:
-    UserError: see `function_vectors`.
+    UserError: a held-out task does not exist, or none is left to train on.
   """
   if isinstance(held_out, str):
     held_out = [held_out]
@@ -124,11 +131,11 @@ def choose(names: Sequence[str], held_out: int | Sequence[str]) -> list[str]:
   }
   groups = list(functions.values())
   for count in range(1, len(groups)):
-    held = [
+    held_out_names = [
       name for n in range(count) for name in groups[n * len(groups) // count]
     ]
-    if 0 < held_out <= len(held):
-      return held
+    if 0 < held_out <= len(held_out_names):
+      return held_out_names
   raise UserError(
     f'function_vectors.held_out = {held_out}: give a number from 1 that leaves '
     f'some of the {len(groups)} functions ({len(names)} tasks) to train on.'

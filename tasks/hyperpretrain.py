@@ -1,15 +1,16 @@
-"""Hyperpretraining on text (CACLM): C4, a folder, the interpreter's own docs.
+"""Hyperpretraining on text (CACLM): C4, a folder, or the interpreter's docs.
 
-Every function registers a task and returns its name, so that a gin file can say
+Every function registers a task and returns its name, so that gin files can have
 
     MIXTURE_OR_TASK_NAME = @hyperpretrain.text_folder()
     hyperpretrain.text_folder.folder = '/path/to/texts'
     hyperpretrain.text_folder.lengths = @caclm.SegmentLengths()
     caclm.SegmentLengths.window = 512
 
-Registered at import, with default lengths: `hyperpretrain_python`,
-`hyperpretrain_c4`, and to pretrain a downstream model without phi
-`python_docs_lm` and `downstream_toy`, its mixture with episodes.
+When the module is imported, it registers these with default lengths:
+`hyperpretrain_python` and `hyperpretrain_c4`; and to pretrain a downstream
+model without phi, `python_docs_lm`, and `downstream_toy`, which mixes it with
+episodes.
 """
 
 import functools
@@ -32,10 +33,12 @@ from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
-# Windows of documentation in bytes; T5's vocabulary would need a file. B is
-# short: what comes next then hangs on A and D, which phi alone can tell.
+# Lengths of windows of documentation, in bytes: the default tasks need no file
+# of a vocabulary. B is short, so that C depends on A and D, which only phi can
+# show.
 BYTE_LENGTHS = SegmentLengths(window=40, b=(1, 4), c=(2, 6))
-# A and B are one input here: no longer than the toy episodes with their shots.
+# A and B are one input here, which is no longer than that of a toy episode with
+# its shots.
 LM_LENGTHS = SegmentLengths(window=42, b=(1, 4), c=(2, 6))
 
 Preprocessor = Callable[..., tf.data.Dataset]
@@ -47,12 +50,15 @@ def python_docs(
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Hyperpretraining on the interpreter's documentation; returns the name.
+  """Registers hyperpretraining on the interpreter's documentation.
 
   Args:
     name: name of the task.
-    lengths: length laws of the segments.
-    text_format: layout of the text, T5's over bytes by default.
+    lengths: distributions of the lengths of the parts.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name.
   """
   segment = functools.partial(caclm.caclm, lengths=lengths)
   return _add(name, _documentation(), segment, text_format)
@@ -65,13 +71,16 @@ def python_docs_lm(
   queries: int = 4,
   text_format: TextFormat | None = None,
 ) -> str:
-  """The same text for pretraining a downstream model; returns the name.
+  """Registers the documentation for pretraining a downstream model.
 
   Args:
     name: name of the task.
-    lengths: length laws of the segments.
+    lengths: distributions of the lengths of the parts.
     queries: number of windows per example.
-    text_format: layout of the text, T5's over bytes by default.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name.
   """
   segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
   return _add(name, _documentation(), segment, text_format)
@@ -85,24 +94,28 @@ def text_folder(
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Hyperpretraining on the UTF-8 files below a folder; returns the name.
+  """Registers hyperpretraining on the UTF-8 files in a folder.
 
   Args:
-    folder: where the files are; about 5% of them are held out.
+    folder: folder of the files, about 5% of which are held out.
     name: name of the task.
-    pattern: glob, relative to the folder.
-    lengths: length laws of the segments.
-    text_format: layout of the text, T5's over bytes by default.
+    pattern: glob that the files match, relative to the folder.
+    lengths: distributions of the lengths of the parts.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name.
 
   Raises:
-    UserError: no such folder, no text, a file that is not UTF-8.
+    UserError: there is no such folder, it has fewer than two texts, or a file
+      is not UTF-8.
   """
   files = {
     split: [str(path) for path in corpus.text_files(folder, split, pattern)]
     for split in corpus.SPLITS
   }
   segment = functools.partial(caclm.caclm, lengths=lengths)
-  source = _source(files.__getitem__, read=tf.io.read_file)
+  source = _source(files.__getitem__, read_text=tf.io.read_file)
   return _add(name, source, segment, text_format)
 
 
@@ -115,19 +128,24 @@ def text_rows(
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Hyperpretraining on the rows of two files; returns the name.
+  """Registers hyperpretraining on the rows of two files.
+
+  A file is only read when its split is first used.
 
   Args:
-    train: JSON lines, gzipped or not, see `row_files`.
-    validation: the same.
+    train: path of the file of the split `train`, in a form that `row_files`
+      reads.
+    validation: path of the file of the split `validation`, in such a form too.
     name: name of the task.
     field: name of the field that holds a row's text.
-    lengths: length laws of the segments.
-    text_format: layout of the text, T5's over bytes by default.
+    lengths: distributions of the lengths of the parts.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name.
 
   Raises:
-    UserError: at the first use of a file that cannot be read, or whose rows
-      lack the field.
+    UserError: `text_format` is no `TextFormat`.
   """
   segment = functools.partial(caclm.caclm, lengths=lengths)
   return _add(name, _rows(train, validation, field), segment, text_format)
@@ -143,16 +161,19 @@ def text_rows_lm(
   queries: int = 4,
   text_format: TextFormat | None = None,
 ) -> str:
-  """The same texts for pretraining a downstream model; returns the name.
+  """Registers the rows of two files for pretraining a downstream model.
 
   Args:
-    train: see `text_rows`.
-    validation: see `text_rows`.
+    train: path of the file of the split `train`, see `text_rows`.
+    validation: path of the file of the split `validation`, see `text_rows`.
     name: name of the task.
-    field: see `text_rows`.
-    lengths: length laws of the segments.
+    field: name of the field that holds a row's text.
+    lengths: distributions of the lengths of the parts.
     queries: number of windows per example.
-    text_format: layout of the text, T5's over bytes by default.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name.
   """
   segment = functools.partial(caclm.prefix_lm, lengths=lengths, queries=queries)
   return _add(name, _rows(train, validation, field), segment, text_format)
@@ -166,17 +187,21 @@ def c4(
   text_format: TextFormat | None = None,
   parts: int = 4,
 ) -> str:
-  """Hyperpretraining on C4, prepared by tensorflow-datasets; returns the name.
+  """Registers hyperpretraining on C4, which tensorflow-datasets has prepared.
 
-  Nothing is read before training starts.
+  No text is read before training starts.
 
   Args:
     name: name of the task.
-    tfds_name: name of the data set; the TFDS data folder has to hold it.
-    lengths: length laws of the segments; windows of 512 tokens by default.
-    text_format: layout of the text, T5's over bytes by default; in gin bind
-      %TEXT_FORMAT, the model's own.
-    parts: number of parts of a window, see `caclm.caclm`.
+    tfds_name: name of the data set in the data folder of tensorflow-datasets.
+    lengths: distributions of the lengths of the parts; windows have 512 tokens
+      by default.
+    text_format: format of the text; T5's over bytes by default. In gin, bind
+      %TEXT_FORMAT, the format of the model.
+    parts: number of parts in a window, see `caclm.caclm`.
+
+  Returns:
+    The name.
   """
   segment = functools.partial(
     caclm.caclm, lengths=lengths or SegmentLengths(), parts=parts
@@ -192,20 +217,22 @@ def downstream_mixture(
   text_rate: float = 0.15,
   zero_shot_rate: float = 0.05,
 ) -> str:
-  """Registers episodes mixed with text, for the downstream model.
+  """Registers a mixture of episodes and text, to pretrain a downstream model.
 
   Args:
     name: name of the mixture.
-    episodes: a mixture of `toy.episodes`; most are read with their shots.
-    text: a task of prefix language modelling.
-    text_rate: share of the text among the examples.
-    zero_shot_rate: share of the episodes without shots.
+    episodes: name of a mixture that `toy.episodes` has registered; most of its
+      episodes show their shots in context.
+    text: name of a task of prefix language modelling.
+    text_rate: share of the text among all examples.
+    zero_shot_rate: share of episodes without shots among all examples.
 
   Returns:
-    The mixture's name.
+    The name of the mixture.
 
   Raises:
-    UserError: the rates are not shares.
+    UserError: the rates are no shares above 0, or leave nothing for episodes
+      with shots.
   """
   rates = {
     text: text_rate,
@@ -239,19 +266,26 @@ def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
 
 def _source(
   items: Callable[[str], Sequence[str]],
-  read: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+  read_text: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
 ) -> seqio.DataSource:
-  """Texts read from the items of a split, which are listed when first used."""
+  """A source that reads each text from an item of a split.
+
+  Args:
+    items: function from the name of a split to its items, which is called when
+      the split is first used.
+    read_text: function from an item to its text.
+  """
 
   def dataset(
     split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
-    listed = tf.constant(list(items(split)))
-    # Numbers are shuffled: a saved position holds them, and not the texts.
-    numbers = tf.data.Dataset.range(len(listed))
+    item_names = tf.constant(list(items(split)))
+    # The numbers of items are shuffled, and not their texts: t5x saves the
+    # content of a shuffle buffer in its checkpoints.
+    numbers = tf.data.Dataset.range(len(item_names))
     if shuffle_files:
-      numbers = numbers.shuffle(len(listed), seed=seed)
-    return numbers.map(lambda i: {'text': read(listed[i])})
+      numbers = numbers.shuffle(len(item_names), seed=seed)
+    return numbers.map(lambda i: {'text': read_text(item_names[i])})
 
   return seqio.FunctionDataSource(dataset, splits=corpus.SPLITS)
 

@@ -1,9 +1,9 @@
-"""MetaICL: its settings, its files, its direct format, k = 16.
+"""MetaICL: its settings, its files and its direct format, with k = 16.
 
-A folder as its repository makes it: `config/<setting>.json`,
-`config/tasks/<task>.json` (or all of them in one `tasks.json`), and
-`data/<task>/<task>_<k>_<seed>_{train,test}.jsonl`, lines of `input`, `output`
-and `options`. The data itself is built by MetaICL's own scripts.
+The folder is one that MetaICL's scripts have made. It has these files:
+`config/<setting>.json`; `config/tasks/<task>.json`, or `tasks.json` with all of
+them; and `data/<task>/<task>_<k>_<seed>_{train,test}.jsonl`, whose lines have
+the fields `input`, `output` and `options`.
 """
 
 import functools
@@ -37,7 +37,7 @@ def direct_format(vocabulary: Any) -> TextFormat:
   """MetaICL's direct format: input, line break, output, three line breaks.
 
   Args:
-    vocabulary: a `Vocabulary` or seqio vocabulary.
+    vocabulary: a `Vocabulary` or a seqio vocabulary.
   """
   return text_format_lib.markers_format(
     vocabulary, definition='', inputs='\n\n\n', targets='\n'
@@ -45,10 +45,16 @@ def direct_format(vocabulary: Any) -> TextFormat:
 
 
 def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
-  """Names of the `train` or `test` tasks of a setting.
+  """The names of the tasks in a setting.
+
+  Args:
+    folder: folder of the files, see the module.
+    setting: name of the setting, one of `SETTINGS`.
+    split: name of the split: `train` for the training tasks, `test` for the
+      test tasks.
 
   Raises:
-    UserError: no such setting, or no file of it.
+    UserError: there is no such setting, or its file is missing.
   """
   if setting not in SETTINGS:
     raise UserError(
@@ -68,21 +74,27 @@ def train(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers meta-training on a setting, every task as often; returns a name.
+  """Registers meta-training on a setting, with all tasks equally often.
+
+  A file of rows is only read when the split is first used.
 
   Args:
-    folder: see the module.
-    setting: one of `SETTINGS`.
+    folder: folder of the files, see the module.
+    setting: name of the setting, one of `SETTINGS`.
     k: number of shots per episode.
     queries: number of queries per episode.
-    symbol_labels: see `registry.add_episodes`.
-    train_episodes: see `registry.add_episodes`.
-    in_context: whether to return the form whose examples stand in the
-      downstream model's own input.
-    text_format: layout of the text, T5's over bytes by default.
+    symbol_labels: symbols that replace labels, see `registry.add_episodes`.
+    train_episodes: number of training episodes in a cache, see
+      `registry.add_episodes`.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name of the task.
 
   Raises:
-    UserError: no such setting; a file that is not there when it is first read.
+    UserError: there is no such setting, or its file is missing.
   """
   names = setting_tasks(folder, setting, 'train')
 
@@ -112,24 +124,30 @@ def test(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers one task per test task and seed of the shots; returns a mixture.
+  """Registers a mixture with one task per test task and seed of the shots.
 
-  Options are scored by the mean log-probability per token. The metric `score`
-  is macro-F1 of classification, accuracy of other tasks.
+  Options are scored by their mean log-probability per token. The metric `score`
+  is macro-F1 for classification, and accuracy for other tasks. A file of rows
+  is only read when the split is first used.
 
   Args:
-    folder: see the module.
-    setting: one of `SETTINGS`.
-    k: number of shots per episode: all that the file of a seed has.
+    folder: folder of the files, see the module.
+    setting: name of the setting, one of `SETTINGS`.
+    k: number of shots per episode, which are all rows in the file of a seed.
     seeds: seeds of MetaICL's draws of shots.
-    in_context: see `train`.
-    text_format: layout of the text, T5's over bytes by default.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name of the mixture.
 
   Raises:
-    UserError: no such setting; a file that is not there when it is first read.
+    UserError: there is no such setting, or a file that describes it or its
+      tasks is missing.
   """
-  merged = pathlib.Path(folder, 'tasks.json')
-  kinds = _json(merged) if merged.is_file() else {}
+  task_file = pathlib.Path(folder, 'tasks.json')
+  kinds = _json(task_file) if task_file.is_file() else {}
 
   def tasks(name: str, seed: int) -> dict[str, RowTask]:
     pool = _read(folder, name, k, seed, 'train').rows
@@ -149,7 +167,7 @@ def test(
         text_format=text_format,
         score_metric_fns=(_label_score if is_label else _choice_score,),
       )
-      members.append(registry.form_of(task, in_context, scored=True))
+      members.append(registry.form_of(task, in_context, scores_options=True))
   return registry.add_mixture(
     registry.form_of(f'metaicl_{setting}_test', in_context),
     dict.fromkeys(members, 1.0),
@@ -157,38 +175,38 @@ def test(
 
 
 def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
-  """Means over seeds, then over tasks; and the same of every worst seed."""
+  """Means over seeds and then over tasks, and the mean of each worst seed."""
 
   def task_of(task: str) -> str:
     return registry.base_of(task).rpartition('_')[0]
 
   worst = aggregation.worst(results, task_of, 'score')
-  return aggregation.grouped(results, task_of) + worst
+  return aggregation.group_means(results, task_of) + worst
 
 
 def _label_score(targets: Any, scores: Any) -> dict[str, float]:
-  """MetaICL's number of a classification task: macro-F1."""
+  """MetaICL's metric for a classification task, macro-F1."""
   return {'score': metrics.mean_rank_macro_f1(targets, scores)['macro_f1']}
 
 
 def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
-  """MetaICL's number of other tasks: accuracy."""
+  """MetaICL's metric for other tasks, accuracy."""
   return {'score': metrics.mean_rank_accuracy(targets, scores)['accuracy']}
 
 
 def _kind(folder: str, task: str) -> str:
-  """`classification`, `multi-choice` or `free-form`, by the task's own file."""
+  """The kind of a task: `classification`, `multi-choice` or `free-form`."""
   path = pathlib.Path(folder, 'config', 'tasks', f'{task}.json')
-  known = _json(path)
-  if 'task_type' not in known:
+  config = _json(path)
+  if 'task_type' not in config:
     raise UserError(f"{path}: no 'task_type' of the task {task!r}.")
-  return known['task_type']
+  return config['task_type']
 
 
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
-  (read,) = row_files.read(str(path), FIELDS).values()
-  return read
+  (task_rows,) = row_files.read(str(path), FIELDS).values()
+  return task_rows
 
 
 def _json(path: pathlib.Path) -> Any:

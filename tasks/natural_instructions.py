@@ -1,8 +1,9 @@
-"""Super-NaturalInstructions: definition, two positive examples, more shots.
+"""Super-NaturalInstructions: definitions, positive examples, and more shots.
 
-A folder as its repository has it: `tasks/*.json` and
-`splits/<track>/{train,test}_tasks.txt`. The split `test` asks the first 100
-instances of every test task, the official ones; they are never shown.
+The folder is that of its repository, with `tasks/*.json` and
+`splits/<track>/{train,test}_tasks.txt`. The queries of the split `test` are the
+first 100 instances of every test task, which are the official ones. They are
+never shown as examples.
 """
 
 import json
@@ -33,26 +34,28 @@ def natural_instructions(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers the tasks of a track, as one task; returns the name.
+  """Registers the tasks in a track as one seqio task, and returns its name.
+
+  The lists of tasks and their files are only read when a split is first used.
 
   Args:
-    folder: see the module.
-    name: name of the task.
-    track: a folder of `splits/`.
-    setting: what the hypermodel reads: `def`, the definition; `def_2pos`, two
-      positive examples as well; `def_shots`, in training `shots` of the
-      positive examples and instances, in `test` two positive examples.
-    shots: number of shots with the setting `def_shots`.
+    folder: folder of the files, see the module.
+    name: name of the seqio task.
+    track: name of a folder in `splits/`.
+    setting: name of the text that the hypermodel reads: `def` is the definition
+      alone, `def_2pos` adds two positive examples. `def_shots` is like
+      `def_2pos` in the split `test`; in `train`, it adds `shots` examples that
+      are drawn from positive examples and instances.
+    shots: number of shots per episode in the setting `def_shots`.
     queries: number of queries per episode.
     instances: greatest number of instances per task.
-    seed: seed for the choice among several right outputs, in training.
-    in_context: whether to return the form whose examples stand in the
-      downstream model's own input.
-    text_format: layout of the text, T5's over bytes by default.
+    seed: seed for the choice among several right outputs in `train`.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
+    text_format: format of the text; T5's over bytes by default.
 
   Raises:
-    UserError: no such setting or track, a task of the list without a file, or a
-      file of another form.
+    UserError: there is no such setting.
   """
   counts = {'def': 0, 'def_2pos': POSITIVES, 'def_shots': shots}
   if setting not in counts:
@@ -63,8 +66,8 @@ def natural_instructions(
   root = pathlib.Path(folder).expanduser()
 
   def tasks(split: str) -> dict[str, RowTask]:
-    found = {}
-    for task in _listed(root / 'splits' / track / f'{split}_tasks.txt'):
+    row_tasks = {}
+    for task in _read_names(root / 'splits' / track / f'{split}_tasks.txt'):
       definition, positive, rows = read_task(root / 'tasks' / f'{task}.json')
       rows = rows[:instances]
       if split == 'train':
@@ -72,15 +75,15 @@ def natural_instructions(
       pool: Sequence[Row] = positive[:POSITIVES]
       if setting == 'def_shots' and split == 'train':
         pool = [*positive, *rows]
-      found[task] = RowTask(rows, pool=pool, definition=definition)
-    return found
+      row_tasks[task] = RowTask(rows, pool=pool, definition=definition)
+    return row_tasks
 
   registry.add_episodes(
     name,
     {'train': lambda: tasks('train'), 'test': lambda: tasks('test')},
     {'train': counts[setting], 'test': min(counts[setting], POSITIVES)},
     queries,
-    at_most=True,  # some have one positive example
+    at_most=True,  # some tasks have only one positive example
     text_format=text_format,
     metric_fns=(metrics.rouge_l,),
   )
@@ -88,10 +91,14 @@ def natural_instructions(
 
 
 def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:
-  """Definition, positive examples and instances of a task's file.
+  """Reads the definition, the positive examples and the instances of a task.
+
+  Args:
+    path: path of the task's file.
 
   Raises:
-    UserError: names the file and the field at fault.
+    UserError: the file is missing or has another form; the message names it and
+      the field at fault.
   """
   try:
     task = json.loads(path.read_text('utf-8'))
@@ -120,12 +127,12 @@ def _row(example: dict[str, Any]) -> Row:
 
 
 def _one_output(row: Row, seed: int) -> Row:
-  """One of the right outputs to train on; the same in every run of a seed."""
+  """A row with one of its right outputs, which depends on the seed alone."""
   rng = random.Random(f'{seed} {row.inputs}')
   return Row(row.inputs, rng.choice([row.targets, *row.references]))
 
 
-def _listed(path: pathlib.Path) -> list[str]:
+def _read_names(path: pathlib.Path) -> list[str]:
   try:
     names = path.read_text('utf-8').split()
   except OSError as error:

@@ -1,4 +1,4 @@
-"""One's own tasks: a JSONL or TSV file, and a line of gin or Python.
+"""A user's own tasks, from a JSONL or TSV file and a few lines of gin.
 
     from hypertuning.tasks import own
 
@@ -7,9 +7,9 @@
     own.task_file.train = '/path/to/train.jsonl'
     own.task_file.validation = '/path/to/validation.jsonl'
 
-`hypertuning.data.row_files` says what a line looks like. A task of the
-validation file that is in the training file too shows examples from there;
-others show their own rows.
+`hypertuning.data.row_files` describes the lines of such a file. If a task of
+the validation file is also in the training file, its shots come from there;
+otherwise, they come from the task's own rows.
 """
 
 import dataclasses
@@ -45,23 +45,28 @@ def task_file(
   fields: Mapping[str, str] | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers the tasks of one or two files; returns the name.
+  """Registers the tasks in one or two files as one seqio task.
 
-  Files are read, and refused, here and not when training has started.
+  The files are read now, so that faults in them are found before training.
 
   Args:
-    name: name of the task.
-    train: file of the rows to train on; they are shots of validation too.
-    validation: file of the rows to evaluate on.
+    name: name of the seqio task.
+    train: path of the file with the rows to train on, which are also shots in
+      validation.
+    validation: path of the file with the rows to evaluate on; None for none.
     shots: number of shots per episode.
     queries: number of queries per episode.
     balanced: whether shots have every target equally often.
-    draws: number of draws of shots for every validation row, or the numbers
-      of some of them.
-    metric: one of `METRICS`. Rows with options give accuracy as well, under
-      the name `<name>_score_eval`.
-    fields: names in the files, such as `{'inputs': 'question'}`.
-    text_format: layout of the text, T5's over bytes by default.
+    draws: number of draws of shots per validation row; a sequence selects draws
+      by their numbers.
+    metric: name of the metric, one of `METRICS`. If rows have options,
+      `<name>_score_eval` gives the accuracy of the likeliest option as well.
+    fields: names that fields have in the files, such as
+      `{'inputs': 'question'}`.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name.
 
   Raises:
     UserError: a file or a row is wrong, a task has too few rows, or there is no
@@ -93,7 +98,7 @@ def task_file(
     text_format=text_format,
     metric_fns=(METRICS[metric],),
   )
-  for split in splits:  # a task that is too small is found now
+  for split in splits:  # refuses a task that is too small now
     seqio.TaskRegistry.get(name).source.check(split)
   return name
 

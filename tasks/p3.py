@@ -1,8 +1,8 @@
 """P3 / T0: the training mixture, and the held-out sets with their prompts.
 
-Rendered rows are read from a folder of P3's files (parquet, TFRecords or JSON
-lines: `hypertuning.data.p3_files` has the layouts), or rendered here from a
-data set's raw rows and promptsource's templates.
+Rendered rows are read from a folder of P3's files, which are parquet, TFRecords
+or JSON lines (`hypertuning.data.p3_files` describes them); or they are rendered
+here from the raw rows of a data set and promptsource's templates.
 """
 
 import functools
@@ -22,7 +22,7 @@ from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
 
-# T0's held-out data sets, by the start of their prompts' names.
+# Starts of the names of the prompts that belong to T0's held-out data sets.
 HELD_OUT = (
   'anli',
   'hellaswag',
@@ -34,7 +34,8 @@ HELD_OUT = (
   'winogrande_winogrande_xl',
 )
 _ROUNDS = ('r1', 'r2', 'r3')
-# What T0 was trained on: its repository's table with promptsource's prompts.
+# The data sets that T0 was trained on, from a table in its repository, with
+# promptsource's prompts.
 T0_MIXTURE = pathlib.Path(__file__).with_name('t0_mixture.jsonl')
 
 
@@ -51,30 +52,32 @@ def t0_train(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers T0's training mixture as one task; returns the name.
+  """Registers T0's training mixture as one seqio task, and returns its name.
 
-  The prompt of an episode is drawn by T0's rates in the sampler: hundreds of
-  seqio tasks would take minutes to start.
+  The source of the episodes draws their prompts by T0's rates. A seqio mixture
+  of hundreds of tasks, one per prompt, would take minutes to start. Files are
+  only read when the split is first used.
 
   Args:
     folder: folder of P3's files.
-    name: name of the task.
-    table: data sets, their sizes and prompts; by default the folder's own
-      `t0_mixture_table.jsonl`, or without one T0's (`T0_MIXTURE`). Its prompts
-      without rows in the folder are left out.
+    name: name of the seqio task.
+    table: path of a table of data sets, their sizes and their prompts; prompts
+      without rows in the folder are left out. None takes the folder's
+      `t0_mixture_table.jsonl` or, if there is none, T0's own (`T0_MIXTURE`).
     shots: number of shots per episode, all with the prompt of the queries.
     queries: number of queries per episode.
-    longest_mean: prompts whose inputs have more tokens than this on average are
-      left out, as HyperTuning does; None keeps all.
-    most_rows: greatest number of rows per prompt in memory, taken at equal
-      distances from its files; rates do not change. None keeps all.
-    train_episodes: see `registry.add_episodes`.
-    in_context: whether to return the form whose examples stand in the
-      downstream model's own input.
-    text_format: layout of the text, T5's over bytes by default.
+    longest_mean: greatest mean number of tokens in the inputs of a prompt;
+      prompts with more are left out, as in HyperTuning. None keeps all prompts.
+    most_rows: greatest number of rows per prompt that are held in memory; they
+      are read at equal distances, and rates do not change. None reads all.
+    train_episodes: number of training episodes in a cache, see
+      `registry.add_episodes`.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
+    text_format: format of the text; T5's over bytes by default.
 
   Raises:
-    UserError: no rows of the mixture.
+    UserError: `text_format` is no `TextFormat`.
   """
   text_format = check(text_format or vocabularies.byte_format())
   vocabulary = text_format.vocabulary
@@ -83,20 +86,20 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
-    found = {
+    fitting_tasks = {
       task: RowTask(rows, rate=rates[task])
       for task, rows in p3_files.rows(folder, 'train', most_rows).items()
       if task in rates and _fits(rows, shots + queries)
     }
-    kept = {
+    short_tasks = {
       task: rows
-      for task, rows in found.items()
+      for task, rows in fitting_tasks.items()
       if longest_mean is None
       or _mean_length(rows.rows, vocabulary) <= longest_mean
     }
-    if not kept:
+    if not short_tasks:
       raise UserError(f'{folder}: no prompts of {table} in its files.')
-    return kept
+    return short_tasks
 
   registry.add_episodes(
     name,
@@ -121,24 +124,30 @@ def held_out(
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers T0's held-out sets, one task per prompt; returns the mixture.
+  """Registers T0's held-out sets as a mixture, with one task per prompt.
 
-  The mixture scores options (`<name>` holds the `_score_eval` tasks): accuracy
-  by the summed log-probability, shots from the training rows of the prompt.
+  The tasks of the mixture score options, by their summed log-probability. Shots
+  come from the training rows of the same prompt.
 
   Args:
     folder: folder of P3's files, with the splits `train` and `validation`.
     name: name of the mixture.
     shots: number of shots per episode, all with the prompt of the queries.
-    queries: number of queries per episode of tasks that generate text.
-    draws: number of draws of shots for every row, or the numbers of some.
-    datasets: starts of the names of the prompts.
+    queries: number of queries per episode in tasks that generate text.
+    draws: number of draws of shots per row; a sequence selects draws by their
+      numbers.
+    datasets: starts of the names of the prompts that are registered.
     most_rows: greatest number of rows per prompt, see `t0_train`.
-    in_context: see `t0_train`.
-    text_format: layout of the text, T5's over bytes by default.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name of the mixture.
 
   Raises:
-    UserError: no files, or no rows of the data sets.
+    UserError: there are no such files, they have no rows of the data sets, or a
+      prompt has no training rows.
   """
   pools = p3_files.rows(folder, 'train', most_rows)
   query_rows = {
@@ -153,7 +162,8 @@ def held_out(
       raise UserError(f'{folder}: task {task} has no training rows to show.')
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
   members = [
-    registry.form_of(task, in_context, scored=True) for task in query_rows
+    registry.form_of(task, in_context, scores_options=True)
+    for task in query_rows
   ]
   return registry.add_mixture(
     registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
@@ -172,19 +182,23 @@ def templates(
   only_original: bool = True,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers the prompts of a data set, rendered here; returns a mixture.
+  """Renders a data set with promptsource's prompts, and registers a mixture.
 
   Args:
-    file: promptsource's `templates.yaml`.
-    train: raw rows to show, see `p3_files.raw_rows`.
-    validation: raw rows to ask.
-    prefix: start of the tasks' names, such as `super_glue_cb`, and the name of
-      the mixture.
+    file: path of promptsource's `templates.yaml`.
+    train: raw rows that become shots, in a form that `p3_files.raw_rows` reads.
+    validation: raw rows that become queries, in such a form too.
+    prefix: start of the tasks' names, such as `super_glue_cb`; it is also the
+      name of the mixture.
     shots: number of shots per episode, all with the prompt of the queries.
-    queries: number of queries per episode of tasks that generate text.
-    draws: number of draws of shots for every row, or the numbers of some.
-    only_original: whether to take only the prompts that T0 is evaluated with.
-    text_format: layout of the text, T5's over bytes by default.
+    queries: number of queries per episode in tasks that generate text.
+    draws: number of draws of shots per row; a sequence selects draws by their
+      numbers.
+    only_original: whether to use only the prompts that T0 is evaluated with.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name of the mixture.
 
   Raises:
     UserError: a file is wrong, or a row lacks a field of a prompt.
@@ -205,8 +219,8 @@ def templates(
     _add_prompt(
       template.task, pool, query_rows, shots, queries, draws, text_format
     )
-    scored = all(row.options for row in query_rows)
-    names.append(template.task + (SCORE_EVAL if scored else ''))
+    has_options = all(row.options for row in query_rows)
+    names.append(template.task + (SCORE_EVAL if has_options else ''))
   if not names:
     raise UserError(f'{file}: no prompt of the original task.')
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
@@ -224,7 +238,7 @@ def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
   def without_round(name: str) -> str:
     return 'anli' if name.startswith('anli_r') else name
 
-  return aggregation.grouped(results, dataset, without_round)
+  return aggregation.group_means(results, dataset, without_round)
 
 
 def _add_prompt(
@@ -248,8 +262,8 @@ def _add_prompt(
   )
 
 
-def _fits(rows: Sequence[Row], needed: int) -> bool:
-  return len({row.inputs for row in rows}) >= needed
+def _fits(rows: Sequence[Row], least: int) -> bool:
+  return len({row.inputs for row in rows}) >= least
 
 
 def _mean_length(

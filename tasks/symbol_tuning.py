@@ -1,9 +1,9 @@
-"""Symbol tuning: classification tasks whose labels mean nothing.
+"""Symbol tuning: classification with arbitrary symbols in place of labels.
 
-Any files of rows (`hypertuning.data.row_files`), one task per file or named by
-their field `task`. The labels of an episode are replaced by symbols drawn for
-it, the same ones in its shots, queries and options. Evaluation uses other
-symbols than training (Wei et al., 2023).
+The tasks come from files of rows (`hypertuning.data.row_files`). A file has one
+task, or several that the field `task` names. For every episode, symbols are
+drawn, and replace the labels in its shots, queries and options. Evaluation uses
+other symbols than training (Wei et al., 2023).
 
     MIXTURE_OR_TASK_NAME = @symbol_tuning.train()
     symbol_tuning.train.files = ['sst2.train.jsonl', 'trec.train.jsonl']
@@ -23,7 +23,7 @@ from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
 
-MOST_LABELS = 10  # more is no classification, as symbol tuning has it
+MOST_LABELS = 10  # a task with more is no classification task here
 
 
 @takes_text_format
@@ -37,17 +37,21 @@ def train(
   train_episodes: int | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers training with symbols for labels, every task as often.
+  """Registers training with symbols, in which all tasks come equally often.
 
   Args:
-    files: files of rows.
-    name: name of the task.
-    shots: number of shots per episode, with every label as often as can be.
+    files: paths of the files of rows.
+    name: name of the seqio task.
+    shots: number of shots per episode, which have all labels equally often, as
+      far as possible.
     queries: number of queries per episode.
-    fields: names in the files, such as `{'inputs': 'sentence'}`.
-    words: a file with one word per line; they are symbols as well.
-    train_episodes: see `registry.add_episodes`.
-    text_format: layout of the text, T5's over bytes by default.
+    fields: names that fields have in the files, such as
+      `{'inputs': 'sentence'}`.
+    words: path of a file with one word per line, which are symbols as well;
+      None for no words.
+    train_episodes: number of training episodes in a cache, see
+      `registry.add_episodes`.
+    text_format: format of the text; T5's over bytes by default.
 
   Returns:
     The name.
@@ -82,21 +86,26 @@ def test(
   words: str | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
-  """Registers one task per file that scores symbols; returns their mixture.
+  """Registers a mixture of tasks that score symbols.
 
   Args:
-    files: files of rows that become queries.
-    pools: files of rows to show to the task of the same name; a task without
-      any shows its own rows.
-    name: of the mixture, and before the tasks' names.
-    shots: see `train`.
-    draws: number of draws of shots for every row, or the numbers of some.
-    fields: see `train`.
-    words: see `train`.
-    text_format: see `train`.
+    files: paths of the files of rows that become queries.
+    pools: paths of the files of rows that become shots of the task with the
+      same name; the shots of other tasks come from their own rows.
+    name: name of the mixture, with which the names of its tasks start.
+    shots: number of shots per episode, see `train`.
+    draws: number of draws of shots per row; a sequence selects draws by their
+      numbers.
+    fields: names that fields have in the files, see `train`.
+    words: path of a file of words, see `train`.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name of the mixture.
 
   Raises:
-    UserError: see `train`; or a task of `pools` is not one of `files`.
+    UserError: the files are wrong, see `train`, or a task in `pools` is not in
+      `files`.
   """
   labels = symbols.symbol_labels(held_out=True, words=_words(words))
   query_tasks, shot_tasks = _read(files, fields), _read(pools, fields)
@@ -128,20 +137,22 @@ def test(
 def _read(
   files: Sequence[str], fields: Mapping[str, str] | None
 ) -> dict[str, RowTask]:
-  """Tasks whose rows all have the task's labels as options."""
+  """Reads tasks, and gives every row the labels of its task as options."""
   tasks: dict[str, RowTask] = {}
   for path in files:
-    for task, read in row_files.read(path, fields).items():
-      labels = tuple(sorted({row.targets for row in read.rows}))
+    for task, task_rows in row_files.read(path, fields).items():
+      labels = tuple(sorted({row.targets for row in task_rows.rows}))
       if not 2 <= len(labels) <= MOST_LABELS:
         raise UserError(
           f'{path}: task {task!r} has {len(labels)} labels; symbol tuning '
           f'takes classification with 2 to {MOST_LABELS}.'
         )
-      rows = [row._replace(options=row.options or labels) for row in read.rows]
+      rows = [
+        row._replace(options=row.options or labels) for row in task_rows.rows
+      ]
       if task in tasks:
         raise UserError(f'{path}: task {task!r} is in another file as well.')
-      tasks[task] = dataclasses.replace(read, rows=rows)
+      tasks[task] = dataclasses.replace(task_rows, rows=rows)
   return tasks
 
 

@@ -1,11 +1,11 @@
-"""Embedded default: symbol mapping and string functions, with held-out tasks.
+"""The default tasks, which need no files: symbol tables and string functions.
 
-A task is a table (symbols to labels) or a function of two letters; the split
-`validation` holds whole tasks that `train` never draws. A model can answer a
-query only if it has understood the examples.
+A task is a table from symbols to labels, or a function of two letters. The
+split `validation` has whole tasks that are never in `train`. A model can answer
+a query only if it has understood the examples.
 
-Registered: `toy_symbols`, `toy_strings` and the mixture `toy`, each in the
-forms of `registry.FORMS`. A gin file can ask for other sizes:
+When the module is imported, it registers `toy_symbols`, `toy_strings` and the
+mixture `toy`, each in all of `registry.FORMS`. Gin files can have other sizes:
 
     MIXTURE_OR_TASK_NAME = @toy.episodes()
     toy.episodes.symbol_shots = 6
@@ -26,11 +26,11 @@ from hypertuning.data.registry import FORMS
 from hypertuning.data.rows import Tasks
 from hypertuning.errors import UserError
 
-# As few as leave tables to hold out: a model has to meet every pair of a symbol
-# and a label many times.
+# There are as few symbols as possible that leave tables to hold out, since a
+# model must see every pair of a symbol and a label many times.
 SYMBOLS = string.ascii_lowercase[:10]
 LABELS = string.ascii_uppercase[:10]
-# Rows of a symbol differ in a filler; a table of one symbol has 20 rows.
+# The rows of a symbol differ in a filler. A table of one symbol has 20 rows.
 FILLERS = string.digits + '!#$%&(),-.'
 NAME = 'toy'
 _RATES = (3.0, 1.0)  # symbols take longer to learn than strings
@@ -41,17 +41,17 @@ def adjacent_heads(
 ) -> Callable[..., jax.Array]:
   """Initial relative biases with which small models soon read examples.
 
-  Biases are normal, but the first head of a stack attends to the token before
-  at first, and the second head to the token after, where the table has buckets
-  for it. Without them a model of a few layers takes thousands of steps to learn
-  to copy from examples in its context.
+  Biases are normal. But at first, the first head of a stack attends to the
+  previous token, and the second head to the next token, if the table has
+  buckets for it. Otherwise, a model of a few layers needs thousands of steps to
+  learn to copy from examples in its context.
 
   Args:
     stddev: standard deviation of the normal biases.
-    strength: number added to the biases of the two adjacent tokens.
+    strength: number that is added to the biases of the two adjacent tokens.
 
   Returns:
-    An initializer of a `[heads, buckets]` table, called with a key, the shape
+    An initializer of a table `[heads, buckets]`, which takes a key, the shape
     and a dtype.
   """
 
@@ -72,59 +72,65 @@ def symbol_tables(
   most_symbols: int = 6,
   seed: int = 0,
 ) -> Tasks:
-  """Tables of lower-case symbols to labels.
+  """Tables from lower-case symbols to upper-case labels.
 
-  Labels are drawn with uneven popularity, so that a model without examples has
-  a best guess.
+  Some labels are drawn more often than others, so that there is a best guess
+  for a model without examples.
 
   Args:
-    split: `train` has tables of 1 to `most_symbols` symbols, `validation` of
-      exactly `most_symbols`, none of them a training table.
+    split: name of the split. The tables of `train` have 1 to `most_symbols`
+      symbols; those of `validation` have `most_symbols`, and none of them is a
+      training table.
     tables: number of training tables.
     held_out: number of held-out tables.
-    most_symbols: greatest number of symbols.
+    most_symbols: greatest number of symbols in a table.
     seed: seed for the tables.
 
   Returns:
-    Task name to rows such as `('7c', 'cB')`.
+    A dict from the name of each task to its rows, such as `('7c', 'cB')`.
   """
   rng = np.random.default_rng([seed, 1])
   train = _tables(rng, tables, 1, most_symbols, avoid=set())
   if split == 'train':
     return _symbol_rows('train', train)
-  known = {frozenset(table.items()) for table in train}
+  training_tables = {frozenset(table.items()) for table in train}
   rng = np.random.default_rng([seed, 2])
-  rest = _tables(rng, held_out, most_symbols, most_symbols, avoid=known)
+  rest = _tables(
+    rng, held_out, most_symbols, most_symbols, avoid=training_tables
+  )
   return _symbol_rows(split, rest)
 
 
 def string_functions(
   split: str, rows: int = 80, held_out: float = 0.2, seed: int = 0
 ) -> Tasks:
-  """Functions of two letters: a label, or none, before and one behind.
+  """Functions of two letters, which put a label before or behind them, or both.
 
   Args:
-    split: a function is in `train` or in `validation`.
-    rows: examples of a function, at most 90.
-    held_out: share of the functions in `validation`.
-    seed: seed for the division and the rows.
+    split: name of the split, `train` or `validation`, which have no function in
+      common.
+    rows: number of rows per function, at most 90.
+    held_out: share of the functions that are in `validation`.
+    seed: seed for the division of the functions, and for their rows.
 
   Returns:
-    Task name to rows such as `('ab', 'DabH')`.
+    A dict from the name of each task to its rows, such as `('ab', 'DabH')`.
   """
   rng = np.random.default_rng(seed)
   affixes = ('', *LABELS)
-  functions = [(left, right) for left in affixes for right in affixes][1:]
+  functions = [(prefix, suffix) for prefix in affixes for suffix in affixes][1:]
   words = [x + y for x, y in itertools.permutations(SYMBOLS, 2)]
   shuffled = rng.permutation(len(functions))
-  cut = int(len(functions) * held_out)
+  num_held_out = int(len(functions) * held_out)
   tasks = {}
-  for i in shuffled[cut:] if split == 'train' else shuffled[:cut]:
-    left, right = functions[i]
-    # The rows of a function are the same, whatever else is drawn.
+  for i in (
+    shuffled[num_held_out:] if split == 'train' else shuffled[:num_held_out]
+  ):
+    prefix, suffix = functions[i]
+    # The rows of a function depend on the seed and its number alone.
     order = np.random.default_rng([seed, i]).permutation(len(words))[:rows]
-    tasks[f'function_{left}_{right}'] = [
-      (words[n], left + words[n] + right) for n in order
+    tasks[f'function_{prefix}_{suffix}'] = [
+      (words[n], prefix + words[n] + suffix) for n in order
     ]
   return tasks
 
@@ -139,17 +145,17 @@ def symbols(
   seed: int = 0,
   draws: int = 1,
 ) -> str:
-  """Registers symbol tables in every form; returns the name.
+  """Registers symbol tables in all forms, and returns the name.
 
   Args:
-    name: name of the task; the forms' suffixes are added to it.
-    shots: number of shots per episode, with every label equally often.
+    name: name of the task, to which the suffixes of the forms are added.
+    shots: number of shots per episode, which have all labels equally often.
     queries: number of queries per episode.
-    tables: see `symbol_tables`, also for the rest.
+    tables: number of training tables.
     held_out: number of held-out tables.
-    most_symbols: greatest number of symbols.
+    most_symbols: greatest number of symbols in a table.
     seed: seed for the tables.
-    draws: number of draws of shots for every held-out episode.
+    draws: number of draws of shots per visit to a held-out task.
   """
   rows = functools.partial(
     symbol_tables,
@@ -170,16 +176,16 @@ def strings(
   seed: int = 0,
   draws: int = 1,
 ) -> str:
-  """Registers string functions in every form; returns the name.
+  """Registers string functions in all forms, and returns the name.
 
   Args:
-    name: name of the task; the forms' suffixes are added to it.
+    name: name of the task, to which the suffixes of the forms are added.
     shots: number of shots per episode.
     queries: number of queries per episode.
-    rows: see `string_functions`, also for the rest.
-    held_out: share of the functions that is held out.
-    seed: seed for the division and the rows.
-    draws: number of draws of shots for every held-out episode.
+    rows: number of rows per function, at most 90.
+    held_out: share of the functions that are held out.
+    seed: seed for the division of the functions, and for their rows.
+    draws: number of draws of shots per visit to a held-out task.
   """
   functions = functools.partial(
     string_functions, rows=rows, held_out=held_out, seed=seed
@@ -195,15 +201,15 @@ def episodes(
   queries: int = 4,
   draws: int = 1,
 ) -> str:
-  """Registers both families and their mixture; returns its name.
+  """Registers both families and their mixture, and returns its name.
 
   Args:
     name: name of the mixture.
-    form: which of `registry.FORMS` to return.
-    symbol_shots: number of shots per episode of symbols.
-    string_shots: number of shots per episode of strings.
+    form: suffix of the form whose name is returned, one of `registry.FORMS`.
+    symbol_shots: number of shots per episode of a symbol table.
+    string_shots: number of shots per episode of a string function.
     queries: number of queries per episode.
-    draws: number of draws of shots for every held-out episode.
+    draws: number of draws of shots per visit to a held-out task.
 
   Raises:
     UserError: there is no such form.
@@ -245,28 +251,32 @@ def _tables(
   most: int,
   avoid: set[frozenset],
 ) -> list[dict[str, str]]:
-  """Different tables, none of them among those to avoid."""
+  """Draws different tables, none of which is to be avoided."""
   popularity = 1.0 / (np.arange(len(LABELS)) + 3.0)
   popularity /= popularity.sum()
-  seen = set(avoid)
+  used_tables = set(avoid)
   tables: list[dict[str, str]] = []
   while len(tables) < count:
-    # Small tables to begin with, but most are as hard as the held-out ones.
+    # The greater of two sizes makes most tables nearly as large as the
+    # held-out ones, and leaves some small ones, which are learned first.
     size = int(rng.integers(fewest, most + 1, 2).max())
-    chosen = rng.choice(len(SYMBOLS), size, replace=False)
+    symbol_numbers = rng.choice(len(SYMBOLS), size, replace=False)
     labels = rng.choice(len(LABELS), size, replace=False, p=popularity)
-    table = {SYMBOLS[i]: LABELS[j] for i, j in zip(chosen, labels, strict=True)}
-    # Only 100 tables have one symbol: those may come again.
-    if size > 1 and frozenset(table.items()) in seen:
+    table = {
+      SYMBOLS[i]: LABELS[j] for i, j in zip(symbol_numbers, labels, strict=True)
+    }
+    # There are only 100 tables of one symbol, which may occur several times.
+    if size > 1 and frozenset(table.items()) in used_tables:
       continue
-    seen.add(frozenset(table.items()))
+    used_tables.add(frozenset(table.items()))
     tables.append(table)
   return tables
 
 
 def _symbol_rows(split: str, tables: list[dict[str, str]]) -> Tasks:
-  # A target restates its symbol: a small decoder that has written the symbol
-  # looks its label up, where one that has not stays at guessing for very long.
+  # A target repeats its symbol. A small decoder that has just written the
+  # symbol soon learns to look up its label; otherwise, it guesses for very
+  # many steps.
   return {
     f'table_{split}_{i}': [
       (filler + symbol, symbol + label)

@@ -7,13 +7,18 @@ import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-_DEVICES = '--xla_force_host_platform_device_count=8'
-if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}'
-
 # Most of the time goes into compiling. Programs that run for a moment need not
-# be good ones, and none is compiled twice. Set the folder to one that survives,
-# and the next run saves it too.
+# be good ones (the emitters of fusions alone take half of it), and none is
+# compiled twice. Set the folder to one that survives, and the next run saves it
+# too.
+_XLA_FLAGS = (
+  '--xla_force_host_platform_device_count=8',
+  '--xla_cpu_use_fusion_emitters=false',
+  '--xla_cpu_opt_preset=FAST_COMPILE',
+)
+for _flag in _XLA_FLAGS:
+  if _flag not in os.environ.get('XLA_FLAGS', ''):
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flag}'
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _cache = tempfile.mkdtemp(prefix='hypertuning_test_')

@@ -15,7 +15,7 @@ from hypertuning.errors import UserError
 from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.networks import t5
 
-CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+CONFIG = tiny.shallow()
 LENGTHS = {
   'hyper_inputs': 48,
   'inputs': (2, 6),

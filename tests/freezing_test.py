@@ -22,7 +22,7 @@ from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.planning import flops
 
 # No two matrices have one shape, but for what is shared by design.
-DOWNSTREAM = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+DOWNSTREAM = tiny.shallow()
 HYPER = DOWNSTREAM.replace(emb_dim=16, num_heads=2, head_dim=7, mlp_dim=26)
 HEADS = {
   'prefix': heads.PrefixHead(DOWNSTREAM, PrefixSpec(2), 9),
@@ -206,7 +206,7 @@ def hand_count(kind, episodes, queries, hyper, inputs, targets):
   head = DEEP_HEADS[kind]
   width, n = DEEP_HYPER.emb_dim, episodes * head.num_queries
   joined = DEEP.num_heads * DEEP.head_dim
-  depth = [site.layers for site in head.adapter.at(DEEP).values()]
+  depth = [site.layers for site in head.adapter.selected_sites(DEEP).values()]
   weights, attention = tower_flops(
     DEEP_HYPER, episodes, hyper, head.num_queries, head=False
   )

@@ -51,7 +51,9 @@ def test_model_is_built_without_its_tasks(tmp_path):
       model, shapes, partitioning.Partitioner(), str(tmp_path / 'run')
     )
     scores.append(
-      model.score_batch(params, batch, flax_mutables={'frozen': frozen})
+      jax.jit(model.score_batch)(
+        params, batch, flax_mutables={'frozen': frozen}
+      )
     )
   np.testing.assert_array_equal(*map(jax.device_get, scores))
 

@@ -285,6 +285,7 @@ def _main(command: Command, further: list[str], monkeypatch, capfd) -> str:
   return captured.out
 
 
+@pytest.mark.slow
 def test_commands_run(folder, monkeypatch, capfd):
   """In the order of the page: training first, which another starts from."""
   for command in COMMANDS:

@@ -6,26 +6,28 @@ Numbers of pitfalls are those of docs/pitfalls.md.
 """
 
 import functools
-from typing import Any
+import json
+import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reader
+import runner
 import tiny
 import toy_family
 
 from hypertuning import adapters as adapters_lib
 from hypertuning import trees
-from hypertuning.adapters import LoRASpec, PrefixSpec
+from hypertuning.adapters import LoRASpec, PrefixSpec, io
 from hypertuning.data.text_format import TextFormat
 from hypertuning.engine import partitioning, phi_tuning, train_state, train_step
 from hypertuning.hypermodels import learned
-from hypertuning.networks import decoding, layers, t5
+from hypertuning.networks import decoding, t5
 
-T5_CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+T5_CONFIG = tiny.shallow()
 NETWORKS = {
   't5': t5.T5(T5_CONFIG),
   'toy': toy_family.Toy(toy_family.ToyConfig()),
@@ -245,33 +247,13 @@ def test_phi_is_tuned_and_answers(family, batch):
   assert tuner.answer(tuned, batch)['text'].shape == (2, 3, 6)
 
 
-class Reader(nn.Module):
-  """A source that has no tower of its own: it reads with the frozen network."""
-
-  config: Any
-  adapter: PrefixSpec
-
-  @nn.compact
-  def __call__(self, tokens, downstream, enable_dropout=False):
-    hidden = downstream(tokens, tokens[:, :1])[:, 0]
-    shapes = self.adapter.shapes(self.config)
-    leaves, structure = jax.tree.flatten(shapes)
-    made = [
-      layers.DenseGeneral(x.shape[1:], ('embed', 'mlp'), name=f'head_{i}')(
-        hidden
-      )
-      for i, x in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, made)
-
-
 @pytest.mark.parametrize('family', NETWORKS)
 def test_a_source_may_run_the_frozen_network(family, batch):
   """One tower in the variables; gradients flow through it, not into it."""
   network = NETWORKS[family]
   model = tiny.model(
     downstream=network,
-    hypermodel=Reader(network.config, spec(family, 'prefix')),
+    hypermodel=reader.Reader(network.config, spec(family, 'prefix')),
     optimizer_def=optax.adam(0.01),
   )
   shapes = {name: x.shape for name, x in batch.items()}
@@ -300,7 +282,8 @@ def test_a_source_may_run_the_frozen_network(family, batch):
   assert losses[-1] < losses[0]
   jax.tree.map(np.testing.assert_array_equal, before, state.frozen)
   # Other examples give another phi.
-  phi = model.generate_adapters(state.params, batch, {'frozen': state.frozen})
+  generate = jax.jit(model.generate_adapters)
+  phi = generate(state.params, batch, {'frozen': state.frozen})
   assert all((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(phi))
 
 
@@ -312,6 +295,58 @@ class _Same:
 
   def __next__(self):
     return self._batch
+
+
+@pytest.mark.slow
+def test_the_commands_run_the_toy(tmp_path, monkeypatch, capfd):
+  """Train, adapt and infer of one gin file, with phi that all tasks share."""
+  model = pathlib.Path(toy_family.__file__).with_suffix('.gin')
+  data = {
+    'MIXTURE_OR_TASK_NAME': runner.TASK,
+    'MIXTURE_OR_TASK_MODULE': 'hypertuning.tasks.toy',
+    'TASK_FEATURE_LENGTHS': runner.LENGTHS,
+    'RANDOM_SEED': 1,
+  }
+  train = {'TRAIN_STEPS': 8, 'WARMUP_STEPS': 1, 'LEARNING_RATE': 0.1}
+  read = {'CHECKPOINT_PATH': str(tmp_path / 'run')}
+  bindings = {
+    'train': {
+      **train,
+      'BATCH_SIZE': 8,
+      'EVAL_PERIOD': 0,
+      'MODEL_DIR': str(tmp_path / 'run'),
+    },
+    'adapt': {
+      **train,
+      **read,
+      'MAX_TASKS': 8,
+      'TEST_VISITS': 1,
+      'EVAL_PERIOD': 8,
+      'ADAPT_OUTPUT_DIR': str(tmp_path / 'adapt'),
+    },
+    'infer': {
+      **read,
+      'INFER_STEPS': 1,
+      'SAVE_ADAPTERS': True,
+      'INFER_OUTPUT_DIR': str(tmp_path / 'infer'),
+    },
+  }
+  for name, more in bindings.items():
+    files = [model, 'gin/optimizers/adamw.gin', f'gin/local/{name}.gin']
+    if name == 'infer':
+      del files[1]
+    code, log = runner.main(name, files, {**data, **more}, monkeypatch, capfd)
+    assert code == 0, log
+  losses = runner.losses(tmp_path / 'run')
+  assert losses[8] < losses[1] - 1
+  text = (tmp_path / 'adapt/results.jsonl').read_text()
+  before, after = (json.loads(line) for line in text.splitlines())
+  assert (before['phi'], after['phi']) == ('start', 'tuned')
+  assert after['loss'] < before['loss'] - 0.5
+  # A row per episode, though they are all the same.
+  phi = io.load(tmp_path / 'infer/adapters.safetensors')
+  for leaf in jax.tree.leaves(phi):
+    assert len(leaf) == 8 and (leaf == leaf[:1]).all()
 
 
 def test_rows_of_padding_are_finite():

@@ -41,14 +41,20 @@ _T = TypeVar('_T', bound=Adapters)
 
 
 def is_shared(adapters: Adapters) -> bool:
-  """Whether one phi serves all episodes: an episodes axis of 1."""
+  """Whether all episodes share one phi: its episodes axis has the size 1."""
   return jax.tree.leaves(adapters)[0].shape[0] == 1
 
 
 def repeat(adapters: _T, times: int) -> _T:
-  """`[episodes, ...]` to `[episodes * times, ...]`, each phi `times` in a row.
+  """Repeats the phi of every episode, `times` times in a row.
 
-  Phi that all episodes share stays as it is.
+  Args:
+    adapters: phi `[episodes, ...]`.
+    times: number of copies of each phi.
+
+  Returns:
+    Phi `[episodes * times, ...]`. Phi that all episodes share is returned as it
+    is.
   """
   if is_shared(adapters):
     return adapters
@@ -56,23 +62,44 @@ def repeat(adapters: _T, times: int) -> _T:
 
 
 def take(adapters: _T, episodes: jax.Array) -> _T:
-  """Phi of the numbered episodes; one that all share stays as it is."""
+  """Selects the phi of some episodes.
+
+  Args:
+    adapters: phi `[episodes, ...]`.
+    episodes: numbers of the episodes, int `[n]`.
+
+  Returns:
+    Phi `[n, ...]`. Phi that all episodes share is returned as it is.
+  """
   if is_shared(adapters):
     return adapters
   return jax.tree.map(lambda x: x[episodes], adapters)
 
 
 def expand(adapters: _T, episodes: int) -> _T:
-  """A copy per episode of phi that all share, where each must have its own."""
+  """Gives every episode a phi of its own.
+
+  Args:
+    adapters: phi `[1, ...]`, which all episodes share, or `[episodes, ...]`.
+    episodes: number of episodes.
+
+  Returns:
+    Phi `[episodes, ...]`.
+  """
   return jax.tree.map(
     lambda x: jnp.broadcast_to(x, (episodes, *x.shape[1:])), adapters
   )
 
 
 def average(adapters: _T, draws: int) -> _T:
-  """`[episodes * draws, ...]` to `[episodes, ...]`: the mean over draws.
+  """The mean of phi over consecutive draws of examples.
 
-  Phi that all episodes share stays as it is.
+  Args:
+    adapters: phi `[episodes * draws, ...]`.
+    draws: number of consecutive rows whose mean is taken.
+
+  Returns:
+    Phi `[episodes, ...]`. Phi that all episodes share is returned as it is.
   """
   if is_shared(adapters):
     return adapters

@@ -20,13 +20,13 @@ from safetensors.numpy import save_file
 
 from hypertuning import files, trees
 from hypertuning.adapters import Adapters
-from hypertuning.adapters.lora import LoRA
+from hypertuning.adapters.lora import LoRA, without_heads
 from hypertuning.adapters.prefix import Prefix
 from hypertuning.adapters.sites import KeyValue, LowRank
 from hypertuning.errors import UserError
 
 _FORMAT = 'hypertuning.adapters.v2'
-# In version 1, the last axis of LoRA factors `b` was two, `[heads, head_dim]`.
+# Its LoRA factors `b` are those of `without_heads`.
 _V1 = 'hypertuning.adapters.v1'
 _KINDS = {'prefix': Prefix, 'lora': LoRA}
 _LEAVES: Mapping[str, type[KeyValue | LowRank]] = {
@@ -213,7 +213,7 @@ def _check(path: str | os.PathLike, header: Header, expected: Adapters) -> None:
 def _flat_factor(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   """The shape in version 2 of a tensor that version 1 saved."""
   if name.endswith('/b') and len(shape) == 5:
-    return (*shape[:3], shape[3] * shape[4])
+    return without_heads(shape)
   return shape
 
 
@@ -243,5 +243,6 @@ def _well_named(header: Header) -> bool:
   depth = {'prefix': 1, 'lora': 2}[header.kind]
   leaves = set(_LEAVES[header.kind].__dataclass_fields__)
   return bool(groups) and all(
-    len(group) == depth and found == leaves for group, found in groups.items()
+    len(group) == depth and leaf_names == leaves
+    for group, leaf_names in groups.items()
   )

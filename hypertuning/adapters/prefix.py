@@ -1,6 +1,7 @@
-"""Prefix: keys and values put before the text's own in every layer.
+"""Prefixes: keys and values that stand before those of the text in all layers.
 
-Prefix tuning (Li and Liang, 2021); HyperTuning section 3 generates them.
+In prefix tuning (Li and Liang, 2021) they are learned; in HyperTuning (section
+3), a hypermodel generates them.
 """
 
 from collections.abc import Mapping
@@ -17,15 +18,23 @@ class Prefix:
   """Generated or learned prefixes, one set per episode.
 
   Attributes:
-    sites: site name to `KeyValue`; a site that is missing gets no prefix.
-      Leaves are `[episodes, prefix, layers, kv_heads, head_dim]`. An episodes
-      axis of 1 is a prefix that all episodes share.
+    sites: maps the name of each site that gets a prefix to keys and values
+      `[episodes, prefix, layers, kv_heads, head_dim]`. If the episodes axis has
+      the size 1, all episodes share the prefix.
   """
 
   sites: Mapping[str, KeyValue]
 
-  def at(self, site: str) -> SiteAdapter | None:
-    """The site's part, `[layers, episodes, prefix, kv_heads, head_dim]`."""
+  def site_adapter(self, site: str) -> SiteAdapter | None:
+    """The prefix of one site, in the form that a network reads.
+
+    Args:
+      site: name of the site.
+
+    Returns:
+      Keys and values `[layers, episodes, prefix, kv_heads, head_dim]`; None if
+      the site gets no prefix.
+    """
     if site not in self.sites:
       return None
     return SiteAdapter(

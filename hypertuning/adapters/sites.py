@@ -1,8 +1,8 @@
-"""Where in a network an adapter acts, and what one layer of it gets.
+"""Sites: the places in a network where adapters act.
 
-A network's configuration names its sites: `config.sites` is a mapping from a
-site's name to `Site`. Adapters, heads, files and merging read that and know no
-network.
+The configuration of a network describes its sites: `config.sites` maps the name
+of each site to a `Site`. Adapters, heads, files and merging depend on these
+descriptions alone, and not on any network.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-  """One projection of every layer of a site, which LoRA may update.
+  """A projection that every layer of a site has, and that LoRA may update.
 
   Attributes:
-    path: name of the projection in the parameter tree; the part `layers` stands
-      for `layers_0`, `layers_1` and so on where layers are not scanned.
-    inputs: rows of the flat kernel.
-    outputs: columns of the flat kernel.
+    path: path of the projection in the parameter tree. If layers are not
+      scanned, the part `layers` stands for `layers_0`, `layers_1` and so on.
+    inputs: number of rows of the flat kernel.
+    outputs: number of columns of the flat kernel.
     axes: logical names of the kernel's two axes.
   """
 
@@ -32,17 +32,18 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-  """A place that all layers of a stack have.
+  """A place that all layers of a stack have, such as their self-attention.
 
   Attributes:
     layers: number of layers.
-    modules: name of a projection to what it is.
-    kv_heads: key and value heads of an attention; 0 where there is none, and
-      no prefix can go.
+    modules: maps the name of each projection to its description.
+    kv_heads: number of key and value heads; 0 if the site is no attention, and
+      cannot have a prefix.
     head_dim: size of one head.
     kv_axis: logical name of the axis of key and value heads.
-    key_scale: root mean square that a generated key starts with. A network that
-      does not divide its attention logits by sqrt(head_dim) wants small ones.
+    key_scale: root mean square that a generated key starts with. It should be
+      small for a network that does not divide its attention logits by
+      sqrt(head_dim).
   """
 
   layers: int
@@ -58,9 +59,10 @@ class KeyValue:
   """Keys and values of an attention.
 
   Attributes:
-    key: in a `Prefix` `[episodes, prefix, layers, kv_heads, head_dim]`, without
-      a position. In a network's memory `[rows, kv_heads, length, head_dim]`.
-    value: the same shape.
+    key: keys, `[rows, kv_heads, length, head_dim]` in a network, and
+      `[episodes, prefix, layers, kv_heads, head_dim]` in a `Prefix`, where they
+      have not been turned by positions.
+    value: values, in the same shape.
   """
 
   key: jax.Array
@@ -69,13 +71,12 @@ class KeyValue:
 
 @flax.struct.dataclass
 class LowRank:
-  """The two factors of one projection's update, `dW = scale * a @ b`.
-
-  Both are flat, like the kernels that they update.
+  """The two factors of the update of a projection, `dW = scale * a @ b`.
 
   Attributes:
-    a: `[episodes, layers, inputs, rank]`.
-    b: `[episodes, layers, rank, outputs]`.
+    a: first factor, `[episodes, layers, inputs, rank]`.
+    b: second factor, `[episodes, layers, rank, outputs]`; like the kernel, it
+      has one axis for all heads and their features.
   """
 
   a: jax.Array
@@ -84,17 +85,22 @@ class LowRank:
 
 @flax.struct.dataclass
 class SiteAdapter:
-  """An adapter's part for one site, the layers axis moved to the front.
+  """The part of an adapter that acts at one site.
 
-  A network indexes or scans that axis. One layer then sees leaves without it:
-  `prefix` `[episodes, prefix, kv_heads, head_dim]`, and `lora` factors
-  `[episodes, inputs, rank]` and `[episodes, rank, outputs]`, the scale in `b`.
-  A layer's rows are those of the episodes in order, equally many per episode.
+  The first axis of all leaves is `layers`, which a network indexes or scans. A
+  layer then reads leaves without this axis. Its rows belong to the episodes in
+  order, equally many to each.
+
+  Attributes:
+    prefix: keys and values `[episodes, prefix, kv_heads, head_dim]` of a layer.
+    lora: maps the name of each projection to the factors
+      `[episodes, inputs, rank]` and `[episodes, rank, outputs]` of a layer; the
+      scale is already in `b`.
   """
 
   prefix: KeyValue | None = None
   lora: Mapping[str, LowRank] | None = None
 
   def module(self, name: str) -> LowRank | None:
-    """The factors of one projection, or None where it is not updated."""
+    """The factors of one projection; None if it is not updated."""
     return (self.lora or {}).get(name)

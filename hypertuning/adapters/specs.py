@@ -1,7 +1,7 @@
-"""What phi is made of: its kind, its sizes and where in a network it goes.
+"""Specs of phi: its kind, its sizes, and its sites in a network.
 
-A spec says *what*; a source (a hypermodel's head, `Learned`) says *how* its
-values come about. Sources, files and tuning read the same spec.
+A spec says what phi consists of. A source, which is the head of a hypermodel or
+`Learned`, says how its values are made. All sources use the same specs.
 """
 
 import dataclasses
@@ -18,49 +18,52 @@ from hypertuning.errors import UserError
 
 
 class HasSites(Protocol):
-  """A network's configuration, as far as adapters read it."""
+  """The part of a network's configuration that adapters read."""
 
   @property
   def sites(self) -> Mapping[str, Site]:
-    """Site name to what is there."""
+    """Maps the name of each site to its description."""
 
   @property
   def dtype(self) -> Any:
-    """Computation type."""
+    """The dtype that the network computes in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PrefixSpec:
-  """Keys and values before the text's own.
+  """Keys and values that stand before those of the text.
 
   Attributes:
-    length: prefix tokens in every layer.
+    length: number of prefix tokens in every layer.
     sites: names of the attentions that the prefix goes to.
   """
 
   length: int = 32
   sites: Sequence[str] = ('encoder_self', 'decoder_self')
 
-  def at(self, config: HasSites) -> dict[str, Site]:
+  def selected_sites(self, config: HasSites) -> dict[str, Site]:
     """The sites of a network that get a prefix.
+
+    Args:
+      config: configuration of the network.
 
     Raises:
       UserError: the network has no such site, or no attention there.
     """
-    found = _known('PREFIX_SITES', self.sites, config)
-    for name, site in found.items():
+    sites = _named_sites('PREFIX_SITES', self.sites, config)
+    for name, site in sites.items():
       if not site.kv_heads:
         raise UserError(
           f'PREFIX_SITES has {name!r}, where there is no attention: give some '
           f'of {", ".join(k for k, x in config.sites.items() if x.kv_heads)}.'
         )
-    return found
+    return sites
 
   def shapes(self, config: HasSites) -> Prefix:
     """Phi that all episodes share, as `jax.ShapeDtypeStruct`s.
 
     Raises:
-      UserError: see `at`.
+      UserError: see `selected_sites`.
     """
 
     def leaf(site: Site) -> Any:
@@ -70,12 +73,16 @@ class PrefixSpec:
     return Prefix(
       {
         name: KeyValue(key=leaf(site), value=leaf(site))
-        for name, site in self.at(config).items()
+        for name, site in self.selected_sites(config).items()
       }
     )
 
   def axes(self, config: HasSites) -> Prefix:
-    """Logical axis names of every leaf behind its episodes axis."""
+    """The logical names of every leaf's axes, without the episodes axis.
+
+    Raises:
+      UserError: see `selected_sites`.
+    """
 
     def names(site: Site) -> Any:
       return ('stack', 'layers', site.kv_axis, 'kv')
@@ -83,7 +90,7 @@ class PrefixSpec:
     return Prefix(
       {
         name: KeyValue(key=names(site), value=names(site))
-        for name, site in self.at(config).items()
+        for name, site in self.selected_sites(config).items()
       }
     )
 
@@ -94,9 +101,9 @@ class LoRASpec:
 
   Attributes:
     rank: rank of every update.
-    alpha: the update is scaled by `alpha / rank`.
+    alpha: numerator of the scale `alpha / rank` of the updates.
     sites: names of the sites whose projections are updated.
-    modules: names of the projections; a site without any of them is skipped.
+    modules: names of the projections; a site that has none of them is skipped.
   """
 
   rank: int = 16
@@ -106,35 +113,42 @@ class LoRASpec:
 
   @property
   def scale(self) -> float:
-    """`alpha / rank`."""
+    """The number that updates are multiplied by, `alpha / rank`."""
     return self.alpha / self.rank
 
-  def at(self, config: HasSites) -> dict[str, Site]:
-    """The sites of a network with an updated projection.
+  def selected_sites(self, config: HasSites) -> dict[str, Site]:
+    """The sites of a network where a projection is updated.
+
+    Args:
+      config: configuration of the network.
 
     Raises:
-      UserError: the network has no such site, or no site has a projection of
-        this name.
+      UserError: the network has no such site, or none of the sites has a
+        projection of that name.
     """
-    found = _known('LORA_SITES', self.sites, config)
-    known = {name for site in found.values() for name in site.modules}
+    sites = _named_sites('LORA_SITES', self.sites, config)
+    modules = {name for site in sites.values() for name in site.modules}
     for name in self.modules:
-      if name not in known:
+      if name not in modules:
         raise UserError(
           f'LORA_PROJECTIONS has {name!r}, which none of LORA_SITES = '
-          f'{tuple(self.sites)!r} has: they have {", ".join(sorted(known))}.'
+          f'{tuple(self.sites)!r} has: they have {", ".join(sorted(modules))}.'
         )
     return {
       name: site
-      for name, site in found.items()
+      for name, site in sites.items()
       if set(self.modules) & set(site.modules)
     }
 
   def matrices(self, config: HasSites) -> dict[str, dict[str, Matrix]]:
-    """Site name to projection name to its kernel, in the spec's order.
+    """The projections that are updated, in the order of the spec.
+
+    Returns:
+      A dict from the name of each site to a dict from the name of each
+      projection to its description.
 
     Raises:
-      UserError: see `at`.
+      UserError: see `selected_sites`.
     """
     return {
       site_name: {
@@ -142,14 +156,14 @@ class LoRASpec:
         for name in self.modules
         if name in site.modules
       }
-      for site_name, site in self.at(config).items()
+      for site_name, site in self.selected_sites(config).items()
     }
 
   def shapes(self, config: HasSites) -> LoRA:
     """Phi that all episodes share, as `jax.ShapeDtypeStruct`s.
 
     Raises:
-      UserError: see `at`.
+      UserError: see `selected_sites`.
     """
 
     def leaf(*shape: int) -> Any:
@@ -168,7 +182,11 @@ class LoRASpec:
     return LoRA(factors, self.scale)
 
   def axes(self, config: HasSites) -> LoRA:
-    """Logical axis names of every leaf behind its episodes axis."""
+    """The logical names of every leaf's axes, without the episodes axis.
+
+    Raises:
+      UserError: see `selected_sites`.
+    """
     names: Any = {
       site: {
         name: LowRank(
@@ -185,7 +203,7 @@ class LoRASpec:
 Spec = PrefixSpec | LoRASpec
 
 
-def _known(
+def _named_sites(
   macro: str, names: Sequence[str], config: HasSites
 ) -> dict[str, Site]:
   for name in names:

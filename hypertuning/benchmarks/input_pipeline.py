@@ -97,18 +97,18 @@ def measure(
   draw()
   step()  # compiles
   progress = summaries.Progress(rounds, label='rounds')
-  drawn, stepped = [], []
+  batch_rates, step_rates = [], []
   for _ in range(rounds):
     # tf.data has prepared batches in advance, during the steps of the round
     # before. They are used up here, so that they do not count as fast draws.
     _rate(draw, batches_a_round)
-    drawn.append(_rate(draw, batches_a_round))
-    stepped.append(_rate(step, steps_a_round))
+    batch_rates.append(_rate(draw, batches_a_round))
+    step_rates.append(_rate(step, steps_a_round))
     progress.update()
   progress.close()
   batch_size = data.batch_size
-  pipeline = batch_size * statistics.median(drawn)
-  steps = statistics.median(stepped)
+  pipeline = batch_size * statistics.median(batch_rates)
+  steps = statistics.median(step_rates)
   ratio = pipeline / (batch_size * steps)
   print(HEADER)
   print(

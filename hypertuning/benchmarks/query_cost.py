@@ -40,11 +40,11 @@ from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
 
-MAKING = 'making phi'
+MAKING_PHI = 'making phi'
 WITH_PHI = 'query with phi'
 IN_CONTEXT = 'query in context'
 BREAK_EVEN = 'break even'
-NEVER = 'never'
+NO_BREAK_EVEN = 'never'
 HEADER = (
   '| way | MFLOPs | / query with phi | ms | fastest to slowest round '
   '| / query with phi |\n|' + ' --- |' * 6
@@ -112,7 +112,7 @@ def measure(
     episodes.check(model)
 
   counts = {
-    MAKING: batch_size,
+    MAKING_PHI: batch_size,
     WITH_PHI: batch_size * queries,
     IN_CONTEXT: batch_size * queries,
   }
@@ -166,20 +166,20 @@ def measure(
 
 
 def break_even(
-  making: float, with_phi: float, in_context: float
+  phi_cost: float, with_phi: float, in_context: float
 ) -> float | str:
   """The number of queries after which making phi has paid for itself.
 
   Args:
-    making: cost of making an episode's phi.
+    phi_cost: cost of making an episode's phi.
     with_phi: cost of a query with this phi.
     in_context: cost of a query with the examples in context.
 
   Returns:
     The number, not rounded; 'never' if a query with phi is not cheaper.
   """
-  saved = in_context - with_phi
-  return making / saved if saved > 0 else NEVER
+  saving = in_context - with_phi
+  return phi_cost / saving if saving > 0 else NO_BREAK_EVEN
 
 
 def table(rows: list[Row]) -> str:
@@ -188,7 +188,7 @@ def table(rows: list[Row]) -> str:
   unit = next(row for row in ways if row['way'] == WITH_PHI)
   lines = [HEADER]
   for row in ways:
-    each = 'an episode' if row['way'] == MAKING else 'each'
+    each = 'an episode' if row['way'] == MAKING_PHI else 'each'
     cells = [f'{row["way"]}, {each}', f'{row["flops"] / 1e6:,.3f}']
     cells.append(_digits(row['flops'] / unit['flops']))
     if row['seconds'] is None:
@@ -248,7 +248,7 @@ def _ways(model: HyperTuningModel) -> dict[str, Callable[..., Any]]:
   The functions take `(params, frozen, batch)`, and a query with phi also phi.
   """
 
-  def making(params: Any, frozen: Any, batch: Any) -> Any:
+  def make_phi(params: Any, frozen: Any, batch: Any) -> Any:
     return model.generate_adapters(params, batch, {'frozen': frozen})
 
   def query(params: Any, frozen: Any, batch: Any, phi: Any = None) -> Any:
@@ -256,7 +256,7 @@ def _ways(model: HyperTuningModel) -> dict[str, Callable[..., Any]]:
       params, batch, flax_mutables={'frozen': frozen}, adapters=phi
     )
 
-  return {MAKING: making, WITH_PHI: query, IN_CONTEXT: query}
+  return {MAKING_PHI: make_phi, WITH_PHI: query, IN_CONTEXT: query}
 
 
 def _abstract(
@@ -268,13 +268,16 @@ def _abstract(
   """The arguments of the functions of `_ways`, as abstract arrays."""
   variables = jax.eval_shape(lambda: _initial(model, shapes))
   batch, in_context = (
-    {name: jax.ShapeDtypeStruct(x, 'int32') for name, x in named.items()}
-    for named in (shapes, in_context_shapes)
+    {
+      name: jax.ShapeDtypeStruct(x, 'int32')
+      for name, x in feature_shapes.items()
+    }
+    for feature_shapes in (shapes, in_context_shapes)
   )
   with partitioner.context():
-    phi = jax.eval_shape(_ways(model)[MAKING], *variables, batch)
+    phi = jax.eval_shape(_ways(model)[MAKING_PHI], *variables, batch)
   return {
-    MAKING: (*variables, batch),
+    MAKING_PHI: (*variables, batch),
     WITH_PHI: (*variables, batch, phi),
     IN_CONTEXT: (*variables, in_context),
   }
@@ -328,9 +331,9 @@ def _times(
   compiled = {
     way: partitioner.compile(function) for way, function in ways.items()
   }
-  phi = compiled[MAKING](*variables, batch)
+  phi = compiled[MAKING_PHI](*variables, batch)
   arguments = {
-    MAKING: (*variables, batch),
+    MAKING_PHI: (*variables, batch),
     WITH_PHI: (*variables, batch, phi),
     IN_CONTEXT: (*variables, in_context),
   }

@@ -1,4 +1,4 @@
-"""Means over the tasks of a benchmark, taken as its authors take them."""
+"""Means over the tasks of a benchmark, as its authors compute them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,39 +7,41 @@ import numpy as np
 
 Row = dict[str, Any]
 AVERAGE = 'average'
-# Endings of fields: the standard error of a number, and fields that a mean over
-# tasks leaves out.
+# Endings of the fields that hold a standard error, and of those that have no
+# mean over tasks.
 _STDERR = '_stderr'
 _NO_MEAN = ('_low', '_high', '_std')
 
 
 def averages(results: Sequence[Row]) -> list[Row]:
-  """The mean over tasks for every phi mode; each task counts the same.
+  """The mean over tasks in every phi mode; all tasks have the same weight.
 
   Args:
     results: rows that `eval.evaluate` returns.
 
   Returns:
-    One row of the task 'average' per phi mode that all tasks have; no rows if
-    there is a single task.
+    One row, whose task is 'average', per phi mode that all tasks have. There
+    are no rows if there is only one task.
   """
   return _means(results, AVERAGE) if len(_tasks(results)) > 1 else []
 
 
-def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
-  """Means over groups of tasks, over groups of groups, and over all.
+def group_means(
+  results: Sequence[Row], *levels: Callable[[str], str]
+) -> list[Row]:
+  """Means over groups of tasks, over groups of groups, and over all of these.
 
   Args:
     results: rows that `eval.evaluate` returns.
-    *levels: functions from a name to the name of its group. The first one takes
-      names of tasks, each further one those of the groups before.
+    *levels: functions from a name to the name of its group. The first one gets
+      names of tasks, and each further one names of groups of the level before.
 
   Returns:
-    Rows for the groups of every level, but for groups that have the name of a
-    task, and rows of the task 'average'; all for the phi modes that every
-    member has.
+    Rows of the groups on every level, except groups that are called like a
+    task; then rows of the task 'average'. Each group has one row per phi mode
+    that all of its members have.
   """
-  found: list[Row] = []
+  group_rows: list[Row] = []
   rows = list(results)
   for group_of in levels:
     names = dict.fromkeys(group_of(row['task']) for row in rows)
@@ -50,25 +52,25 @@ def grouped(results: Sequence[Row], *levels: Callable[[str], str]) -> list[Row]:
         [row for row in rows if group_of(row['task']) == name], name
       )
     ]
-    known = {row['task'] for row in (*results, *found)}
-    found += [row for row in rows if row['task'] not in known]
-  return found + averages(rows)
+    names_so_far = {row['task'] for row in (*results, *group_rows)}
+    group_rows += [row for row in rows if row['task'] not in names_so_far]
+  return group_rows + averages(rows)
 
 
 def worst(
   results: Sequence[Row], group_of: Callable[[str], str], metric: str
 ) -> list[Row]:
-  """The least value of a metric in each group, averaged over groups.
+  """The mean over groups of the least value that a metric has in each.
 
   Args:
     results: rows that `eval.evaluate` returns.
-    group_of: function from the name of a task to that of its group.
-    metric: field of the rows.
+    group_of: function from the name of a task to the name of its group.
+    metric: name of the field that holds the metric.
 
   Returns:
-    One row of the task 'worst' per phi mode that all tasks have.
+    One row, whose task is 'worst', per phi mode that all tasks have.
   """
-  found = []
+  means = []
   for mode, rows in _by_mode(results).items():
     least: dict[str, float] = {}
     for row in rows:
@@ -77,8 +79,8 @@ def worst(
         least[group] = min(row[metric], least.get(group, np.inf))
     if least:
       value = float(np.mean(list(least.values())))
-      found.append({'task': 'worst', 'phi': mode, metric: value})
-  return found
+      means.append({'task': 'worst', 'phi': mode, metric: value})
+  return means
 
 
 def _tasks(results: Sequence[Row]) -> set[str]:
@@ -86,9 +88,10 @@ def _tasks(results: Sequence[Row]) -> set[str]:
 
 
 def _by_mode(results: Sequence[Row]) -> dict[str, list[Row]]:
-  """Rows by phi mode, for the modes that all tasks have.
+  """Maps each phi mode that all tasks have to its rows.
 
-  A mean over fewer tasks must not stand beside one over all of them.
+  A mode that some tasks lack is left out: its mean would be over fewer tasks,
+  and not comparable with the others.
   """
   modes: dict[str, list[Row]] = {}
   for row in results:

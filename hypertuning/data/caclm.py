@@ -1,7 +1,8 @@
-"""CACLM: a text in four parts; predict C from B, with phi from A and D.
+"""CACLM: a text is cut into A, B, C and D; C follows B, and phi reads A and D.
 
-HyperTuning, section 4 (hyperpretraining). How the published model draws the
-lengths of the parts is not known; the laws here are this project's choice.
+HyperTuning, section 4 (hyperpretraining). It is not known how the published
+model draws the lengths of the parts; the distributions here are this project's
+choice.
 """
 
 import dataclasses
@@ -21,15 +22,15 @@ Lengths = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class SegmentLengths:
-  """Length laws of the four consecutive parts of a window, in tokens.
+  """Distributions of the lengths of a window's four parts, in tokens.
 
-  |C| and |B| are uniform in their ranges, each with a seed of its own; what
-  remains of the window is cut in A and D at a uniform place.
+  The lengths of C and B are uniform in their ranges, and independent. The rest
+  of the window is divided between A and D at a uniformly drawn place.
 
   Attributes:
-    window: greatest number of tokens of a window.
-    b: least and greatest |B|, inclusive.
-    c: least and greatest |C|, inclusive.
+    window: greatest number of tokens in a window.
+    b: least and greatest length of B, inclusive.
+    c: least and greatest length of C, inclusive.
   """
 
   window: int = 512
@@ -51,14 +52,26 @@ class SegmentLengths:
 
   @property
   def shortest(self) -> int:
-    """The shortest text that gives an example: |A| + |D| is at least 1."""
+    """The length of the shortest text that gives an example.
+
+    It leaves one token for A and D together.
+    """
     return self.b[0] + self.c[0] + 1
 
 
 def encode_text(
   ds: tf.data.Dataset, vocabulary: Vocabulary, key: str = 'text'
 ) -> tf.data.Dataset:
-  """Preprocessor: `key` from a string to int32 ids, without EOS."""
+  """Preprocessor that replaces a text by its token ids, without EOS.
+
+  Args:
+    ds: elements whose feature `key` is a text, a string `[]`.
+    vocabulary: vocabulary that encodes the texts.
+    key: name of the feature.
+
+  Returns:
+    The same elements, whose feature `key` is int32 `[tokens]`.
+  """
   return ds.map(
     lambda example: {
       key: vocabularies.encode(vocabulary, example[key][None])[0]
@@ -70,18 +83,18 @@ def encode_text(
 def windows(
   ds: tf.data.Dataset, key: str, lengths: SegmentLengths
 ) -> tf.data.Dataset:
-  """Tiles every text with as few windows as will do, of about equal lengths.
+  """Divides every text into as few windows as possible, of about equal lengths.
 
-  No token is lost: only a text, or windows of it, below `lengths.shortest` give
-  no example.
+  Every token is in one window. Windows that are shorter than `lengths.shortest`
+  are dropped.
 
   Args:
-    ds: elements with `key`, int32 `[n]`.
-    key: of the token ids.
-    lengths: the length laws.
+    ds: elements whose feature `key` is int32 `[tokens]`.
+    key: name of the feature that has the token ids.
+    lengths: distributions of the lengths of the parts.
 
   Returns:
-    int32 `[at most lengths.window]` elements.
+    Windows, int32 `[at most lengths.window]`.
   """
 
   def tile(example: dict[str, tf.Tensor]) -> tf.data.Dataset:
@@ -103,16 +116,19 @@ def split_segments(
   lengths: SegmentLengths,
   has_last: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Cuts `[n]` tokens in A, B, C, D; their concatenation is the input.
+  """Cuts a window into A, B, C and D; their concatenation is the window.
 
   Args:
-    tokens: at least `lengths.shortest` of them.
-    seeds: `[3 or more, 2]`; the first three draw |C|, |B| and |A|.
-    lengths: the length laws; the upper ends shrink where the text is short.
-    has_last: whether there is a D; A is all that stands before B if not.
+    tokens: token ids of the window, int32 `[n]`, at least `lengths.shortest`.
+    seeds: seeds `[3 or more, 2]`. The first three draw the lengths of C, B and
+      A, in this order.
+    lengths: distributions of the lengths; the upper ends of the ranges shrink
+      if the window is short.
+    has_last: whether there is a part D. If not, A is all of the text before B.
 
   Returns:
-    A, B, C and D, int32. |C| >= `lengths.c[0]`, |A| + |D| >= 1.
+    A, B, C and D, int32. C has at least `lengths.c[0]` tokens; A and D have at
+    least one token together.
   """
   size = tf.size(tokens)
   room = size - 1 - lengths.b[0]
@@ -133,30 +149,33 @@ def caclm(
   key: str = 'text',
   parts: int = 4,
 ) -> tf.data.Dataset:
-  """Preprocessor: token ids of texts to hyperpretraining episodes.
+  """Preprocessor that turns token ids of texts into hyperpretraining episodes.
 
-  In 4 parts, A B C D, this is CACLM. HINT (arXiv 2212.10315) has two others: in
-  3 parts, A B C, the hypermodel reads what stands before alone; in 6 parts,
-  A B C D E F, it reads A, C and F, the model reads B and D and predicts E.
+  With 4 parts, A B C D, this is CACLM: the hypermodel reads A and D, and the
+  downstream model reads B and predicts C. HINT (arXiv 2212.10315) has two other
+  forms. With 3 parts, A B C, the hypermodel reads only the text before B. With
+  6 parts, A B C D E F, it reads A, C and F, and the downstream model reads B
+  and D and predicts E.
 
   Args:
-    ds: elements with `key`, int32 `[n]`.
-    sequence_length: seqio's lengths.
-    output_features: features of `features.output_features`; their format gives
-      the ids around the text.
-    lengths: the length laws.
-    joiner: id between A and D, so that the hypermodel sees where the text that
-      it does not read was; by default what stands before an input.
-    key: of the token ids.
-    parts: 3, 4 or 6.
+    ds: elements whose feature `key` is int32 `[tokens]`.
+    sequence_length: TASK_FEATURE_LENGTHS, as seqio passes them on.
+    output_features: features made by `features.output_features`; their format
+      gives the ids around the text.
+    lengths: distributions of the lengths of the parts.
+    joiner: id between A and D, which shows the hypermodel where text is left
+      out; by default, the ids that the format puts before an input.
+    key: name of the feature that has the token ids.
+    parts: number of parts of a window: 3, 4 or 6.
 
   Returns:
-    In 4 parts and T5's format: `hyper_inputs` = A joiner D EOS, `inputs` = B
-    `[1, |B|]`, `targets` = C EOS `[1, |C| + 1]`.
+    Elements with int32 features. With 4 parts and T5's format, `hyper_inputs`
+    is A joiner D EOS, `[tokens]`; `inputs` is B, `[1, tokens]`; and `targets`
+    is C EOS, `[1, tokens]`.
 
   Raises:
-    UserError: `sequence_length` would cut a feature, or another number of
-      parts.
+    UserError: `sequence_length` would cut a feature, or `parts` is another
+      number.
   """
   if parts not in (3, 4, 6):
     raise UserError(f'caclm.parts = {parts}: give 3, 4 or 6.')
@@ -165,13 +184,13 @@ def caclm(
   start, joint, end, target_end = map(
     vocabularies.constant, (form.start, join, form.end, form.target_end)
   )
-  # A window without the shortest B and C, the joiners, and what is around it.
-  around = (
+  # Number of ids in the hypermodel's text that are not from the window.
+  frame_size = (
     len(form.start) + len(form.end) + {3: 0, 4: 1, 6: 2}[parts] * len(join)
   )
   _check_room(
     sequence_length,
-    hyper_inputs=lengths.window - lengths.shortest + 1 + around,
+    hyper_inputs=lengths.window - lengths.shortest + 1 + frame_size,
     inputs=len(form.start) + lengths.b[1] + len(join) * (parts == 6),
     targets=lengths.c[1] + len(form.target_end),
   )
@@ -179,12 +198,13 @@ def caclm(
   def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
     a, b, c, d = split_segments(tokens, seeds, lengths, has_last=parts != 3)
     if parts == 6:
-      # A's end goes between the two parts of B.
-      a, between = _cut(a, seeds[3])
-      first, _ = _cut(b, seeds[4])
-      order = [tf.size(first), tf.size(between), tf.size(b) - tf.size(first)]
-      first, between, last = tf.split(tf.concat([between, b], 0), order)
-      a = tf.concat([a, joint, between], axis=0)
+      # The end of A and all of B are one stretch of text, which is divided anew
+      # into B, C and D. C gets the length of the end of A.
+      a, middle = _split_in_two(a, seeds[3])
+      first, _ = _split_in_two(b, seeds[4])
+      order = [tf.size(first), tf.size(middle), tf.size(b) - tf.size(first)]
+      first, middle, last = tf.split(tf.concat([middle, b], 0), order)
+      a = tf.concat([a, joint, middle], axis=0)
       b = tf.concat([first, joint, last], axis=0)
     if parts != 3:
       a = tf.concat([a, joint, d], axis=0)
@@ -205,30 +225,32 @@ def prefix_lm(
   queries: int = 1,
   key: str = 'text',
 ) -> tf.data.Dataset:
-  """Preprocessor: the same cuts for a model without phi, to pretrain it.
+  """Preprocessor that cuts texts in the same way, to pretrain without phi.
 
-  This is T5's LM adaptation. The input is B and what stands before it, from a
-  uniformly drawn place in A on, so that B alone is met as well.
+  This is T5's LM adaptation: a model predicts C from the text before it. That
+  text begins at a uniformly drawn place in A, or at the start of B, so that the
+  model learns to read a B alone as well.
 
   Args:
-    ds: elements with `key`, int32 `[n]`.
-    sequence_length: seqio's lengths.
-    output_features: features of `features.output_features`; their format gives
-      the ids around the text.
-    lengths: the length laws.
-    queries: windows that share an example, so that a batch mixed with episodes
-      of as many queries has no padded ones.
-    key: of the token ids.
+    ds: elements whose feature `key` is int32 `[tokens]`.
+    sequence_length: TASK_FEATURE_LENGTHS, as seqio passes them on.
+    output_features: features made by `features.output_features`; their format
+      gives the ids around the text.
+    lengths: distributions of the lengths of the parts.
+    queries: number of windows per example. If texts are mixed with episodes
+      that have as many queries, no query of a batch is padding.
+    key: name of the feature that has the token ids.
 
   Returns:
-    `inputs` = end of A, B and `targets` = C EOS `[queries, ...]`;
-    `hyper_inputs` holds EOS alone.
+    Elements with int32 features: `inputs` `[queries, tokens]`, the end of A and
+    B; `targets` `[queries, tokens]`, C and EOS; and `hyper_inputs`, which holds
+    only the ids that the format has in an empty text.
 
   Raises:
     UserError: `sequence_length` would cut a feature.
   """
   form = output_features['targets'].text_format
-  start, around, target_end = map(
+  start, empty_text, target_end = map(
     vocabularies.constant, (form.start, form.start + form.end, form.target_end)
   )
   _check_room(
@@ -246,34 +268,38 @@ def prefix_lm(
       'targets': tf.concat([c, target_end], axis=0),
     }
 
-  cut = seqio.map_over_dataset(convert, num_seeds=4)(windows(ds, key, lengths))
-  return cut.padded_batch(queries).map(
-    lambda example: {'hyper_inputs': around, **example}
+  examples = seqio.map_over_dataset(convert, num_seeds=4)(
+    windows(ds, key, lengths)
+  )
+  return examples.padded_batch(queries).map(
+    lambda example: {'hyper_inputs': empty_text, **example}
   )
 
 
-def _cut(tokens: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Two parts, cut at a uniform place; either can be empty."""
-  place = _uniform(seed, 0, tf.size(tokens))
-  return tokens[:place], tokens[place:]
+def _split_in_two(
+  tokens: tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Cuts tokens at a uniformly drawn place; either part can be empty."""
+  position = _uniform(seed, 0, tf.size(tokens))
+  return tokens[:position], tokens[position:]
 
 
 def _uniform(seed: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
-  """An int32 in `low..high`, both inclusive."""
+  """Draws a number from `low` to `high`, both inclusive, int32 `[]`."""
   return tf.random.stateless_uniform([], seed, low, high + 1, dtype=tf.int32)
 
 
-def _check_room(lengths: Lengths | None, **needed: int) -> None:
+def _check_room(lengths: Lengths | None, **least_lengths: int) -> None:
   chunks = (lengths or {}).get('hyper_inputs')
   if isinstance(chunks, (tuple, list)):
     raise UserError(
       f"TASK_FEATURE_LENGTHS['hyper_inputs'] = {chunks!r}: a text is not "
       'divided in chunks of examples; give one number.'
     )
-  for name, need in needed.items():
+  for name, least in least_lengths.items():
     length = features.length_of(lengths, name)
-    if lengths and length is not None and length < need:
+    if lengths and length is not None and length < least:
       raise UserError(
         f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} would cut the '
-        f'segments that SegmentLengths draws: it needs a length of {need}.'
+        f'segments that SegmentLengths draws: it needs a length of {least}.'
       )

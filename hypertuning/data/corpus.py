@@ -1,8 +1,8 @@
 """Texts for hyperpretraining: the interpreter's documentation, or a folder.
 
-The documentation is on every machine: the language reference that `help()`
-shows, and the docstrings of the standard library, which are read from source
-and never imported.
+Every machine has the documentation: the language reference that `help()` shows,
+and the docstrings of the standard library. The latter are read from the source
+files, whose modules are not imported.
 """
 
 import ast
@@ -17,24 +17,24 @@ from pydoc_data import topics
 from hypertuning.errors import UserError
 
 SPLITS = ('train', 'validation')
-_SKIPPED = {
+_EXCLUDED_FOLDERS = {
   *('test', 'tests', 'idlelib', 'lib2to3', 'turtledemo', 'ensurepip'),
   *('site-packages', 'dist-packages', 'encodings', '__pycache__'),
 }
-_SHORTEST = 100  # characters; shorter docstrings say little
+_SHORTEST = 100  # number of characters; shorter docstrings say little
 _VALIDATION_SHARE = 0.05
 
 
 @functools.cache
 def python_documentation(split: str) -> tuple[str, ...]:
-  """Documentation texts of the running interpreter.
+  """The texts of the running interpreter's documentation.
 
   Args:
-    split: `train`, or `validation`, which holds about 5% of the texts. A hash
-      of its name puts a text in one or the other.
+    split: name of the split: `train`, or `validation`, which has about 5% of
+      the texts. A hash of a text's name decides which split it belongs to.
 
   Returns:
-    Texts in an order that is the same on every call.
+    The texts of the split, always in the same order.
   """
   return tuple(
     text for name, text in _all_documentation() if split_of(name) == split
@@ -44,16 +44,17 @@ def python_documentation(split: str) -> tuple[str, ...]:
 def text_files(
   folder: str, split: str, pattern: str = '**/*.txt'
 ) -> list[pathlib.Path]:
-  """The text files of one split of a folder, each checked to be UTF-8.
+  """Finds the text files of one split in a folder, and checks them.
 
   Args:
-    folder: the folder to search.
-    split: `train`, or `validation`, which holds about 5% of the files, chosen
-      by a hash of the name, and at least one.
-    pattern: glob of the files, relative to the folder.
+    folder: path of the folder.
+    split: name of the split: `train`, or `validation`, which has about 5% of
+      the files and at least one. A hash of a file's name decides which split it
+      belongs to.
+    pattern: glob that the files match, relative to the folder.
 
   Returns:
-    Paths, sorted.
+    Sorted paths of the files.
 
   Raises:
     UserError: the folder does not exist or holds fewer than two texts, or a
@@ -72,7 +73,7 @@ def text_files(
   names = {path: path.relative_to(root).as_posix() for path in texts}
   held_out = [path for path in texts if split_of(names[path]) == 'validation']
   if not held_out or len(held_out) == len(texts):
-    # The hash may put all of a handful of files on one side.
+    # If there are few files, the hash may put all of them in one split.
     held_out = [min(texts, key=lambda path: _digest(names[path]))]
   return [
     path for path in texts if (path in held_out) == (split == 'validation')
@@ -80,7 +81,7 @@ def text_files(
 
 
 def split_of(name: str) -> str:
-  """The split that a text of this name belongs to, by a hash of the name."""
+  """The split that a text belongs to, which a hash of its name decides."""
   held_out = _digest(name)[0] < 256 * _VALIDATION_SHARE
   return 'validation' if held_out else 'train'
 
@@ -91,12 +92,12 @@ def _digest(name: str) -> bytes:
 
 @functools.cache
 def _all_documentation() -> tuple[tuple[str, str], ...]:
-  """Pairs of name and text; a text that several objects share comes once."""
+  """Pairs of name and text; a text that several objects share occurs once."""
   texts = {text: f'topic {k}' for k, text in sorted(topics.topics.items())}
   stdlib = pathlib.Path(sysconfig.get_path('stdlib'))
   for path in sorted(stdlib.rglob('*.py')):
     relative = path.relative_to(stdlib)
-    if not _SKIPPED.intersection(relative.parts):
+    if not _EXCLUDED_FOLDERS.intersection(relative.parts):
       for name, text in _docstrings(path):
         texts.setdefault(text, f'{relative.as_posix()} {name}')
   return tuple((name, text) for text, name in texts.items())

@@ -12,26 +12,26 @@ from hypertuning.data import sampling
 from hypertuning.data.rows import Tasks, as_task, for_tuning
 from hypertuning.errors import UserError
 
-# More episodes than any run draws.
+# Number of episodes in a split without end; no run draws so many.
 _ENDLESS = 2**40
 
 
 class EpisodeSource(seqio.DataSource):
   """Draws episodes from the rows of tasks.
 
-  An episode belongs to one task. Its queries are rows to answer; its shots are
-  rows that are shown with their targets. Shots are drawn without replacement,
-  and no row whose input equals a query's is among them.
+  An episode belongs to one task. Its queries are rows that the model answers;
+  its shots are rows that are shown with their targets. Shots are drawn without
+  replacement, and a row with the same input as a query is never a shot.
 
   Elements are dicts of
 
-  * `task`, `definition`: strings `[]`.
-  * `draw`: int64 `[]`, the number of the draw of shots (see `draws`); in
-    `train` the number of the episode.
+  * `task`, `definition`: name and definition of the task, strings `[]`.
+  * `draw`: number of the draw of shots (see `draws`), int64 `[]`; in the split
+    `train`, the number of the episode.
   * `shot_inputs`, `shot_targets`: strings `[shots]`.
   * `query_inputs`, `query_targets`: strings `[queries]`.
-  * `query_options`, `query_references`: strings `[queries, most]`, filled up
-    with empty strings; only where a row of the split has some.
+  * `query_options`, `query_references`: strings `[queries, most]`, padded with
+    empty strings; a feature is missing if no row of the split has some.
   """
 
   def __init__(
@@ -46,31 +46,35 @@ class EpisodeSource(seqio.DataSource):
     at_most: bool = False,
     in_turn: bool = False,
   ) -> None:
-    """Describes the episodes; rows are made at the first use of a split.
+    """Describes the episodes; rows are only made when a split is first used.
 
-    The split `train` draws a task by its rate, then queries and shots, all by
-    the seed. Every other split is a fixed list of episodes, the same for any
-    seed. `visits` and `draws` say how long that list is.
+    The split `train` draws a task by its rate, then queries and shots; all
+    draws depend on the seed. Every other split is a fixed list of episodes,
+    which is the same for every seed. `visits` and `draws` give its length.
 
     Args:
-      tasks: for each split a function that returns its tasks.
-      shots: number of shots per episode, for all splits or by split.
+      tasks: maps the name of each split to a function that returns its tasks.
+      shots: number of shots per episode; a dict gives one number per split.
       queries: number of queries per episode.
       balanced: whether shots have every target of the task equally often, as
         far as the number of shots and the rows allow.
-      visits: number of times that a fixed split comes to each task, one task
-        after the other; each visit draws queries. None makes every row of the
-        task a query once instead, in the order of the rows.
-      draws: number of draws of shots for the same queries in a fixed split: a
-        visit gives one episode per draw, so that the spread over shots can be
-        measured. With `visits = None` all episodes of a task share the shots
-        of a draw. A sequence picks draws by number: `(2,)` is the third of `3`.
-      train_episodes: number of episodes in `train`; None for no end. Writing
-        them to a cache needs a number.
-      at_most: whether a task with fewer rows than `shots` shows them all; it is
-        refused otherwise.
-      in_turn: whether `train` comes to one task after the other too, as often
-        to each, in place of drawing tasks by their rates.
+      visits: number of visits that a fixed split pays to each task. The tasks
+        are visited in turn, and each visit draws new queries. With None, every
+        row of a task is a query once, in the order of the rows.
+      draws: number of draws of shots per visit in a fixed split. A visit gives
+        one episode per draw, all with the same queries, so that the spread over
+        shots can be measured. With `visits = None`, all episodes of a task
+        share the shots of a draw. A sequence selects draws by their numbers:
+        `(2,)` is the third draw alone.
+      train_episodes: number of episodes in `train`; None makes them endless. A
+        number is needed to write the episodes to a cache.
+      at_most: whether a task with fewer rows than `shots` shows all of its
+        rows. If not, such a task is refused.
+      in_turn: whether `train` visits the tasks in turn as well, all equally
+        often, and does not draw tasks by their rates.
+
+    Raises:
+      UserError: a number is too small.
     """
     if train_episodes is None:
       train_episodes = _ENDLESS
@@ -104,11 +108,11 @@ class EpisodeSource(seqio.DataSource):
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    """True: any number of hosts can divide the episode numbers."""
+    """True, as any number of hosts can divide the episodes among them."""
     return True
 
   def list_shards(self, split: str) -> list[str]:
-    """One shard: episodes are drawn, not stored."""
+    """The name of the only shard; episodes are not stored in files."""
     return [split]
 
   def num_input_examples(self, split: str) -> int:
@@ -121,7 +125,7 @@ class EpisodeSource(seqio.DataSource):
     return len(self._draws) * self._visits * len(table.names)
 
   def check(self, split: str) -> None:
-    """Makes the rows of a split now.
+    """Makes the rows of a split now, so that its faults are found early.
 
     Raises:
       UserError: there is no task, or one has fewer rows than an episode needs.
@@ -136,12 +140,13 @@ class EpisodeSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused: Any,
   ) -> tf.data.Dataset:
-    """Episodes as strings; see the class.
+    """The episodes of a split, as strings; see the class.
 
     Args:
-      split: a split of the source.
-      shuffle: ignored; episodes are drawn at random in any case.
-      seed: seed for the draws of `train`; None is 0.
+      split: name of a split of the source.
+      shuffle: part of seqio's signature, and ignored: the episodes of `train`
+        are drawn at random in any case.
+      seed: seed for the draws of `train`; None is the same as 0.
       shard_info: the part of the episodes to return; None returns all.
       **unused: seqio's other arguments.
 
@@ -159,7 +164,8 @@ class EpisodeSource(seqio.DataSource):
     count = self.num_input_examples(split)
     numbers = tf.data.Dataset.range(count)
     if self._first:
-      # Turned, not cut: seqio repeats the dataset, from its first element.
+      # The numbers are rotated, so that none is lost when seqio repeats the
+      # dataset from its first element.
       first = self._first % count
       numbers = numbers.map(lambda number: (number + first) % count)
     if shard_info is not None:
@@ -167,11 +173,13 @@ class EpisodeSource(seqio.DataSource):
     return numbers.map(episode, num_parallel_calls=tf.data.AUTOTUNE)
 
   def starting_at(self, first: int) -> 'EpisodeSource':
-    """The same episodes from number `first` on, at once: none is drawn before.
+    """A source of the same episodes that starts at another number.
+
+    No episode before it is drawn, so that going there costs nothing.
 
     Args:
-      first: number of the first episode; those before it follow at the end, as
-        in the next repetition.
+      first: number of the first episode. The episodes before it follow at the
+        end, as they would in the next repetition.
     """
     other = copy.copy(self)
     other._first = first
@@ -186,26 +194,28 @@ class EpisodeSource(seqio.DataSource):
     draws: int,
     names: Sequence[str],
   ) -> 'EpisodeSource':
-    """A source that tunes on tasks of a split, each by itself.
+    """A source whose episodes tune on some tasks, each task by itself.
 
-    Queries of its `train` are rows to tune on, one task after the other without
-    end; queries of its `validation` are the other rows. Shots of both are rows
-    to tune on.
+    The rows of a task are divided into rows to tune on and rows to test on. The
+    queries of the split `train` are rows to tune on; it visits the tasks in
+    turn, and is endless. The queries of `validation` are rows to test on. The
+    shots of both splits are rows to tune on.
 
     Args:
       split: split of this source that has the tasks.
       rows: number of inputs to tune on, see `rows.for_tuning`.
       queries: number of queries per episode.
-      visits: see the class, for `validation`.
-      draws: see the class, for `validation`.
+      visits: number of visits to each task in `validation`.
+      draws: number of draws of shots per visit in `validation`.
       names: names of the tasks.
     """
     every_task = self._tasks[split]()
-    chosen = {name: as_task(every_task[name]) for name in names}
+    tuning_tasks = {name: as_task(every_task[name]) for name in names}
 
     def tasks(is_test: bool) -> Tasks:
       return {
-        name: for_tuning(task, is_test, rows) for name, task in chosen.items()
+        name: for_tuning(task, is_test, rows)
+        for name, task in tuning_tasks.items()
       }
 
     return EpisodeSource(
@@ -229,7 +239,7 @@ class EpisodeSource(seqio.DataSource):
   def _plan(self, split: str, seed: int) -> sampling.Planner:
     queries = self._queries
     if split == 'train' and self._in_turn:
-      # The visits never end: another seed starts further on among them.
+      # The visits are endless, and another seed starts at a later visit.
       return functools.partial(
         sampling.in_turn, queries=queries, draws=(0,), first=seed << 24
       )
@@ -244,5 +254,5 @@ class EpisodeSource(seqio.DataSource):
     )
 
   def _make_table(self, split: str) -> sampling.Table:
-    needed = 0 if self._at_most else self._shots[split]
-    return sampling.make_table(self._tasks[split](), needed, self._queries)
+    least_shots = 0 if self._at_most else self._shots[split]
+    return sampling.make_table(self._tasks[split](), least_shots, self._queries)

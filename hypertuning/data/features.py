@@ -1,4 +1,4 @@
-"""The feature converter of episodes."""
+"""Converts the features of episodes into those that the model reads."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ _EXAMPLE = "{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}"
 
 
 class _OneOrTwo(int):
-  """A rank of 1 that passes for 2 as well.
+  """A rank that equals both 1 and 2.
 
-  seqio fixes ranks when a task is registered, but only TASK_FEATURE_LENGTHS
-  says whether the hypermodel's text is one row or several chunks.
+  seqio fixes the ranks of features when a task is registered, but only
+  TASK_FEATURE_LENGTHS says whether the hypermodel's text is one row or several
+  chunks.
   """
 
   def __eq__(self, other: object) -> bool:
@@ -35,7 +36,7 @@ class _OneOrTwo(int):
 
 @dataclasses.dataclass(frozen=True)
 class TextFeature(seqio.Feature):
-  """A seqio feature that knows how its text is laid out.
+  """A seqio feature that also has the format of its text.
 
   Attributes:
     text_format: the format of the task's text.
@@ -47,11 +48,11 @@ class TextFeature(seqio.Feature):
 def output_features(
   text_format: TextFormat, taught: bool = False
 ) -> dict[str, TextFeature]:
-  """seqio features of an episode task; preprocessors add EOS themselves.
+  """The seqio features of a task of episodes; preprocessors add EOS themselves.
 
   Args:
-    text_format: the format of all features.
-    taught: whether there is a feature for what a teacher reads.
+    text_format: format of the text in all features.
+    taught: whether to add the feature `teacher_inputs`, which a teacher reads.
 
   Raises:
     UserError: `text_format` is something else, such as a vocabulary.
@@ -69,7 +70,7 @@ def output_features(
 
 
 class EpisodeFeatureConverter(seqio.FeatureConverter):
-  """Episodes to model features; one seqio example is one episode.
+  """Converts episodes into model features; one seqio example is one episode.
 
   | task feature             | model feature                             |
   | ------------------------ | ----------------------------------------- |
@@ -78,10 +79,11 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
   | `targets` [queries, t]   | `target_tokens` [queries, t],             |
   |                          | `target_weights` (0 on padding)           |
 
-  Lengths are `{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}`:
-  an episode of fewer queries is filled up with padding, one of more is cut.
-  With `'hyper_inputs': (c, h)` the examples stand in chunks of whole examples,
-  `hyper_tokens` [c, h]. Packing would mix episodes and is refused.
+  All are int32. Lengths are given in the form
+  `{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}`. An episode
+  with fewer queries is padded; of one with more queries, the last are cut. With
+  `'hyper_inputs': (c, h)`, the examples stand in chunks of whole examples, and
+  `hyper_tokens` is [c, h]. Packing would mix episodes, and is refused.
   """
 
   TASK_FEATURES = {
@@ -98,7 +100,11 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
   PACKING_FEATURE_DTYPES: Mapping[str, Any] = {}
 
   def __init__(self, pack: bool = False, **kwargs: Any) -> None:
-    """Takes seqio's arguments.
+    """Takes the arguments of seqio's converters.
+
+    Args:
+      pack: part of seqio's signature; must be False.
+      **kwargs: seqio's other arguments.
 
     Raises:
       UserError: `pack` is set.
@@ -107,7 +113,7 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
       raise UserError(
         'Episodes cannot be packed, packing would mix them: set pack = False.'
       )
-    # seqio's check compares scalars and refuses lengths of two axes.
+    # seqio's check of lengths compares numbers, and fails on pairs of them.
     super().__init__(pack=False, **{**kwargs, 'apply_length_check': False})
 
   def __call__(
@@ -115,8 +121,12 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
   ) -> tf.data.Dataset:
     """Converts a dataset of episodes.
 
+    Args:
+      ds: episodes with the task features.
+      task_feature_lengths: value of TASK_FEATURE_LENGTHS.
+
     Raises:
-      UserError: lengths miss a feature or cut everything away.
+      UserError: the lengths miss a feature, or cut everything away.
     """
     check_lengths(task_feature_lengths, self.TASK_FEATURES)
     return super().__call__(ds, task_feature_lengths)
@@ -143,11 +153,11 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
 
 
 class DistillationFeatureConverter(EpisodeFeatureConverter):
-  """Episodes with what a teacher reads: the examples in every query's input.
+  """Converts episodes that have inputs for a teacher as well.
 
-  The further task feature `teacher_inputs` [queries, i] becomes
-  `teacher_tokens`. TASK_FEATURE_LENGTHS gives its length as well:
-  `'teacher_inputs': (4, 1024)`.
+  A teacher reads the examples before every query. The task feature
+  `teacher_inputs`, int32 [queries, i], becomes `teacher_tokens`.
+  TASK_FEATURE_LENGTHS must have its length too: `'teacher_inputs': (4, 1024)`.
   """
 
   TASK_FEATURES = {
@@ -198,15 +208,16 @@ def check_lengths(
   specs: Mapping[str, Any] = EpisodeFeatureConverter.TASK_FEATURES,
   binding: str = 'TASK_FEATURE_LENGTHS',
 ) -> None:
-  """Refuses lengths that miss a feature or leave nothing of it.
+  """Refuses lengths that miss a feature, or leave nothing of it.
 
   Args:
-    lengths: the binding's value.
-    specs: the features that there must be.
-    binding: its name.
+    lengths: value of the gin binding, such as that of TASK_FEATURE_LENGTHS.
+    specs: maps the name of each feature that is required to its rank.
+    binding: name of the gin binding, for the error message.
 
   Raises:
-    UserError: names the field of the binding at fault.
+    UserError: the lengths are wrong; the message names the binding and the
+      field at fault.
   """
   for name, spec in specs.items():
     length = (lengths or {}).get(name)
@@ -219,7 +230,7 @@ def check_lengths(
         f'{binding}[{name!r}] is {length!r}, but must be {want}: '
         f'for example {_EXAMPLE}.'
       )
-    # A target keeps at least one token beside its EOS.
+    # A target must keep at least one token before its EOS.
     least = 2 if name == 'targets' else 1
     if parts[0] < 1 or parts[-1] < least:
       raise UserError(
@@ -247,6 +258,14 @@ def check_lengths(
 
 
 def length_of(lengths: Lengths | None, name: str) -> int | None:
-  """Tokens a feature has room for (its last axis), or None if not given."""
+  """The number of tokens that a feature has room for.
+
+  Args:
+    lengths: value of TASK_FEATURE_LENGTHS.
+    name: name of the feature.
+
+  Returns:
+    The size of the feature's last axis; None if `lengths` does not have it.
+  """
   length = (lengths or {}).get(name)
   return length[-1] if isinstance(length, (tuple, list)) else length

@@ -1,28 +1,30 @@
 """Few-shot text: episodes as token features.
 
-The only place that lays out an episode's text: training, evaluation, the files
-that `hypertuning.infer` answers and `hypertuning.tasks show` all come through
-`episode_features`. What stands between the parts is a `TextFormat`'s to say; in
-HyperTuning (section 5, multi-task fine-tuning) it is one separator before each
-input and one before each target.
+This is the only place that lays out an episode's text: training, evaluation,
+`hypertuning.infer` and `hypertuning.tasks show` all use `episode_features`. A
+`TextFormat` says which ids stand between the parts of a text. In HyperTuning
+(section 5, multi-task fine-tuning), one separator stands before each input, and
+another before each target.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import features, vocabularies
+from hypertuning.data import features, fitting, vocabularies
 from hypertuning.data.sampling import Episode
 from hypertuning.data.text_format import Ids, TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
 
-# Rank classification, see `options_as_queries`: the suffix of its tasks' names,
-# and the features that it adds to every query.
+# Rank classification (see `options_as_queries`) has this suffix in the names of
+# its tasks, and adds these features to every query.
 SCORE_EVAL = '_score_eval'
 _RANKING = ('question', 'is_correct')
-_KEPT = ('task', 'draw', 'query_references', *_RANKING)
+# Features that `episode_features` passes on unchanged, for metrics.
+_EXTRA_FEATURES = ('task', 'draw', 'query_references', *_RANKING)
 # The features of `episode_features` that have one row per query.
 OF_QUERIES = (
   'inputs',
@@ -48,40 +50,42 @@ def options_as_queries(
   ds: tf.data.Dataset,
   sequence_length: Mapping[str, Any] | None,
 ) -> tf.data.Dataset:
-  """Preprocessor: makes one query of every option, so that each gets a score.
+  """Preprocessor that turns every option into a query, to be scored.
 
-  All options of a question stay in one episode: they share its shots, and phi
-  is generated once.
+  All options of a question stay in one episode, so that they share its shots,
+  and phi is generated only once.
 
   Args:
-    ds: elements of an `EpisodeSource` of one query, whose rows have options.
-    sequence_length: seqio's lengths; None checks nothing.
+    ds: elements of an `EpisodeSource` with one query per episode, whose rows
+      have options.
+    sequence_length: TASK_FEATURE_LENGTHS, as seqio passes them on; None skips
+      the check that all options fit.
 
   Returns:
-    Elements with two more features, int32 `[queries]`: `question`, the number
-    of the query that an option belongs to, and `is_correct`, 1 where the option
-    is the query's target.
+    Elements with two more features, int32 `[queries]`. `question` is the number
+    of the original query that the option answers. `is_correct` is 1 where the
+    option is the target of that query, and 0 elsewhere.
 
   Raises:
-    UserError: the rows have no options, or the lengths have no room for all
-      options of a question.
+    UserError: the rows have no options, or TASK_FEATURE_LENGTHS has no room for
+      all options of a question.
   """
   if 'query_options' not in ds.element_spec:
     raise UserError('Rank classification needs tasks with options; none has.')
-  needed = ds.element_spec['query_options'].shape[1]
+  most_options = ds.element_spec['query_options'].shape[1]
   room = (sequence_length or {}).get('inputs')
-  if room and room[0] < needed:
+  if room and room[0] < most_options:
     raise UserError(
       f"TASK_FEATURE_LENGTHS['inputs'] = {room!r} has room for {room[0]} "
-      f'queries, but a question has up to {needed} options: give '
-      f"({needed}, {room[1]}), and {needed} for 'targets' as well."
+      f'queries, but a question has up to {most_options} options: give '
+      f"({most_options}, {room[1]}), and {most_options} for 'targets' as well."
     )
 
   @tf.autograph.experimental.do_not_convert
   def convert(episode: Episode) -> Episode:
     options = episode['query_options']
     count, most = tf.unstack(tf.shape(options))
-    # Questions with fewer options than others are filled up with ''.
+    # A question with fewer options than others is padded with empty strings.
     is_option = tf.reshape(options != '', [-1])
 
     def per_option(values: tf.Tensor) -> tf.Tensor:
@@ -89,18 +93,18 @@ def options_as_queries(
 
     answers = tf.boolean_mask(tf.reshape(options, [-1]), is_option)
     correct = answers == per_option(episode['query_targets'])
-    changed = {
+    option_features = {
       'query_inputs': per_option(episode['query_inputs']),
       'query_targets': answers,
       'question': per_option(tf.range(count)),
       'is_correct': tf.cast(correct, tf.int32),
     }
-    kept = {
+    other_features = {
       name: value
       for name, value in episode.items()
       if name not in ('query_options', 'query_references')
     }
-    return {**kept, **changed}
+    return {**other_features, **option_features}
 
   return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -113,45 +117,79 @@ def episode_features(
   in_context: bool = False,
   taught: bool = False,
 ) -> tf.data.Dataset:
-  """Preprocessor: lays out an episode's strings as token features.
+  """Preprocessor that lays out an episode's strings as token features.
 
-  Where the lengths have no room for everything, no part of the format and no
-  end of a text is cut. The definition goes before the examples and loses its
-  last tokens; examples are kept or left out as wholes; a long query loses its
-  own first tokens (as in the authors' code), and a long target its last.
+  Some texts may be longer than TASK_FEATURE_LENGTHS. The ids of the format are
+  never cut away. A long definition loses its last tokens. An example is shown
+  whole or left out. A long query loses its first tokens, as in the authors'
+  code, and a long target its last tokens.
 
   Args:
     ds: elements of an `EpisodeSource`.
-    sequence_length: seqio's lengths; None cuts nothing.
-    text_format: what stands around the parts.
+    sequence_length: TASK_FEATURE_LENGTHS, as seqio passes them on; None cuts
+      nothing.
+    text_format: format that gives the ids around each part of a text.
     in_context: whether the downstream model itself reads the definition and all
       examples before every query (the in-context baseline).
-    taught: whether to add `teacher_inputs`, in which a teacher reads the same.
+    taught: whether to add the feature `teacher_inputs`, in which a teacher
+      reads the definition and all examples before every query.
 
   Returns:
-    Elements with, in int32, `hyper_inputs` `[tokens]` (definition and
-    examples; where its length is `(chunks, length)`, `[chunks, tokens]`, the
-    definition in every chunk, as each is encoded by itself), `inputs` and
-    `targets` `[queries, tokens]`, and `left_out`, the
-    number of examples that did not fit. Beside them stand the texts of the
-    queries, `task`, and what a metric may need.
+    Elements with these int32 features:
+
+    * `hyper_inputs` `[tokens]`, the definition and the examples. If the length
+      of the feature is `(chunks, length)`, it is `[chunks, tokens]`: every
+      chunk has whole examples, and repeats the definition, because chunks are
+      encoded independently.
+    * `inputs` and `targets` `[queries, tokens]`.
+    * `teacher_inputs` `[queries, tokens]`, if `taught` is set.
+    * `left_out` `[]`, the number of examples that did not fit.
+
+    They also have the texts of the queries (`inputs_pretokenized` and
+    `targets_pretokenized`, strings `[queries]`), and the features of the source
+    that metrics need.
 
   Raises:
-    UserError: a length leaves no room for the format and one token.
+    UserError: TASK_FEATURE_LENGTHS leaves no room for the ids of the format and
+      one token of text.
   """
-  form = text_format
+  lengths = tuple(sorted((sequence_length or {}).items()))
+  convert = _layout(text_format, _hashable(lengths), in_context, taught)
+  return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _hashable(value: Any) -> Any:
+  """Lengths as gin gives them, in which lists may stand for tuples."""
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_hashable, value))
+  return value
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(
+  form: TextFormat,
+  lengths: tuple[tuple[str, Any], ...],
+  in_context: bool,
+  taught: bool,
+) -> Callable[[Episode], Episode]:
+  """The function that `episode_features` maps over episodes.
+
+  It is traced once for all tasks of a mixture that have the same format and
+  lengths: tracing takes half a second, and a benchmark has hundreds of tasks.
+  """
+  sequence_length = dict(lengths)
   hyper_room, input_room, target_room = _rooms(sequence_length, form)
   teacher_room = features.length_of(sequence_length, 'teacher_inputs')
-  hyper_length = (sequence_length or {}).get('hyper_inputs')
+  hyper_length = sequence_length.get('hyper_inputs')
   chunks = hyper_length[0] if isinstance(hyper_length, (tuple, list)) else None
 
-  @tf.autograph.experimental.do_not_convert
+  @functools.partial(tf.function, autograph=False)
   def convert(episode: Episode) -> Episode:
     definition, shots, queries, answers = _encode(episode, form)
     count = queries.nrows()
     if input_room is not None:
-      around = len(form.start) + len(form.inputs) + len(form.targets)
-      queries = queries[:, -(input_room - around) :]
+      frame_size = len(form.start) + len(form.inputs) + len(form.targets)
+      queries = queries[:, -(input_room - frame_size) :]
     queries = tf.concat(
       [_column(form.inputs, count), queries, _column(form.targets, count)], 1
     )
@@ -160,22 +198,27 @@ def episode_features(
     answers = tf.concat([answers, _column(form.target_end, count)], axis=1)
 
     def in_full(room: int | None) -> tuple[tf.RaggedTensor, tf.Tensor]:
-      """All queries with the examples before them, and what was left out."""
+      """All queries, with the definition and the examples before each of them.
+
+      Returns:
+        int32 `[queries, (tokens)]`, and the number of shots left out.
+      """
       rest = None
       if room is not None:
         longest = tf.reduce_max(queries.row_lengths())
         rest = room - len(form.start) - tf.cast(longest, tf.int32)
-      context, left_out = _context(definition, shots, form.between, rest)
+      context, left_out = fitting.context(definition, shots, form.between, rest)
       context = tf.tile(context[None], [count, 1])
       return tf.concat([start, context, queries], axis=1), left_out
 
     def hyper_text(
       shots: tf.RaggedTensor, room: int | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-      """What a hypermodel reads, whole, and how many shots were left out."""
-      # The last example has nothing behind it here.
+      """The text of a hypermodel, and the number of shots left out."""
+      # No separator follows the last example, so that there is room for one
+      # more than `fitting.context` counts.
       room = None if room is None else room + len(form.between)
-      text, left_out = _context(definition, shots, form.between, room)
+      text, left_out = fitting.context(definition, shots, form.between, room)
       text = text[: tf.maximum(tf.size(text) - len(form.between), 0)]
       begin, end = map(vocabularies.constant, (form.start, form.end))
       return tf.concat([begin, text, end], axis=0), left_out
@@ -185,7 +228,7 @@ def episode_features(
       hyper_inputs, left_out = hyper_text(shots, hyper_room)
     else:
       assert hyper_room is not None
-      number = _chunk_numbers(
+      number = fitting.chunk_numbers(
         shots, hyper_room, definition, len(form.between), chunks
       )
       left_out = tf.reduce_sum(tf.cast(number == chunks, tf.int32))
@@ -210,10 +253,10 @@ def episode_features(
       'left_out': left_out,
       'inputs_pretokenized': episode['query_inputs'],
       'targets_pretokenized': episode['query_targets'],
-      **{name: episode[name] for name in _KEPT if name in episode},
+      **{name: episode[name] for name in _EXTRA_FEATURES if name in episode},
     }
 
-  return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+  return convert
 
 
 def _encode(
@@ -222,10 +265,11 @@ def _encode(
   """The tokens of an episode's parts, int32.
 
   Returns:
-    The definition `[tokens]` with what stands before it, empty where the task
-    has none; the shots `[shots, (tokens)]`, each complete, with what stands
-    between it and the next one; the queries and their targets
-    `[queries, (tokens)]`, bare.
+    The definition `[tokens]`, after the ids that the format puts before it;
+    empty if the task has no definition. The shots `[shots, (tokens)]`, each
+    with all ids of the format, including the separator before the next shot.
+    The queries and the targets, both `[queries, (tokens)]`, without any ids of
+    the format.
   """
   shots = tf.stack([episode['shot_inputs'], episode['shot_targets']], axis=1)
   count = tf.shape(shots)[0]
@@ -236,9 +280,10 @@ def _encode(
     episode['query_targets'],
   ]
   sizes = [tf.size(part) for part in texts]
-  # One call of the vocabulary for everything: it is most of the cost.
-  joined = tf.strings.join([form.blank, tf.concat(texts, axis=0)])
-  tokens = vocabularies.encode(form.vocabulary, joined)
+  # The vocabulary is called once, on all texts together, as the calls are most
+  # of the cost.
+  all_texts = tf.strings.join([form.blank, tf.concat(texts, axis=0)])
+  tokens = vocabularies.encode(form.vocabulary, all_texts)
   definition, parts, queries, answers = (
     tokens[end - size : end]
     for size, end in zip(sizes, _running_sum(sizes), strict=True)
@@ -249,11 +294,11 @@ def _encode(
     [vocabularies.constant(form.definition), definition], axis=0
   )
   definition = definition[: tf.where(exists, tf.size(definition), 0)]
-  # Rows of `parts` are an input, its target, the next input, ...
+  # The rows of `parts` are an input, its target, the next input, and so on.
   order = tf.tile([0, 1], [count])
-  before = tf.gather(_ragged(form.inputs, form.targets), order)
-  after = tf.gather(_ragged((), form.between), order)
-  parts = tf.concat([before, parts, after], axis=1)
+  ids_before = tf.gather(_ragged(form.inputs, form.targets), order)
+  ids_after = tf.gather(_ragged((), form.between), order)
+  parts = tf.concat([ids_before, parts, ids_after], axis=1)
   lengths = tf.reduce_sum(tf.reshape(parts.row_lengths(), [count, 2]), axis=1)
   whole = tf.RaggedTensor.from_row_lengths(
     parts.flat_values, lengths, validate=False
@@ -282,9 +327,12 @@ def _ragged(*rows: Ids) -> tf.RaggedTensor:
 def _rooms(
   lengths: Mapping[str, Any] | None, form: TextFormat
 ) -> tuple[int | None, int | None, int | None]:
-  """Tokens for definition and shots, for a query's input, and for a target.
+  """The number of tokens that each part of an episode has room for.
 
-  The second and the third include the format's own ids, the first does not.
+  Returns:
+    The room for the definition and the shots, without the ids of the format
+    around them; the room for a query, and that for a target, both with the ids
+    of the format. Each is None if there is no limit.
   """
   around_hyper = len(form.start) + len(form.end)
   least_needed = {
@@ -303,86 +351,3 @@ def _rooms(
     rooms.append(length)
   hyper, inputs, targets = rooms
   return None if hyper is None else hyper - around_hyper, inputs, targets
-
-
-def _context(
-  definition: tf.Tensor, shots: tf.RaggedTensor, between: Ids, room: Any
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """The definition, then the shots that fit, each with `between` behind it.
-
-  Args:
-    definition: int32 `[tokens]`, cut where it does not fit by itself.
-    shots: int32 `[shots, (tokens)]`, each with `between` behind it.
-    between: ids between two examples.
-    room: number of tokens, or None.
-
-  Returns:
-    int32 `[tokens]`, and the number of shots left out, int32 `[]`.
-  """
-  if room is not None:
-    definition = definition[: tf.maximum(room - len(between), 0)]
-  behind = vocabularies.constant(between)[
-    : tf.minimum(tf.size(definition), 1) * len(between)
-  ]
-  definition = tf.concat([definition, behind], axis=0)
-  if room is None:
-    kept = shots
-  else:
-    rest = tf.cast(room, tf.int32) - tf.size(definition)
-    kept = _whole_shots(shots, rest)
-  left_out = tf.cast(shots.nrows() - kept.nrows(), tf.int32)
-  return tf.concat([definition, kept.flat_values], axis=0), left_out
-
-
-def _whole_shots(shots: tf.RaggedTensor, room: Any) -> tf.RaggedTensor:
-  """The shots, in their order, as far as they fit as wholes.
-
-  Args:
-    shots: `[shots, (tokens)]`.
-    room: number of tokens. A shot that is longer than that by itself is left
-      out without ending the row of those that fit.
-  """
-  room = tf.cast(room, tf.int64)
-  sizes = tf.cast(shots.row_lengths(), tf.int64)
-  alone = sizes <= room
-  ends = tf.cumsum(tf.where(alone, sizes, 0))
-  return tf.ragged.boolean_mask(shots, alone & (ends <= room))
-
-
-def _chunk_numbers(
-  shots: tf.RaggedTensor,
-  room: int,
-  definition: tf.Tensor,
-  between: int,
-  chunks: int,
-) -> tf.Tensor:
-  """The chunk that each shot goes to, in their order, as wholes.
-
-  Args:
-    shots: `[shots, (tokens)]`, each with what stands between it and the next.
-    room: number of tokens of a chunk for the definition and its shots.
-    definition: int32 `[tokens]`; it stands in every chunk.
-    between: number of ids between two examples.
-    chunks: number of chunks.
-
-  Returns:
-    int32 `[shots]`; `chunks` for shots that are left out: they are too long for
-    any chunk, or come when all chunks are full.
-  """
-  sizes = tf.cast(shots.row_lengths(), tf.int32)
-  taken = tf.minimum(tf.size(definition), room)
-  # The last shot of a chunk has nothing behind it.
-  rest = room + between - tf.where(taken > 0, taken + between, 0)
-
-  def place(
-    state: tuple[tf.Tensor, tf.Tensor, tf.Tensor], size: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    chunk, used, _ = state
-    fits = size <= rest
-    is_next = fits & (used + size > rest)
-    chunk = tf.minimum(chunk + tf.cast(is_next, tf.int32), chunks)
-    used = tf.where(is_next, 0, used) + tf.where(fits, size, 0)
-    return chunk, used, tf.where(fits, chunk, chunks)
-
-  zero = tf.constant(0)
-  return tf.scan(place, sizes, (zero, zero, zero))[2]

@@ -1,4 +1,4 @@
-"""Registered seqio tasks and mixtures by their names."""
+"""Finds registered seqio tasks and mixtures by name, and opens their data."""
 
 import importlib
 from collections.abc import Mapping
@@ -18,6 +18,9 @@ Lengths = Mapping[str, Any]
 
 def import_tasks(module: str | None) -> None:
   """Imports the module that registers the user's tasks.
+
+  Args:
+    module: full name of the module; None or '' imports nothing.
 
   Raises:
     UserError: there is no such module.
@@ -40,23 +43,27 @@ def get_task(
 
   Args:
     name: name of the task or mixture.
-    binding: gin binding that gives the name, for the message.
+    binding: name of the gin binding that has the name, for the error message.
 
   Raises:
-    UserError: lists near names, or says how to register one.
+    UserError: there is no such task; the message lists the names that exist.
   """
   try:
     return seqio.get_mixture_or_task(name)
   except ValueError as error:
-    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    known_names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     raise UserError(
       f'{binding} = {name!r} is not registered (known: '
-      f'{", ".join(sorted(known))}). Name its module in MIXTURE_OR_TASK_MODULE.'
+      f'{", ".join(sorted(known_names))}). Name its module in '
+      'MIXTURE_OR_TASK_MODULE.'
     ) from error
 
 
 def members(name: str) -> list[seqio.Task]:
-  """A task as a list of one, or the tasks of a mixture in order of name.
+  """The tasks of a mixture, sorted by name, or the one task of that name.
+
+  Args:
+    name: name of a registered task or mixture.
 
   Raises:
     UserError: see `get_task`.
@@ -76,20 +83,25 @@ def episodes(
   use_cached: bool = False,
   first: int = 0,
 ) -> tf.data.Dataset:
-  """Episodes of a task, with all that its preprocessors give.
+  """Episodes of a task, with all features that its preprocessors add.
 
   Args:
-    name: a registered task or mixture.
-    lengths: TASK_FEATURE_LENGTHS; None cuts nothing.
-    split: a split of the task.
+    name: name of a registered task or mixture.
+    lengths: value of TASK_FEATURE_LENGTHS; None cuts nothing.
+    split: name of a split of the task.
     seed: seed for drawing and shuffling.
-    repeat: whether episodes never end (training), or come once, in order
-      (evaluation).
-    use_cached: whether to read what `seqio_cache_tasks` wrote.
-    first: number of the episode to start with; see `places` for what it costs.
+    repeat: whether the episodes are endless and shuffled, as for training. If
+      not, each episode comes once and in order, as for evaluation.
+    use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
+    first: number of the episode to start with; `places` says what the episodes
+      before it cost.
+
+  Returns:
+    A dataset of episodes, whose features are those of
+    `fewshot.episode_features`.
 
   Raises:
-    UserError: the split does not exist.
+    UserError: there is no such task or split.
   """
   task = get_task(name)
   if split not in task.splits:
@@ -112,8 +124,8 @@ def episodes(
 def format_of(task: seqio.Task | seqio.Mixture) -> TextFormat:
   """The format of a task's text.
 
-  Of a task that a user registered with bare seqio features only the vocabulary
-  is known: its format is guessed.
+  If a user registered the task with features of seqio's own, only its
+  vocabulary is known, and the format is guessed.
   """
   feature = task.output_features['targets']
   if isinstance(feature, TextFeature):
@@ -125,14 +137,15 @@ def format_of(task: seqio.Task | seqio.Mixture) -> TextFormat:
 def check_text(name: str, text_format: TextFormat) -> None:
   """Refuses a task whose text is laid out in another way than the model's.
 
-  Of a task with bare seqio features only the vocabulary is compared.
+  If a task has features of seqio's own, only vocabularies are compared.
 
   Args:
     name: name of the task or mixture.
-    text_format: format of the model.
+    text_format: format of the model's text.
 
   Raises:
-    UserError: names the task, its format and the model's.
+    UserError: the formats differ; the message names the task, its format and
+      the model's.
   """
   for task in members(name):
     for feature in task.output_features.values():

@@ -1,8 +1,8 @@
-"""Metrics of decoded text and of scored options, for seqio tasks.
+"""Metrics of decoded texts and of scored options, for seqio tasks.
 
-A metric function takes the targets of all episodes and their predictions (or
-scores), each episode in the form that the postprocessor `texts` or
-`ranked_options` returns. It returns percentages.
+A metric function takes the targets of all episodes, in the form that the
+postprocessor `texts` or `ranked_options` returns, and their predictions or
+scores. It returns percentages.
 """
 
 import functools
@@ -31,15 +31,15 @@ def texts(
   """Postprocessor of an episode whose queries are answered by text.
 
   Args:
-    output: one decoded text per query.
-    example: features of the episode; `query_references` in it are further right
-      answers.
-    is_target: whether `output` is the targets, not the predictions.
+    output: one text per query, decoded or the target.
+    example: features of the episode; its `query_references`, if any, are
+      further right answers.
+    is_target: whether `output` holds the targets, and not the predictions.
     **unused: seqio's other arguments.
 
   Returns:
-    Of predictions one text per query. Of targets one list per query, with every
-    text that counts as right.
+    For predictions, one text per query. For targets, one list per query, with
+    every text that counts as right.
   """
   answers = [text(value) for value in output]
   if not is_target:
@@ -58,15 +58,16 @@ def ranked_options(
 
   Args:
     output: the text of each option.
-    example: features of the episode, as `fewshot.options_as_queries` made them.
+    example: features of the episode, made by `fewshot.options_as_queries`.
     **unused: seqio's other arguments.
 
   Returns:
-    Arrays `[queries]`: `question`, the number of the question that the option
-    answers, `is_correct`, `tokens`, the length of the option with its end
-    token, and `option`, its text.
+    Four arrays `[queries]`: `question` is the number of the question that the
+    option answers (int), `is_correct` whether the option is right (bool),
+    `tokens` the length of the option including its end token (int), and
+    `option` the option's text (string).
   """
-  assert example is not None  # seqio gives it
+  assert example is not None  # seqio passes it
   return {
     'question': np.asarray(example['question']),
     'is_correct': np.asarray(example['is_correct'], bool),
@@ -81,11 +82,11 @@ def ranked_options(
 def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """Percentage of queries whose text is one of the references.
 
-  Predictions behind an episode's last target belong to padding and do not
+  Predictions after an episode's last target belong to padding, and do not
   count.
 
   Raises:
-    UserError: fewer predictions than targets.
+    UserError: an episode has fewer predictions than targets.
   """
   return {'accuracy': _mean(lambda r, p: p in r, targets, predictions)}
 
@@ -93,9 +94,12 @@ def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
   """ROUGE-L as Super-NaturalInstructions scores it.
 
-  `rouge_l` is the F-measure on stemmed words, the greatest over the references
-  of a query, then the mean over queries. `exact_match` compares texts in lower
-  case and without punctuation.
+  `rouge_l` is the mean over queries of the F-measure on stemmed words, for the
+  reference with the greatest one. `exact_match` compares texts in lower case
+  and without punctuation.
+
+  Raises:
+    UserError: an episode has fewer predictions than targets.
   """
   scorer = _rouge_scorer()
 
@@ -115,7 +119,11 @@ def rouge_l(targets: Targets, predictions: Predictions) -> dict[str, float]:
 
 
 def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
-  """F1 in percent, averaged over the labels that are a target somewhere."""
+  """F1 in percent, averaged over all labels that are the target of a query.
+
+  Raises:
+    UserError: an episode has fewer predictions than targets.
+  """
   pairs = [(r[0], p) for r, p in _pairs(targets, predictions)]
   return {'macro_f1': _macro_f1(*zip(*pairs, strict=True)) if pairs else 0.0}
 
@@ -126,57 +134,61 @@ def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
 def rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """Percentage of questions whose likeliest option is right, as T0 counts it.
+  """Percentage of questions whose likeliest option is right, as in T0.
 
   Args:
     targets: one result of `ranked_options` per episode.
-    scores: one array `[queries]` of summed log-probabilities per episode;
-      padding comes behind its options.
+    scores: one float array `[queries]` per episode, the summed log-probability
+      of each option; the scores of padding come last.
   """
-  return _ranked(targets, scores, by_mean=False)
+  return _rank_accuracy(targets, scores, by_mean=False)
 
 
 def mean_rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """`rank_accuracy` by the mean log-probability per token, as in MetaICL."""
-  return _ranked(targets, scores, by_mean=True)
+  """Like `rank_accuracy`, but by mean log-probability per token (MetaICL)."""
+  return _rank_accuracy(targets, scores, by_mean=True)
 
 
 def mean_rank_macro_f1(
   targets: Sequence[Ranked], scores: Sequence[Any]
 ) -> dict[str, float]:
-  """MetaICL's F1 for classification, averaged over the labels of a task."""
-  chosen = _chosen(targets, scores, by_mean=True)
-  if not chosen:
+  """MetaICL's F1 in percent for classification, averaged over all labels."""
+  choices = _likeliest_options(targets, scores, by_mean=True)
+  if not choices:
     return {'macro_f1': 0.0}
-  gold, answers, _ = zip(*chosen, strict=True)
+  gold, answers, _ = zip(*choices, strict=True)
   return {'macro_f1': _macro_f1(gold, answers)}
 
 
 def text(value: str | bytes) -> str:
-  """A text without white space around it, as metrics compare texts."""
-  decoded = value.decode() if isinstance(value, bytes) else str(value)
-  return decoded.strip()
+  """A text without the white space around it, which metrics ignore."""
+  string_value = value.decode() if isinstance(value, bytes) else str(value)
+  return string_value.strip()
 
 
-def _ranked(
+def _rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> dict[str, float]:
-  chosen = _chosen(targets, scores, by_mean)
-  right = sum(is_right for *_, is_right in chosen)
-  return {'accuracy': 100.0 * right / max(len(chosen), 1)}
+  choices = _likeliest_options(targets, scores, by_mean)
+  num_right = sum(is_right for *_, is_right in choices)
+  return {'accuracy': 100.0 * num_right / max(len(choices), 1)}
 
 
-def _chosen(
+def _likeliest_options(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> list[tuple[str, str, bool]]:
-  """Per question: right option, likeliest option, whether the latter is right.
+  """The likeliest option of every question.
 
-  Of options that are equally likely, the first is taken. A question may list an
-  option twice, so that "right" is not the same as "has the right text".
+  If several options are equally likely, the first one counts.
+
+  Returns:
+    One triple per question: the text of the right option, the text of the
+    likeliest option, and whether the latter is right. A question may list an
+    option twice, so that the texts may be equal where the option is not right.
   """
-  found = []
+  choices = []
   for ranked, values in zip(targets, scores, strict=True):
     score = np.asarray(values, np.float64)[: len(ranked['question'])]
     if by_mean:
@@ -184,20 +196,20 @@ def _chosen(
     for question in np.unique(ranked['question']):
       rows = np.flatnonzero(ranked['question'] == question)
       best = rows[np.argmax(score[rows])]
-      right = ranked['is_correct'][best]
+      is_right = ranked['is_correct'][best]
       gold = ranked['option'][rows[np.argmax(ranked['is_correct'][rows])]]
-      found.append((str(gold), str(ranked['option'][best]), bool(right)))
-  return found
+      choices.append((str(gold), str(ranked['option'][best]), bool(is_right)))
+  return choices
 
 
 def _macro_f1(gold: Sequence[str], answers: Sequence[str]) -> float:
   scores = []
   for label in sorted(set(gold)):
     pairs = [
-      (right == label, answer == label)
-      for right, answer in zip(gold, answers, strict=True)
+      (is_gold == label, is_answer == label)
+      for is_gold, is_answer in zip(gold, answers, strict=True)
     ]
-    hits = sum(right and answer for right, answer in pairs)
+    hits = sum(is_gold and is_answer for is_gold, is_answer in pairs)
     scores.append(2 * hits / sum(int(r) + int(a) for r, a in pairs))
   return 100.0 * float(np.mean(scores))
 
@@ -214,10 +226,10 @@ def _mean(
 def _pairs(
   targets: Targets, predictions: Predictions
 ) -> list[tuple[Sequence[str], str]]:
-  """(references, text) of every query that has a target.
+  """Pairs (references, predicted text) of all queries that have a target.
 
   Raises:
-    UserError: fewer texts than targets.
+    UserError: an episode has fewer predictions than targets.
   """
   for queries, answers in zip(targets, predictions, strict=True):
     if len(answers) < len(queries):
@@ -233,12 +245,12 @@ def _pairs(
 
 
 def _normalised(value: str) -> str:
-  kept = (c for c in value.lower() if c not in string.punctuation)
-  return ' '.join(''.join(kept).split())
+  characters = (c for c in value.lower() if c not in string.punctuation)
+  return ' '.join(''.join(characters).split())
 
 
 @functools.cache
 def _rouge_scorer() -> Any:
-  from rouge_score import rouge_scorer  # imports nltk: seconds
+  from rouge_score import rouge_scorer  # imports nltk, which takes seconds
 
   return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=True)

@@ -1,14 +1,14 @@
-"""Reads P3 in the forms in which it is stored: rows, T0's table, raw data.
+"""Reads P3: rendered rows, T0's table of data sets, and raw rows.
 
-A folder may hold rendered rows in any of these layouts, and mix them:
+A folder may hold rendered rows in any of these layouts, and in several at once:
 
     <any>.jsonl[.gz]                 rows of many prompts, of all splits
     <any>.<split>.jsonl[.gz]         rows of many prompts
     <prompt>/<split>-*.parquet       as on the Hugging Face hub today
     <prompt>/<split>.tfrecord-*      as P3 was published, and as seqio caches it
 
-with the fields `task` (JSON lines only), `inputs_pretokenized`,
-`targets_pretokenized` and, where a prompt has options, `answer_choices`.
+The fields are `task` (in JSON lines only), `inputs_pretokenized`,
+`targets_pretokenized` and, if a prompt has options, `answer_choices`.
 """
 
 import json
@@ -40,28 +40,29 @@ _LISTS = ('index.jsonl', 't0_mixture_table.jsonl')
 def rate(train_size: int, prompts: int, cap: int = CAP) -> int:
   """The rate of one prompt of a data set in T0's mixture.
 
-  T0's code divides the cap among the prompts of a data set, but not the size of
-  a data set that is below the cap. The same is done here.
+  T0's code divides the cap by the number of prompts of a large data set, but
+  gives every prompt of a small data set the whole size. The same is done here.
 
   Args:
-    train_size: number of training rows of the data set.
-    prompts: number of prompts over the data set.
+    train_size: number of training rows in the data set.
+    prompts: number of prompts for the data set.
     cap: greatest number of rows that a data set may count as.
   """
   return cap // prompts if train_size > cap else train_size
 
 
 def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
-  """Rates of the prompts of T0's training mixture.
+  """Reads the rates of the prompts in T0's training mixture.
 
   Args:
-    path: JSON lines, one per data set, with `do_train`, `train_size` (rows),
-      `num_prompts` and `prompts`.
-    kind: value of `do_train` to take: `BASE` for T0, `GPT_EVAL` for what T0+
-      adds, `SGLUE` for what T0++ adds.
+    path: path of a file of JSON lines, one per data set, with the fields
+      `do_train`, `train_size` (number of rows), `num_prompts` and `prompts`.
+    kind: value of `do_train` in the lines that are read: `BASE` for T0,
+      `GPT_EVAL` for the data sets that T0+ adds, `SGLUE` for those that T0++
+      adds.
 
   Returns:
-    Name of each prompt to its rate.
+    A dict from the name of each prompt to its rate.
 
   Raises:
     UserError: the file does not exist, or a line lacks a field.
@@ -81,39 +82,41 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
 
 
 def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
-  """Rows of every prompt of a folder, without repetitions.
+  """Reads the different rows of every prompt in a folder.
 
   Args:
-    folder: a folder in one of the layouts above.
-    split: `train` or `validation`.
-    most: greatest number of rows per prompt. Where there are more, rows at
-      equal distances are taken.
+    folder: folder in the layouts that the module's docstring shows.
+    split: name of the split, `train` or `validation`.
+    most: greatest number of rows per prompt; None reads all. If there are more,
+      rows at equal distances are read.
 
   Returns:
-    Name of each prompt to its rows.
+    A dict from the name of each prompt to its rows.
 
   Raises:
     UserError: the folder has no files of the split, or a row is wrong.
   """
-  found: dict[str, dict[tuple[str, str], Row]] = {}
+  rows_by_task: dict[str, dict[tuple[str, str], Row]] = {}
   for prompt, paths in _files(folder, split).items():
     each = most and math.ceil(most / len(paths)) if prompt else None
     for path in paths:
-      read = row_files.read(str(path), FIELDS, True, prompt or None, each)
-      for task, part in read.items():
-        kept = found.setdefault(task, {})
+      tasks = row_files.read(str(path), FIELDS, True, prompt or None, each)
+      for task, part in tasks.items():
+        different_rows = rows_by_task.setdefault(task, {})
         for row in part.rows:
-          kept.setdefault((row.inputs, row.targets), row)
-  return {task: _thinned(list(x.values()), most) for task, x in found.items()}
+          different_rows.setdefault((row.inputs, row.targets), row)
+  return {
+    task: _thin_out(list(x.values()), most) for task, x in rows_by_task.items()
+  }
 
 
 def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
-  """Rows of a data set, before a prompt renders them.
+  """Yields the rows of a data set, before a prompt renders them.
 
   Args:
-    path: a file of JSON lines, or `tfds:NAME#SPLIT` for a data set of
-      tensorflow-datasets that has been prepared, such as
-      `tfds:super_glue/cb#train`.
+    path: path of a file of JSON lines; or `tfds:NAME#SPLIT`, such as
+      `tfds:super_glue/cb#train`, for a data set that tensorflow-datasets has
+      prepared.
 
   Raises:
     UserError: the file or data set does not exist, or a line is not JSON.
@@ -126,10 +129,10 @@ def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _files(folder: str, split: str) -> dict[str, list[pathlib.Path]]:
-  """Name of each prompt to its files; '' to files of several prompts."""
+  """Maps each prompt to its files, and '' to the files of several prompts."""
   root = pathlib.Path(folder).expanduser()
   others = tuple(f'.{other}.' for other in _SPLITS if other != split)
-  found = {
+  files = {
     '': [
       path
       for path in sorted(root.glob('*.jsonl*'))
@@ -138,19 +141,20 @@ def _files(folder: str, split: str) -> dict[str, list[pathlib.Path]]:
   }
   for pattern in (f'*/{split}-*.parquet', f'*/{split}.tfrecord*'):
     for path in sorted(root.glob(pattern)):
-      if not path.parent.name.endswith(SCORE_EVAL):  # a row an option
-        found.setdefault(path.parent.name, []).append(path)
-  found = {prompt: paths for prompt, paths in found.items() if paths}
-  if not found:
+      # The tasks that score options have one row per option, and are left out.
+      if not path.parent.name.endswith(SCORE_EVAL):
+        files.setdefault(path.parent.name, []).append(path)
+  files = {prompt: paths for prompt, paths in files.items() if paths}
+  if not files:
     raise UserError(
       f'{folder}: no files of P3 for {split}: *.jsonl, *.{split}.jsonl, '
       f'<prompt>/{split}-*.parquet or <prompt>/{split}.tfrecord-*.'
     )
-  return found
+  return files
 
 
-def _thinned(found: list[Row], most: int | None) -> list[Row]:
-  return found[:: math.ceil(len(found) / most)] if most else found
+def _thin_out(task_rows: list[Row], most: int | None) -> list[Row]:
+  return task_rows[:: math.ceil(len(task_rows) / most)] if most else task_rows
 
 
 def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,13 +1,14 @@
-"""The episodes of a task from any number on.
+"""Opens the data of a task at any episode.
 
-The place in the data of a training run is the number of its next episode, and
-nothing else. What it costs to go there depends on the task:
+The place in the data of a training run is nothing but the number of its next
+episode. The cost of going there depends on the task:
 
-* Tasks whose episodes are functions of their number start there at once: an
-  `EpisodeSource`, no shuffle buffer, preprocessors that draw nothing.
-* Mixtures of such tasks draw the sequence of tasks again, but no episodes.
-* All others (texts, cached tasks, symbol tuning, whose symbols come from
-  seqio's random numbers) draw every episode and drop it.
+* Some tasks start there at once: each of their episodes is a function of its
+  number. Such a task has an `EpisodeSource`, no shuffle buffer, and only
+  preprocessors that draw no random numbers.
+* A mixture of such tasks draws the sequence of tasks again, but no episodes.
+* All others draw every episode before it, and drop them. These are texts,
+  cached tasks, and symbol tuning, which draws its symbols with seqio's seeds.
 
 The episodes that follow are the same in all cases.
 """
@@ -23,7 +24,7 @@ import tensorflow as tf
 from hypertuning.data import fewshot
 from hypertuning.data.episodes import EpisodeSource
 
-# Preprocessors that make one element of one, and draw no random numbers.
+# Preprocessors that turn each element into one, and draw no random numbers.
 _WITHOUT_SEEDS = (fewshot.episode_features, fewshot.options_as_queries)
 
 
@@ -34,8 +35,8 @@ def starting_at(
 
   Args:
     task: a registered task or mixture.
-    first: number of the first element that is wanted.
-    **arguments: for `task.get_dataset`, `num_epochs=None` among them.
+    first: number of the first element in the result.
+    **arguments: arguments of `task.get_dataset`, with `num_epochs=None`.
 
   Returns:
     The elements of `task.get_dataset(**arguments).skip(first)`.
@@ -44,8 +45,8 @@ def starting_at(
   if arguments.get('use_cached') or not all(map(_is_numbered, members)):
     return task.get_dataset(**arguments).skip(first)
   if isinstance(task, seqio.Mixture):
-    return _mixed(task, first, **arguments)
-  return _moved(task, first).get_dataset(**arguments)
+    return _mixture_from(task, first, **arguments)
+  return _task_from(task, first).get_dataset(**arguments)
 
 
 def _is_numbered(task: seqio.Task) -> bool:
@@ -65,7 +66,7 @@ def _draws_nothing(preprocessor: Callable[..., Any]) -> bool:
   )
 
 
-def _moved(task: seqio.Task, first: int) -> seqio.Task:
+def _task_from(task: seqio.Task, first: int) -> seqio.Task:
   return seqio.Task(
     task.name,
     source=task.source.starting_at(first),
@@ -75,32 +76,39 @@ def _moved(task: seqio.Task, first: int) -> seqio.Task:
   )
 
 
-def _mixed(
+def _mixture_from(
   mixture: seqio.Mixture, first: int, split: str, seed: int, **arguments: Any
 ) -> tf.data.Dataset:
-  """A mixture from an element on, each task from its own number on."""
-  # As in seqio: tasks without the split have no part.
+  """A mixture that starts at a number; each task starts at its own number."""
+  # seqio leaves out the tasks that do not have the split.
   tasks = [task for task in mixture.tasks if split in task.splits]
   numbers = [
     tf.data.Dataset.from_tensors(tf.constant(i, tf.int64)).repeat()
     for i in range(len(tasks))
   ]
-  # The mixture's own draws, of tasks in place of episodes.
+  # The mixture draws from endless repetitions of the tasks' numbers, with the
+  # same seed as from the tasks: this gives the task of every episode.
   rates = [mixture.get_rate(task) for task in tasks]
-  drawn = mixture._sample_fn(numbers, rates, seed)
-  counts = _counts(drawn.take(first), len(tasks))
+  task_numbers = mixture._sample_fn(numbers, rates, seed)
+  counts = _counts(task_numbers.take(first), len(tasks))
   features = set(mixture.output_features)
   datasets = [
     mixture.get_task_dataset(
-      _moved(task, int(count)), features, split=split, seed=seed, **arguments
+      _task_from(task, int(count)),
+      features,
+      split=split,
+      seed=seed,
+      **arguments,
     )
     for task, count in zip(tasks, counts, strict=True)
   ]
-  return tf.data.Dataset.choose_from_datasets(datasets, drawn.skip(first))
+  return tf.data.Dataset.choose_from_datasets(
+    datasets, task_numbers.skip(first)
+  )
 
 
 def _counts(numbers: tf.data.Dataset, size: int) -> np.ndarray:
-  """How often each number below `size` is in a dataset, int64 `[size]`."""
+  """Counts each number less than `size` in a dataset, int64 `[size]`."""
   counts = np.zeros(size, np.int64)
   for some in numbers.batch(4096):
     counts += np.bincount(some.numpy(), minlength=size)

@@ -1,7 +1,7 @@
-"""P3's prompts: promptsource's templates, rendered over raw rows.
+"""Renders raw rows with P3's prompts, which are promptsource's templates.
 
-promptsource itself needs libraries of 2022. Its rules are few (they are in its
-`templates.py`), and this module gives the rows of P3 byte for byte.
+promptsource itself needs libraries of 2022. This module follows the few rules
+in its `templates.py`, and gives exactly the rows of P3, byte for byte.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from hypertuning.data.rows import Row
 from hypertuning.errors import UserError
 
 _PIPES, _PIPES_ESCAPED = '|||', '3ed2dface8203c4c9dfb1a5dc58e41e0'
-_LONGEST = 2048  # characters of a field
+_LONGEST = 2048  # a longer field of a row is truncated; number of characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Template:
   Attributes:
     task: P3's name of the task, made of data set, subset and prompt.
     name: name of the prompt.
-    jinja: template of input and target, divided by `|||`.
-    answer_choices: template of the options, divided by `|||`; None without.
+    jinja: template of the input and the target, with `|||` between them.
+    answer_choices: template of the options, with `|||` between them; None if
+      the prompt has no options.
     original_task: whether the prompt asks what the data set was made for. T0 is
-      evaluated with these prompts alone.
+      only evaluated with such prompts.
   """
 
   task: str
@@ -43,17 +44,21 @@ class Template:
   original_task: bool = True
 
   def render(self, example: Mapping[str, Any], seed: int = 0) -> Row | None:
-    """Renders one raw row; None if the prompt has no input or target for it.
+    """Renders one raw row.
 
     Args:
       example: fields of the raw row.
       seed: seed for prompts that choose among wordings at random.
 
+    Returns:
+      The row, or None if the prompt renders no input or no target for it.
+
     Raises:
       UserError: the row lacks a field that the prompt names.
     """
     values: dict[str, Any] = dict(_escaped(example))
-    # The filter of the compiled template draws from the seed of this row.
+    # Compiled templates are cached, so that their random filter is replaced by
+    # one with the seed of this row.
     _environment().filters['choice'] = random.Random(seed).choice
     try:
       options: list[str] = []
@@ -76,18 +81,18 @@ class Template:
 
 
 def read_templates(path: str, task_prefix: str) -> list[Template]:
-  """The prompts of a `templates.yaml`.
+  """Reads the prompts in a `templates.yaml`.
 
   Args:
     path: path of the file.
-    task_prefix: beginning of the tasks' names, such as `super_glue_cb`.
+    task_prefix: start of the tasks' names, such as `super_glue_cb`.
 
   Raises:
     UserError: the file does not exist, or is not a file of templates.
   """
   try:
-    loaded = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
-    found = loaded['templates'].values()
+    contents = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
+    templates = contents['templates'].values()
     return [
       Template(
         task=task_name(task_prefix, template['name']),
@@ -98,7 +103,7 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
           (template.get('metadata') or {}).get('original_task')
         ),
       )
-      for template in found
+      for template in templates
     ]
   except FileNotFoundError as error:
     raise UserError(f'{path}: no such file of templates.') from error
@@ -126,7 +131,7 @@ _Loader.add_multi_constructor('!Template', _mapping)
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-  # A field that is not there must not become an empty target.
+  # A missing field must be an error, and not become an empty target.
   environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
   environment.globals['zip'] = zip
   environment.filters['most_frequent'] = _most_frequent

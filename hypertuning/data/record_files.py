@@ -1,4 +1,4 @@
-"""Reads rows from binary files: parquet, and TFRecords as seqio caches them."""
+"""Reads rows from binary files: parquet, and the TFRecords of seqio's cache."""
 
 import pathlib
 import re
@@ -12,7 +12,7 @@ _TFRECORD = re.compile(r'.*\.tfrecord(-\d+-of-\d+)?')
 
 
 def is_record_file(path: str) -> bool:
-  """Whether `read` can read a file of this name."""
+  """Whether `read` can read a file with this name."""
   name = pathlib.Path(path).name
   return name.endswith('.parquet') or bool(_TFRECORD.fullmatch(name))
 
@@ -21,17 +21,18 @@ def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
   """Reads the rows of a file, each with its number, counted from 1.
 
   Args:
-    path: a file ending in `.parquet`, `.tfrecord` or
+    path: path of a file that ends in `.parquet`, `.tfrecord` or
       `.tfrecord-NNNNN-of-NNNNN`.
-    most: greatest number of rows to read. From a file with more, rows at equal
-      distances are read and not the first ones, since files are often sorted
-      by label.
+    most: greatest number of rows that are read; None reads all. If a file has
+      more rows, those at equal distances are read, and not the first ones:
+      files are often sorted by label.
 
   Yields:
     The number of each row, and its fields.
 
   Raises:
-    UserError: the file does not exist, or is not what its name says.
+    UserError: the file does not exist, or does not have the format that its
+      name says.
   """
   read_kind = _parquet if path.endswith('.parquet') else _tfrecord
   try:
@@ -41,7 +42,8 @@ def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
 
 
 def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
-  import pyarrow as pa  # each of the two is slow to import, and one is needed
+  # pyarrow and TensorFlow are slow to import; a file needs one of them.
+  import pyarrow as pa
   import pyarrow.parquet
 
   try:
@@ -49,8 +51,8 @@ def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
   except pa.ArrowInvalid as error:
     raise UserError(f'{path}: no parquet file ({error}).') from error
   step = _step(len(table), most)
-  picked = table.take(list(range(0, len(table), step)))
-  for i, row in enumerate(picked.to_pylist()):
+  selection = table.take(list(range(0, len(table), step)))
+  for i, row in enumerate(selection.to_pylist()):
     yield 1 + i * step, row
 
 
@@ -71,7 +73,7 @@ def _tfrecord(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
 
 
 def _value(feature: Any) -> Any:
-  """The values of a feature: a list, or the value itself if there is one.
+  """The values of a feature as a list, or the value itself if it is the only.
 
   Bytes are decoded to texts.
   """

@@ -1,4 +1,4 @@
-"""One call that makes episodes of any rows a family of seqio tasks."""
+"""Registers episodes of any rows as a family of seqio tasks, in one call."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +14,10 @@ from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
 
-# Suffixes of a task's name. The downstream model reads definition and shots
-# before a query (`IN_CONTEXT`), or a teacher does (`TAUGHT`); without a suffix
-# neither does, and phi alone tells what the task is.
+# Suffixes of the names of a task's forms. In the form `IN_CONTEXT`, the
+# downstream model reads the definition and the shots before each query; in
+# `TAUGHT`, a teacher does. In the form without a suffix, neither does, and only
+# phi shows what the task is.
 IN_CONTEXT, TAUGHT = '_in_context', '_taught'
 FORMS = ('', IN_CONTEXT, TAUGHT)
 Splits = Mapping[str, Callable[[], Tasks]]
@@ -41,39 +42,43 @@ def add_episodes(
   metric_fns: MetricFns = (metrics.exact_match,),
   score_metric_fns: MetricFns = (metrics.rank_accuracy,),
 ) -> str:
-  """Registers episodes of rows as seqio tasks, in place of older ones.
+  """Registers episodes of rows as seqio tasks, and replaces tasks of that name.
 
-  There is one task per form: `<name>` shows the examples to the hypermodel
-  alone, `<name>_in_context` to the downstream model as well, `<name>_taught` to
-  a teacher as well. With `options` there are also `<name>_score_eval` and
-  `<name>_in_context_score_eval`, which score the options of a question: each
-  option is a query, and all share the shots and phi of one episode.
+  There is one task per form. `<name>` shows the examples to the hypermodel
+  alone; `<name>_in_context` shows them to the downstream model too, and
+  `<name>_taught` to a teacher. With `options`, there are also
+  `<name>_score_eval` and `<name>_in_context_score_eval`, which score the
+  options of a question. There, each option is a query, and all options share
+  the shots and the phi of one episode.
 
   Args:
-    name: name of the task: letters, digits, `_` and `.`.
-    splits: for each split a function that returns its tasks, called at the
-      first use of the split.
-    shots: number of shots per episode, for all splits or by split.
-    queries: number of queries per episode; with `_score_eval` one question.
+    name: name of the task, made of letters, digits, `_` and `.`.
+    splits: maps the name of each split to a function that returns its tasks. It
+      is called when the split is first used.
+    shots: number of shots per episode; a dict gives one number per split.
+    queries: number of queries per episode. The forms that score options have
+      one question per episode.
     balanced: whether shots have every target equally often.
-    visits: see `EpisodeSource`; by default every row of a split other than
-      `train` is a query.
-    draws: see `EpisodeSource`.
-    train_episodes: number of episodes that `seqio_cache_tasks` writes; None for
-      no end.
-    at_most: whether a task with fewer rows than `shots` shows them all.
+    visits: number of visits to each task in splits other than `train`, see
+      `EpisodeSource`. None, the default, makes every row a query once.
+    draws: number of draws of shots per visit, see `EpisodeSource`.
+    train_episodes: number of training episodes that `seqio_cache_tasks` writes;
+      None makes them endless.
+    at_most: whether a task with fewer rows than `shots` shows all of its rows;
+      it is refused otherwise.
     options: whether the rows have options.
     symbol_labels: symbols that replace the labels, drawn anew for every episode
-      (symbol tuning).
-    text_format: layout of the text, T5's over bytes by default.
-    metric_fns: seqio metric functions for answered text.
+      (symbol tuning); None keeps the labels.
+    text_format: format of the text; T5's over bytes by default.
+    metric_fns: seqio metric functions for generated text.
     score_metric_fns: seqio metric functions for the scores of options.
 
   Returns:
-    The name.
+    The name of the task.
 
   Raises:
-    UserError: seqio does not take the name, or `text_format` is something else.
+    UserError: seqio does not accept the name, or `text_format` is no
+      `TextFormat`.
   """
   if not name.replace('.', '_').isidentifier():
     raise UserError(
@@ -96,8 +101,8 @@ def add_episodes(
       at_most=at_most,
     )
 
-  answered = source(queries)
-  ranked = source(1) if options else None
+  query_source = source(queries)
+  option_source = source(1) if options else None
   for form in FORMS:
     to_tokens = functools.partial(
       fewshot.episode_features,
@@ -107,16 +112,16 @@ def add_episodes(
     )
     _add(
       name + form,
-      answered,
+      query_source,
       [*relabel, to_tokens],
       text_format,
       metrics.texts,
       metric_fns,
     )
-    if ranked is not None and form != TAUGHT:
+    if option_source is not None and form != TAUGHT:
       _add(
         name + form + SCORE_EVAL,
-        ranked,
+        option_source,
         [*relabel, fewshot.options_as_queries, to_tokens],
         text_format,
         metrics.ranked_options,
@@ -125,19 +130,31 @@ def add_episodes(
   return name
 
 
-def form_of(name: str, in_context: bool, scored: bool = False) -> str:
-  """The name of one form of the task `name` that `add_episodes` registered."""
-  return name + IN_CONTEXT * in_context + SCORE_EVAL * scored
+def form_of(name: str, in_context: bool, scores_options: bool = False) -> str:
+  """The name of one form of a task that `add_episodes` registered.
+
+  Args:
+    name: name of the task.
+    in_context: whether the downstream model itself reads the examples.
+    scores_options: whether the form scores options.
+  """
+  return name + IN_CONTEXT * in_context + SCORE_EVAL * scores_options
 
 
 def base_of(name: str) -> str:
-  """The name that `add_episodes` was given for the task of a form `name`."""
+  """The name of a task, without the suffixes of its forms."""
   name = name.removesuffix(SCORE_EVAL)
   return name.removesuffix(IN_CONTEXT).removesuffix(TAUGHT)
 
 
 def add_copy(name: str, task: seqio.Task, source: EpisodeSource) -> str:
-  """Registers a task like another, with other episodes; returns the name."""
+  """Registers a copy of a task with other episodes, and returns its name.
+
+  Args:
+    name: name of the copy.
+    task: seqio task whose features, preprocessors and metrics are copied.
+    source: source of the copy's episodes.
+  """
   add_task(
     name,
     source=source,
@@ -153,12 +170,12 @@ def add_copy(name: str, task: seqio.Task, source: EpisodeSource) -> str:
 def add_mixture(
   name: str, rates: Mapping[str, float] | Sequence[tuple[str, float]]
 ) -> str:
-  """Registers a mixture, in place of an older one; returns the name.
+  """Registers a mixture, or replaces it, and returns its name.
 
   Args:
     name: name of the mixture.
-    rates: rates by the names of tasks; or pairs of name and rate, for gin,
-      where a name may be what a function returns.
+    rates: maps the name of each task to its rate. Pairs of name and rate are
+      for gin, where a name may be the result of a function.
   """
   rates = dict(rates)
   if name in seqio.MixtureRegistry.names():
@@ -168,7 +185,15 @@ def add_mixture(
 
 
 def add_task(name: str, **kwargs: Any) -> None:
-  """Registers a seqio task, in place of an older one: gin may ask again."""
+  """Registers a seqio task, or replaces it.
+
+  It may exist already, as gin calls a function that registers a task each time
+  that a binding refers to it.
+
+  Args:
+    name: name of the task.
+    **kwargs: arguments of seqio's `TaskRegistry.add`.
+  """
   if name in seqio.TaskRegistry.names():
     seqio.TaskRegistry.remove(name)
   seqio.TaskRegistry.add(name, **kwargs)
@@ -185,8 +210,8 @@ def _add(
   add_task(
     name,
     source=source,
-    # Drawn episodes can be cached, their tokens cannot: what fits depends on
-    # the lengths.
+    # Episodes are cached before they are tokenised, because the lengths of a
+    # run decide which tokens and examples fit.
     preprocessors=[seqio.CacheDatasetPlaceholder(), *preprocessors],
     output_features=features.output_features(
       text_format, taught=name.endswith(TAUGHT)

@@ -1,4 +1,4 @@
-"""Requests that a user wrote down: a JSONL file with one task per line.
+"""Reads requests that a user wrote: a JSONL file with one task per line.
 
 {"examples": [{"inputs": "7c", "targets": "cB"}, ...], "queries": ["3c"]}
 
@@ -26,13 +26,13 @@ _FORM = (
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A task of the file, with all of its queries or some.
+  """A task in the file, with all or some of its queries.
 
   Attributes:
-    line: number of its line, from 1.
-    examples: (input, target) pairs.
-    queries: inputs to answer.
-    definition: what the task is, in words; may be empty.
+    line: number of the task's line in the file, counted from 1.
+    examples: examples of the task, as pairs of input and target.
+    queries: inputs that the model answers.
+    definition: text that says what the task is; it may be empty.
   """
 
   line: int
@@ -45,8 +45,8 @@ def read(path: str) -> list[Request]:
   """The tasks of a file.
 
   Raises:
-    UserError: no such file, not UTF-8, nothing in it, or a line of another
-      form; names the file and the line.
+    UserError: there is no such file, it is empty or not UTF-8, or a line has
+      another form; the message names the file and the line.
   """
   try:
     text = pathlib.Path(path).expanduser().read_text(encoding='utf-8')
@@ -68,7 +68,7 @@ def read(path: str) -> list[Request]:
 
 
 def divide(requests: Sequence[Request], queries: int) -> Iterator[Request]:
-  """Divides requests into ones of at most `queries` queries each."""
+  """Divides requests, so that each has at most `queries` queries."""
   for request in requests:
     for start in range(0, len(request.queries), queries):
       yield dataclasses.replace(
@@ -83,22 +83,25 @@ def episodes(
   in_context: bool = False,
   taught: bool = False,
 ) -> tf.data.Dataset:
-  """Requests as token features, by the preprocessor of all other tasks.
+  """Turns requests into token features, as is done for all other tasks.
 
   Args:
-    requests: requests, each with at most as many queries as `lengths` has.
-    lengths: TASK_FEATURE_LENGTHS.
-    text_format: the model's format.
-    in_context: see `fewshot.episode_features`.
-    taught: see `fewshot.episode_features`.
+    requests: requests, each with at most as many queries as `lengths` has room
+      for.
+    lengths: value of TASK_FEATURE_LENGTHS.
+    text_format: format of the model's text.
+    in_context: whether examples stand before every query, see
+      `fewshot.episode_features`.
+    taught: whether there are inputs for a teacher, see
+      `fewshot.episode_features`.
 
   Returns:
-    One element of `fewshot.episode_features` per request, in order. Targets
-    hold only what ends an answer.
+    One element of `fewshot.episode_features` per request, in order. As answers
+    are not known, targets hold only the ids that end an answer.
 
   Raises:
-    UserError: a query does not fit. In training a long query loses its start;
-      here it would be answered as if it were another question.
+    UserError: a query does not fit. In training, a long query loses its first
+      tokens; here, the model would then answer another question than was asked.
   """
   room = lengths['inputs'][-1]
   for request in requests:
@@ -112,7 +115,7 @@ def episodes(
         )
   texts = tf.TensorSpec([None], tf.string)
   names = ('shot_inputs', 'shot_targets', 'query_inputs', 'query_targets')
-  drawn = tf.data.Dataset.from_generator(
+  raw_episodes = tf.data.Dataset.from_generator(
     lambda: map(_strings, requests),
     output_signature={
       'definition': tf.TensorSpec([], tf.string),
@@ -120,12 +123,12 @@ def episodes(
     },
   )
   return fewshot.episode_features(
-    drawn, lengths, text_format, in_context, taught
+    raw_episodes, lengths, text_format, in_context, taught
   )
 
 
 def _strings(request: Request) -> Episode:
-  """The strings of an `EpisodeSource`'s element; there are no targets yet."""
+  """A request as an element of an `EpisodeSource`, with empty targets."""
   return {
     'definition': request.definition,
     'shot_inputs': [inputs for inputs, _ in request.examples],

@@ -1,4 +1,4 @@
-"""Reads rows from a file: JSONL, JSON or TSV (also gzipped), or a binary file.
+"""Reads the rows of a file: JSONL, JSON or TSV (maybe gzipped), or binary.
 
     {"inputs": "2 + 2", "targets": "4"}
     {"inputs": "Is it true?", "targets": "yes", "options": ["yes", "no"]}
@@ -7,8 +7,8 @@ Optional fields are `options` (for rank classification), `references` (further
 right answers), `definition` (the same in all rows of a task), `task` (for a
 file with several tasks) and `id`. A TSV file has a header, and its options and
 references are JSON lists. A JSON file is a list of objects like those above.
-Binary files are those of `record_files`. A problem in a JSON or binary file is
-named by the number of the row, in others by the line.
+Binary files are those that `record_files` reads. Error messages give the number
+of a row in a JSON or binary file, and the number of a line in other files.
 """
 
 import csv
@@ -31,12 +31,12 @@ _MOST_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One fault of a file.
+  """One fault in a file.
 
   Attributes:
-    path: the file.
-    line: number of the line or row, from 1.
-    text: what is wrong, and what to do.
+    path: path of the file.
+    line: number of the line or row, counted from 1.
+    text: text that says what is wrong, and what the user can do.
   """
 
   path: str
@@ -54,22 +54,25 @@ def read(
   name: str | None = None,
   most: int | None = None,
 ) -> dict[str, RowTask]:
-  """The tasks of a file.
+  """Reads the tasks in a file.
 
   Args:
-    path: a file ending in `.jsonl`, `.json` or `.tsv`, with or without `.gz`,
-      or a binary file of `record_files`.
-    fields: those of `FIELDS` that have another name in the file, to that name.
+    path: path of a file that ends in `.jsonl`, `.json` or `.tsv`, maybe
+      followed by `.gz`; or of a binary file that `record_files` reads.
+    fields: maps a field in `FIELDS` to the name that it has in the file; a
+      field that is missing here has its own name.
     strip: whether to remove white space around texts, options and references.
-    name: name of the task of rows that have no field `task`; by default the
-      name of the file.
-    most: greatest number of rows to read from a binary file.
+    name: name of the task that rows without a field `task` belong to; by
+      default the name of the file.
+    most: greatest number of rows that are read from a binary file; None reads
+      all.
 
   Returns:
-    Name of each task to the task.
+    A dict from the name of each task to the task.
 
   Raises:
-    UserError: a row is wrong; names the file and its first wrong lines.
+    UserError: a row is wrong; the message names the file and its first wrong
+      lines.
   """
   tasks, problems = check(path, fields, strip, name, most)
   if problems:
@@ -86,29 +89,29 @@ def check(
   name: str | None = None,
   most: int | None = None,
 ) -> tuple[dict[str, RowTask], list[Problem]]:
-  """The tasks of a file, and every fault of the file.
+  """Reads the tasks in a file, and finds all of its faults.
 
   Args:
-    path: as in `read`.
-    fields: as in `read`.
-    strip: as in `read`.
-    name: as in `read`.
-    most: as in `read`.
+    path: path of the file, see `read`.
+    fields: names that fields have in the file, see `read`.
+    strip: whether to remove white space, see `read`.
+    name: name of the task of rows that name none, see `read`.
+    most: greatest number of rows from a binary file, see `read`.
 
   Returns:
-    The tasks made of the rows that are right, and one problem per row that is
-    wrong.
+    The tasks, made of the rows without faults, and one problem per row that has
+    a fault.
 
   Raises:
     UserError: the file cannot be read at all, or a name of `fields` is unknown.
   """
   names = {field: field for field in FIELDS}
-  for field, called in (fields or {}).items():
+  for field, own_name in (fields or {}).items():
     if field not in names:
       raise UserError(
         f'There is no field {field!r}; fields are {", ".join(FIELDS)}.'
       )
-    names[field] = called
+    names[field] = own_name
   problems: list[Problem] = []
   rows: dict[str, list[Row]] = {}
   definitions: dict[str, str] = {}
@@ -120,7 +123,7 @@ def check(
     try:
       row, task, definition = _row(item, names)
       task = task or name
-      _once(item.get(names['id']), task, number, ids)
+      _check_id(item.get(names['id']), task, number, ids)
       if definitions.setdefault(task, definition) != definition:
         raise _Wrong(
           f'{names["definition"]!r} differs from that of the first row of task '
@@ -131,22 +134,22 @@ def check(
     else:
       rows.setdefault(task, []).append(row)
   if not rows and not problems:
-    problems.append(Problem(path, 1, 'no rows: write one example a line.'))
+    problems.append(Problem(path, 1, 'no rows: write one example per line.'))
   tasks = {
-    task: RowTask(found, definition=definitions[task])
-    for task, found in rows.items()
+    task: RowTask(task_rows, definition=definitions[task])
+    for task, task_rows in rows.items()
   }
   return tasks, sorted(problems, key=lambda problem: problem.line)
 
 
 class _Wrong(Exception):
-  """A row is wrong; the text says how."""
+  """Raised for a wrong row; the message says what is wrong with it."""
 
 
 def _items(
   path: str, problems: list[Problem], most: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """The rows that can be parsed, each with its number."""
+  """Yields the rows that can be parsed, each with its number."""
   if record_files.is_record_file(path):
     return record_files.read(path, most)
   lines = _lines(path, problems)
@@ -167,7 +170,7 @@ def _lines(path: str, problems: list[Problem]) -> list[tuple[int, str]]:
     raise UserError(f'{path}: no such file.') from error
   except (OSError, EOFError) as error:
     raise UserError(f'{path}: cannot be read ({error}).') from error
-  found = []
+  numbered_lines = []
   for number, line in enumerate(data.split(b'\n'), start=1):
     try:
       text = line.decode('utf-8').rstrip('\r')
@@ -177,8 +180,8 @@ def _lines(path: str, problems: list[Problem]) -> list[tuple[int, str]]:
       )
       continue
     if text.strip():
-      found.append((number, text))
-  return found
+      numbered_lines.append((number, text))
+  return numbered_lines
 
 
 def _jsonl(
@@ -199,15 +202,15 @@ def _jsonl(
 
 
 def _is_list(path: str, lines: Sequence[tuple[int, str]]) -> bool:
-  """Whether a `.json` file is one list; others of that name have lines."""
-  named = path.removesuffix('.gz').endswith('.json')
-  return named and bool(lines) and lines[0][1].lstrip().startswith('[')
+  """Whether a `.json` file is one list; it may also be a file of JSON lines."""
+  is_json = path.removesuffix('.gz').endswith('.json')
+  return is_json and bool(lines) and lines[0][1].lstrip().startswith('[')
 
 
 def _json(
   path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  if problems:  # not UTF-8
+  if problems:  # lines that are not UTF-8 are missing, so it cannot be parsed
     return
   try:
     items = json.loads('\n'.join(line for _, line in lines))
@@ -283,7 +286,7 @@ def _text(item: Mapping[str, Any], name: str) -> str:
   if value is None:
     return ''
   if isinstance(value, (int, float)) and not isinstance(value, bool):
-    return str(value)  # ids and sums are numbers in many files
+    return str(value)  # in many files, ids and sums are numbers
   if not isinstance(value, str):
     raise _Wrong(f'{name!r} must be a string, not {json.dumps(value)[:40]}')
   return value
@@ -303,7 +306,7 @@ def _list(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
   return tuple(value)
 
 
-def _once(
+def _check_id(
   row_id: Any, task: str, number: int, ids: dict[tuple[str, str], int]
 ) -> None:
   if row_id in (None, ''):

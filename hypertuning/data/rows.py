@@ -1,7 +1,6 @@
-"""Rows: what a task is made of before any text is tokenised.
+"""Rows: the examples of tasks, before any text is tokenised.
 
-The readers of all file formats return rows, and the episode sampler draws from
-them.
+The readers of all file formats return rows, and episodes are drawn from them.
 """
 
 import dataclasses
@@ -15,8 +14,8 @@ class Row(NamedTuple):
 
   Attributes:
     inputs: text that the model reads.
-    targets: text that it should answer.
-    options: answers to choose from, with `targets` among them; empty where the
+    targets: text that the model should answer.
+    options: answers to choose from, one of which is `targets`; empty if the
       answer is free text.
     references: further answers that count as right.
   """
@@ -29,14 +28,15 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RowTask:
-  """One task: its rows become the queries and the shots of episodes.
+  """One task, whose rows become the queries and the shots of episodes.
 
   Attributes:
     rows: rows that queries are taken from.
-    pool: rows that shots are taken from; None takes them from `rows` too. In
-      either case a row whose input equals a query's is no shot of its episode.
+    pool: rows that shots are taken from; None takes shots from `rows` as well.
+      In either case, a row with the same input as a query is never a shot of
+      the query's episode.
     definition: text that says what the task is; it stands before the examples.
-    rate: weight of the task where tasks are drawn at random.
+    rate: weight of the task if tasks are drawn at random.
   """
 
   rows: Sequence[Row]
@@ -45,43 +45,48 @@ class RowTask:
   rate: float = 1.0
 
 
-# Tasks by name. Bare (input, target) pairs stand for a task of such rows.
+# Maps the name of each task to the task; a list of pairs (input, target) is the
+# short form of a task.
 Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
 
 
 def for_tuning(task: RowTask, is_test: bool, count: int | None) -> RowTask:
-  """One half of a held-out task that is tuned on by itself.
+  """One half of a held-out task: rows to tune on, or rows to test on.
 
-  The task is tuned on the rows of its `pool` whose inputs are not among its
-  `rows`, and tested on its `rows`. If that leaves nothing to tune on, its
-  `rows` are divided between the two, rows with equal inputs to the same side.
+  The rows to tune on are those of the task's `pool` whose inputs are not in its
+  `rows`; the rows to test on are its `rows`. If there is nothing to tune on,
+  the `rows` are divided into two halves. Rows with equal inputs go to the same
+  half.
 
   Args:
     task: the held-out task.
-    is_test: whether to return the test half, or the half to tune on.
-    count: number of different inputs to tune on where rows are divided; None
-      for half of them.
+    is_test: whether to return the half to test on, or the half to tune on.
+    count: number of different inputs to tune on if `rows` are divided; None
+      takes half of the inputs.
 
   Returns:
-    A task whose queries are rows of the half; its shots come from the rows to
-    tune on in either case.
+    A task whose queries are the rows of the half. Its shots are rows to tune on
+    in either case.
   """
-  rest = list(task.rows)
-  inputs = list(dict.fromkeys(row.inputs for row in rest))
+  test_rows = list(task.rows)
+  inputs = list(dict.fromkeys(row.inputs for row in test_rows))
   pool = [row for row in task.pool or () if row.inputs not in set(inputs)]
   if not pool:
-    # A hash orders the inputs: files may be sorted, by label for example.
+    # A hash puts the inputs in another order than that of the file, which may
+    # be sorted, for example by label.
     order = sorted(range(len(inputs)), key=lambda i: zlib.crc32(b'%d' % i))
-    chosen = {
+    tuning_inputs = {
       inputs[i] for i in order[: len(order) // 2 if count is None else count]
     }
-    pool = [row for row in rest if row.inputs in chosen]
-    rest = [row for row in rest if row.inputs not in chosen]
-  return dataclasses.replace(task, rows=rest if is_test else pool, pool=pool)
+    pool = [row for row in test_rows if row.inputs in tuning_inputs]
+    test_rows = [row for row in test_rows if row.inputs not in tuning_inputs]
+  return dataclasses.replace(
+    task, rows=test_rows if is_test else pool, pool=pool
+  )
 
 
 def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:
-  """A task in its full form."""
+  """A task as a `RowTask`; a list of pairs (input, target) is converted."""
   if isinstance(task, RowTask):
     return task
   return RowTask([Row(*row) for row in task])

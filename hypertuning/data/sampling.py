@@ -1,7 +1,8 @@
-"""Sampling: which rows an episode has, from the episode's number.
+"""Draws the rows of an episode, as a function of the episode's number.
 
-All of it is stateless TensorFlow operations: an episode is a function of seed
-and number, so that an iterator over the numbers can be saved and restored.
+Only stateless TensorFlow operations are used. An episode depends on the seed
+and its number alone, so that an iterator over the numbers can be saved and
+restored.
 """
 
 import dataclasses
@@ -21,28 +22,31 @@ Episode = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """The rows of many tasks in one list, a task's pool right after its rows.
+  """The rows of many tasks in one list; each task's pool follows its rows.
 
-  A span is int64 `[2]`: the number of the first row, and the number after the
-  last one.
+  A span is a pair of row numbers, int64 `[2]`: the first row that belongs to
+  it, and the first row behind it.
 
   Attributes:
     names: names of the tasks.
-    sizes: `[tasks]`, number of rows that queries are taken from.
-    name: strings `[tasks]`.
-    definition: strings `[tasks]`.
-    key: int64 `[tasks]`, a hash of the name, for seeds.
-    rate: float64 `[tasks]`, cumulative share of the rates; the last one is 1.
-    query_span: int64 `[tasks, 2]`, span of the rows that queries come from.
-    shot_span: int64 `[tasks, 2]`, span of the rows that shots come from: the
-      pool, or `query_span` where there is none.
-    inputs: strings `[rows]`.
-    targets: strings `[rows]`.
-    extra: strings `[rows, (n)]` of `options` and `references`, where any row
+    sizes: number of rows of each task that queries are taken from, `[tasks]`.
+    name: names of the tasks, strings `[tasks]`.
+    definition: definitions of the tasks, strings `[tasks]`.
+    key: hash of each task's name, int64 `[tasks]`; seeds are made of it.
+    rate: cumulative shares of the tasks' rates, float64 `[tasks]`; the last one
+      is 1.
+    query_span: span of the rows that queries come from, int64 `[tasks, 2]`.
+    shot_span: span of the rows that shots come from, int64 `[tasks, 2]`: the
+      pool of the task, or its `query_span` if it has no pool.
+    inputs: inputs of the rows, strings `[rows]`.
+    targets: targets of the rows, strings `[rows]`.
+    extra: maps `options` and `references` to strings `[rows, (n)]`, if any row
       has some.
-    most: the greatest n of each.
-    group: int64 `[rows]`, equal for rows of a task with equal inputs.
-    label: float64 `[rows]`, number of the target among the task's targets.
+    most: maps `options` and `references` to the greatest n.
+    group: number of each row's input, int64 `[rows]`: two rows of a task have
+      the same number if their inputs are equal.
+    label: number of each row's target, float64 `[rows]`, counted in the same
+      way.
   """
 
   names: Sequence[str]
@@ -61,15 +65,15 @@ class Table:
   label: tf.Tensor
 
   def episodes(self, queries: int) -> list[int]:
-    """For each task, how many episodes make every row a query once."""
+    """The number of episodes per task in which every row is a query once."""
     return [math.ceil(size / queries) for size in self.sizes]
 
 
 def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
-  """Joins the rows of tasks.
+  """Joins the rows of all tasks in a split.
 
   Args:
-    split_tasks: tasks of a split.
+    split_tasks: tasks of the split, by name.
     shots: number of shots that every task must have rows for.
     queries: number of queries per episode.
 
@@ -95,7 +99,7 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
     groups: dict[str, int] = {}
     labels: dict[str, int] = {}
     for part, spans in ((task.rows, query_spans), (task.pool, shot_spans)):
-      if part is None:  # no pool: shots come from the same rows
+      if part is None:  # without a pool, shots come from the same rows
         spans.append(query_spans[-1])
         continue
       spans.append((len(rows), len(rows) + len(part)))
@@ -134,8 +138,8 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
 def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:
   shot_rows = task.rows if task.pool is None else task.pool
   different = len({row.inputs for row in shot_rows})
-  # A row with a query's input is no shot. Where the rows for shots may hold
-  # queries, there must be as many more of them.
+  # A row with the same input as a query cannot be a shot. If the rows for shots
+  # include queries, that many more rows are needed.
   query_inputs = {row.inputs for row in task.rows}
   barred = min(queries, len(query_inputs & {row.inputs for row in shot_rows}))
   if different < shots + barred:
@@ -154,10 +158,10 @@ class Plan:
   """An episode's task and queries, and the seeds that draw its shots.
 
   Attributes:
-    task: int64 `[]`, number of the task.
-    queries: int64 `[queries]`, numbers of rows.
-    seeds: three seeds `[2]` that draw the shots.
-    draw: int64 `[]`, number of the draw of shots.
+    task: number of the task, int64 `[]`.
+    queries: numbers of the rows that are queries, int64 `[queries]`.
+    seeds: three seeds that draw the shots, each `[2]`.
+    draw: number of the draw of shots, int64 `[]`.
   """
 
   task: tf.Tensor
@@ -171,24 +175,24 @@ def _seeds(key: Sequence[Any], count: int) -> list[tf.Tensor]:
   return tf.unstack(tf.random.split(key, count, alg='auto_select'))
 
 
-# From a table and an episode's number (int64) to its plan.
+# A function from a table and the number of an episode (int64) to its plan.
 Planner = Callable[[Table, tf.Tensor], Plan]
 
 
 def at_random(table: Table, number: tf.Tensor, queries: int, seed: int) -> Plan:
-  """Training: a task drawn by its rate, and any of its rows as queries.
+  """Plans an episode of training: draws a task by its rate, then its queries.
 
   Args:
     table: table of the split.
-    number: number of the episode, int64.
+    number: number of the episode, int64 `[]`.
     queries: number of queries per episode.
-    seed: another seed draws other episodes.
+    seed: integer that all draws depend on.
   """
   seeds = _seeds([seed, number], 5)
   place = tf.random.stateless_uniform([1], seeds[0], dtype=tf.float64)
   task = tf.searchsorted(table.rate, place, side='right')[0]
-  chosen = _some_rows(table, task, queries, seeds[1])
-  return Plan(task, chosen, seeds[2:], number)
+  query_rows = _some_rows(table, task, queries, seeds[1])
+  return Plan(task, query_rows, seeds[2:], number)
 
 
 def in_turn(
@@ -198,101 +202,104 @@ def in_turn(
   draws: Sequence[int],
   first: int,
 ) -> Plan:
-  """One task after the other, as often each, with any of its rows as queries.
+  """Plans an episode where tasks are visited in turn, all equally often.
 
-  Episodes of one visit to a task follow each other: they have the same queries,
-  and each has the shots of another draw.
+  The episodes of one visit follow one another. They have the same queries, and
+  each has the shots of another draw.
 
   Args:
     table: table of the split.
-    number: number of the episode, int64.
-    queries: number of queries per episode.
+    number: number of the episode, int64 `[]`.
+    queries: number of queries per episode; they are drawn from all rows.
     draws: numbers of the draws of shots.
-    first: number of the first visit.
+    first: number of the first visit to each task.
   """
   visit = number // len(draws)
   draw = tf.constant(draws, tf.int64)[number % len(draws)]
   task = visit % len(table.names)
   seeds = _seeds([table.key[task], first + visit // len(table.names)], 2)
-  chosen = _some_rows(table, task, queries, seeds[0])
+  query_rows = _some_rows(table, task, queries, seeds[0])
   shots = tf.unstack(tf.random.fold_in(seeds[1], draw))
-  return Plan(task, chosen, _seeds(shots, 3), draw)
+  return Plan(task, query_rows, _seeds(shots, 3), draw)
 
 
 def every_row(
   table: Table, number: tf.Tensor, queries: int, draws: Sequence[int]
 ) -> Plan:
-  """Every row of every task as a query, once per draw of shots.
+  """Plans an episode where every row of every task is a query once per draw.
 
   All episodes of a task that belong to the same draw have the same shots.
 
   Args:
     table: table of the split.
-    number: number of the episode, int64, below
+    number: number of the episode, int64 `[]`, less than
       `len(draws) * sum(table.episodes(queries))`.
-    queries: number of queries per episode; a task's last may have fewer.
+    queries: number of queries per episode; the last episode of a task may have
+      fewer.
     draws: numbers of the draws of shots.
   """
   ends = tf.constant(np.cumsum(table.episodes(queries)), tf.int64)
   draw = tf.constant(draws, tf.int64)[number % len(draws)]
   place = number // len(draws)
   task = tf.searchsorted(ends, place[None], side='right')[0]
-  before = tf.concat([[tf.constant(0, tf.int64)], ends], 0)[task]
+  earlier_episodes = tf.concat([[tf.constant(0, tf.int64)], ends], 0)[task]
   start, end = tf.unstack(table.query_span[task])
-  first = start + (place - before) * queries
-  chosen = tf.range(first, tf.minimum(first + queries, end))
-  return Plan(task, chosen, _seeds([table.key[task], draw], 3), draw)
+  first = start + (place - earlier_episodes) * queries
+  query_rows = tf.range(first, tf.minimum(first + queries, end))
+  return Plan(task, query_rows, _seeds([table.key[task], draw], 3), draw)
 
 
 def _some_rows(
   table: Table, task: tf.Tensor, queries: int, seed: tf.Tensor
 ) -> tf.Tensor:
-  """Numbers of drawn rows of a task, int64 `[queries]` or all there are."""
+  """Draws rows of a task, at most as many as it has; int64 `[queries]`."""
   start, end = tf.unstack(table.query_span[task])
   keys = tf.random.stateless_uniform([end - start], seed)
   count = tf.minimum(queries, tf.size(keys))
   return start + tf.cast(tf.math.top_k(keys, count).indices, tf.int64)
 
 
-# No Python depends on a tensor here: rewriting it would only take seconds.
+# Autograph would take seconds to rewrite this function, and has nothing to
+# rewrite: no Python control flow depends on a tensor.
 @tf.autograph.experimental.do_not_convert
 def make_episode(
   table: Table, plan: Planner, number: tf.Tensor, shots: int, balanced: bool
 ) -> Episode:
-  """The episode with a number: its planned queries, and shots drawn for them.
+  """Makes the episode with a number: plans its queries, and draws its shots.
 
   Args:
     table: table of the split.
-    plan: function that picks task and queries.
-    number: number of the episode, int64.
-    shots: number of shots; fewer where a task has fewer rows for them.
+    plan: function that chooses the task and the queries.
+    number: number of the episode, int64 `[]`.
+    shots: number of shots; an episode has fewer if its task has fewer rows for
+      them.
     balanced: whether shots have every target of the task equally often, as far
       as their number and the rows allow.
 
   Returns:
     One element of `EpisodeSource`.
   """
-  planned = plan(table, number)
-  task, queries = planned.task, planned.queries
+  episode_plan = plan(table, number)
+  task, queries = episode_plan.task, episode_plan.queries
   start, end = tf.unstack(table.shot_span[task])
   groups = tf.gather(table.group, queries)
   barred = tf.reduce_any(table.group[start:end, None] == groups[None], axis=1)
   labels = table.label[start:end] if balanced else None
-  chosen = _choose(labels, barred, shots, planned.seeds)
-  shot_rows = start + tf.cast(chosen, tf.int64)
+  shot_numbers = _choose(labels, barred, shots, episode_plan.seeds)
+  shot_rows = start + tf.cast(shot_numbers, tf.int64)
   episode = {
     'task': table.name[task],
     'definition': table.definition[task],
-    'draw': planned.draw,
+    'draw': episode_plan.draw,
     'shot_inputs': tf.gather(table.inputs, shot_rows),
     'shot_targets': tf.gather(table.targets, shot_rows),
     'query_inputs': tf.gather(table.inputs, queries),
     'query_targets': tf.gather(table.targets, queries),
   }
   for name, values in table.extra.items():
-    chosen = tf.gather(values, queries)
+    query_values = tf.gather(values, queries)
     shape = [None, table.most[name]]
-    episode[f'query_{name}'] = chosen.to_tensor('', shape=shape)
+    episode[f'query_{name}'] = query_values.to_tensor('', shape=shape)
   return episode
 
 
@@ -305,23 +312,23 @@ def _choose(
   """Draws rows without replacement, in a random order.
 
   Args:
-    labels: numbers of the rows' labels, whole but float64, `[rows]`: rows are
-      then chosen so that every label comes once before any comes twice. None
-      draws any rows.
-    barred: bool `[rows]`, rows that must not be chosen.
-    count: number of rows; fewer are drawn where fewer may be chosen.
-    seeds: three seeds `[2]`.
+    labels: number of each row's label, float64 `[rows]`, all of them whole.
+      Rows are then chosen so that every label comes once before any label comes
+      twice. None draws rows whatever their labels are.
+    barred: rows that must not be chosen, bool `[rows]`.
+    count: number of rows; fewer are drawn if fewer may be chosen.
+    seeds: three seeds, each `[2]`.
 
   Returns:
-    Row numbers, int32 `[count or fewer]`.
+    Numbers of the chosen rows, int32 `[count]` or shorter.
   """
 
   def noise(seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform(tf.shape(barred), seed, dtype=tf.float64)
 
   # Barred rows are sorted after all others, and `count` ends before them.
-  behind = tf.cast(barred, tf.float64) * 1e9
-  keys = noise(seeds[0]) + behind
+  penalty = tf.cast(barred, tf.float64) * 1e9
+  keys = noise(seeds[0]) + penalty
   count = tf.minimum(count, tf.reduce_sum(tf.cast(~barred, tf.int32)))
   if labels is None:
     return tf.argsort(keys)[:count]
@@ -329,10 +336,10 @@ def _choose(
   # distance from the first row of its label, and sorting by occurrence takes
   # each label once, then each label a second time, ...
   by_label = tf.argsort(labels + keys)
-  grouped = tf.gather(labels + behind, by_label)
-  first = tf.searchsorted(grouped, grouped)
+  sorted_labels = tf.gather(labels + penalty, by_label)
+  first = tf.searchsorted(sorted_labels, sorted_labels)
   occurrence = tf.cast(tf.range(tf.size(barred)) - first, tf.float64)
-  occurrence += tf.gather(behind, by_label)
+  occurrence += tf.gather(penalty, by_label)
   order = tf.gather(by_label, tf.argsort(occurrence + noise(seeds[1])))
   # That order follows the occurrences; the order of the shots should not.
   shuffled = tf.random.stateless_uniform([count], seeds[2])

@@ -1,4 +1,4 @@
-"""How a model's text is laid out: the token ids around each part of it.
+"""The format of a model's text: the token ids around each of its parts.
 
 An example is an input and a target. A `TextFormat` says which ids stand before
 an input, before its target and between two examples, what begins and ends a
@@ -16,8 +16,8 @@ from hypertuning.errors import UserError
 from hypertuning.padding import PAD_ID
 
 Ids = tuple[int, ...]
-# A part of a format as the user gives it: a text, or the ids themselves where
-# the tokenizer would merge the text into other ids.
+# A part of a format as users write it: a text, or the ids themselves if the
+# tokenizer would merge the text into other ids.
 Part = str | Sequence[int]
 # <extra_id_99> and <extra_id_98>: ids 32000 and 32001 of T5's vocabulary, as in
 # the authors' code.
@@ -26,15 +26,15 @@ _SEP_INPUT, _SEP_TARGET = 99, 98
 
 @runtime_checkable
 class Vocabulary(Protocol):
-  """Text to token ids and back; id 0 is padding, which no text becomes."""
+  """Converts texts to token ids and back; id 0 is padding and in no text."""
 
   @property
   def size(self) -> int:
-    """Number of ids, with the extra ones."""
+    """Number of ids, including the extra ids."""
 
   @property
   def extra_ids(self) -> int:
-    """Number of sentinels, which are the last ids."""
+    """Number of sentinels, which are the last ids of the vocabulary."""
 
   @property
   def eos_id(self) -> int:
@@ -53,33 +53,37 @@ class Vocabulary(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-  """The parts of a text that are not the user's own.
+  """The ids that the model's text has around the user's own text.
 
-  What a hypermodel reads is
+  A hypermodel reads
 
       start definition (between) example (between) example ... end
 
   where an example is `inputs <input> targets <target>`. A query is
-  `start inputs <input> targets`; in context, the definition and the examples
-  stand between `start` and the rest. An answer is `<target> target_end`.
+  `start inputs <input> targets`. If examples are shown in context, the
+  definition and the examples stand between `start` and the rest of the query.
+  An answer is `<target> target_end`.
 
-  Every part is token ids, as a text that is tokenised in pieces can differ from
-  the whole. Formats are equal if all ids mean the same in both.
+  The parts of a format are token ids and not texts, because a text can be
+  tokenised in another way if it stands beside another one. Two formats are
+  equal if all ids mean the same in both.
 
   Attributes:
     vocabulary: the vocabulary of all ids.
-    start: ids at the start of every text, once.
+    start: ids at the start of every text.
     definition: ids before the definition of a task that has one.
     inputs: ids before an input.
     targets: ids between an input and its target.
-    between: ids between two examples, and between definition and example.
+    between: ids between two examples, and between the definition and the first
+      example.
     end: ids at the end of what a hypermodel reads.
     target_end: ids at the end of an answer; they count in the loss.
-    end_ids: ids of which any ends an answer while decoding.
-    blank: text that is tokenised together with each definition, input and
-      target that it stands before: for most subword vocabularies a word with
-      the blank before it is another token than the word alone.
-    names: pairs of an id that stands for no text and how to print it.
+    end_ids: ids that end an answer while decoding, each of them alone.
+    blank: text that is put before each definition, input and target, and
+      tokenised together with it. In most subword vocabularies, a word after a
+      blank is another token than the same word without one.
+    names: pairs of an id that stands for no text, and its name, which is
+      printed instead.
   """
 
   vocabulary: Vocabulary
@@ -97,7 +101,7 @@ class TextFormat:
   )
 
   def encode(self, text: str) -> list[int]:
-    """Token ids of a definition, an input or a target by itself."""
+    """Token ids of a definition, an input or a target, without other parts."""
     return self.vocabulary.encode(self.blank + text)
 
   def query(self, text: str) -> list[int]:
@@ -105,23 +109,23 @@ class TextFormat:
     return [*self.start, *self.inputs, *self.encode(text), *self.targets]
 
   def answer(self, tokens: Iterable[int]) -> str:
-    """The text of a decoded answer, up to the first id that ends one.
+    """The text of a decoded answer, up to the first id that ends an answer.
 
     Args:
-      tokens: ids `[length]`; padding is left out.
+      tokens: ids of the answer, int `[length]`; padding is left out.
     """
-    kept: list[int] = []
+    answer_ids: list[int] = []
     for token in map(int, tokens):
       if token in self.end_ids:
         break
-      kept += [token] if token != PAD_ID else []
-    return self.vocabulary.decode(kept).removeprefix(self.blank)
+      answer_ids += [token] if token != PAD_ID else []
+    return self.vocabulary.decode(answer_ids).removeprefix(self.blank)
 
   def readable(self, tokens: Iterable[int]) -> str:
-    """The text of any ids, with those that stand for no text printed by name.
+    """The text of any ids; an id that stands for no text is printed by name.
 
     Args:
-      tokens: ids `[length]`; padding is left out.
+      tokens: ids of the text, int `[length]`; padding is left out.
     """
     names = dict(self.names)
     parts: list[str] = []
@@ -159,10 +163,10 @@ def custom_format(
   blank: str = '',
   names: Iterable[tuple[int, str]] = (),
 ) -> TextFormat:
-  """A format of any parts, each given as a text or as ids; see `TextFormat`.
+  """Makes a format of any parts, each a text or ids; see `TextFormat`.
 
   Args:
-    vocabulary: a `Vocabulary`, or a seqio vocabulary.
+    vocabulary: a `Vocabulary` or a seqio vocabulary.
     start: part at the start of every text.
     definition: part before a definition.
     inputs: part before an input.
@@ -170,27 +174,33 @@ def custom_format(
     between: part between two examples.
     end: part at the end of what a hypermodel reads.
     target_end: part at the end of an answer; EOS by default.
-    end_ids: ids of which any ends an answer; `target_end[0]` by default.
-    blank: see `TextFormat`.
-    names: see `TextFormat`; EOS is printed as `</s>` by default.
+    end_ids: ids that end an answer, each of them alone; the first id of
+      `target_end` by default.
+    blank: text that is tokenised together with what follows it, see
+      `TextFormat`.
+    names: pairs of an id that stands for no text, and its name; EOS has the
+      name `</s>` by default.
 
   Raises:
-    UserError: an id is outside the vocabulary or padding, or no id of
+    UserError: an id is padding or not in the vocabulary, or no id in
       `target_end` ends an answer.
   """
-  wrapped = as_vocabulary(vocabulary)
+  own_vocabulary = as_vocabulary(vocabulary)
 
   def ids(name: str, part: Part) -> Ids:
-    found = tuple(wrapped.encode(part) if isinstance(part, str) else part)
-    for token in found:
-      if not PAD_ID < token < wrapped.size:
+    part_ids = tuple(
+      own_vocabulary.encode(part) if isinstance(part, str) else part
+    )
+    for token in part_ids:
+      if not PAD_ID < token < own_vocabulary.size:
         raise UserError(
           f'text_format.custom_format.{name}: {token} is no id of '
-          f'{wrapped}, which has 1 to {wrapped.size - 1} beside padding.'
+          f'{own_vocabulary}, which has 1 to {own_vocabulary.size - 1} beside '
+          'padding.'
         )
-    return found
+    return part_ids
 
-  ending = ids('target_end', target_end) or (wrapped.eos_id,)
+  ending = ids('target_end', target_end) or (own_vocabulary.eos_id,)
   ends = tuple(sorted(set(ids('end_ids', end_ids) or ending[:1])))
   if not set(ending) & set(ends):
     raise UserError(
@@ -198,7 +208,7 @@ def custom_format(
       f'ends an answer, which end_ids = {ends} do; give one of them.'
     )
   return TextFormat(
-    wrapped,
+    own_vocabulary,
     start=ids('start', start),
     definition=ids('definition', definition),
     inputs=ids('inputs', inputs),
@@ -208,7 +218,7 @@ def custom_format(
     target_end=ending,
     end_ids=ends,
     blank=blank,
-    names=((wrapped.eos_id, '</s>'), *names),
+    names=((own_vocabulary.eos_id, '</s>'), *names),
   )
 
 
@@ -221,26 +231,27 @@ def t5_format(vocabulary: Any) -> TextFormat: ...
 
 
 def t5_format(vocabulary: Any) -> TextFormat | None:
-  """T5's: one sentinel before an input, one before its target, EOS at the end.
+  """T5's format: a sentinel before an input, another before its target, EOS.
 
   Args:
-    vocabulary: a `Vocabulary` or seqio vocabulary with 100 extra ids. None
-      gives None, for a model that reads no text, such as one that is planned.
+    vocabulary: a `Vocabulary` or seqio vocabulary with 100 extra ids. With
+      None, the result is None too, for a model that reads no text, as in
+      `hypertuning.plan`.
 
   Raises:
     UserError: the vocabulary has fewer than 100 extra ids.
   """
   if vocabulary is None:
     return None
-  wrapped = as_vocabulary(vocabulary)
+  own_vocabulary = as_vocabulary(vocabulary)
   sep_input, sep_target = (
-    _sentinel(wrapped, n) for n in (_SEP_INPUT, _SEP_TARGET)
+    _sentinel(own_vocabulary, n) for n in (_SEP_INPUT, _SEP_TARGET)
   )
   return custom_format(
-    wrapped,
+    own_vocabulary,
     inputs=(sep_input,),
     targets=(sep_target,),
-    end=(wrapped.eos_id,),
+    end=(own_vocabulary.eos_id,),
     names=((sep_input, '<input>'), (sep_target, '<target>')),
   )
 
@@ -251,56 +262,60 @@ def markers_format(
   inputs: str = ' Input: ',
   targets: str = ' Output: ',
 ) -> TextFormat:
-  """Texts between the parts, for models that never met sentinels there.
+  """A format with texts between the parts, for models that know no sentinels.
 
   Args:
-    vocabulary: a `Vocabulary` or seqio vocabulary.
+    vocabulary: a `Vocabulary` or a seqio vocabulary.
     definition: text before a definition.
     inputs: text before an input.
     targets: text before a target.
   """
-  wrapped = as_vocabulary(vocabulary)
+  own_vocabulary = as_vocabulary(vocabulary)
   return custom_format(
-    wrapped,
+    own_vocabulary,
     definition=definition,
     inputs=inputs,
     targets=targets,
-    end=(wrapped.eos_id,),
+    end=(own_vocabulary.eos_id,),
   )
 
 
 def guessed_format(vocabulary: Any) -> TextFormat:
-  """T5's format where there are sentinels for it, otherwise no separators.
+  """The format that is assumed for a task that does not say its own.
 
-  For text whose format is not known, such as that of a task which a user
-  registered with bare seqio features.
+  Such a task was registered by a user with features of seqio's own. The guess
+  is T5's format if the vocabulary has sentinels for it, and no separators
+  otherwise.
+
+  Args:
+    vocabulary: a `Vocabulary` or a seqio vocabulary.
   """
-  wrapped = as_vocabulary(vocabulary)
-  if wrapped.extra_ids > _SEP_INPUT:
-    return t5_format(wrapped)
-  return custom_format(wrapped, end=(wrapped.eos_id,))
+  own_vocabulary = as_vocabulary(vocabulary)
+  if own_vocabulary.extra_ids > _SEP_INPUT:
+    return t5_format(own_vocabulary)
+  return custom_format(own_vocabulary, end=(own_vocabulary.eos_id,))
 
 
 def as_vocabulary(vocabulary: Any) -> Vocabulary:
-  """A vocabulary by our own protocol; one of seqio's is wrapped.
+  """Any vocabulary as a `Vocabulary`; a seqio vocabulary is wrapped.
 
   Raises:
-    UserError: it is neither.
+    UserError: the argument is neither a `Vocabulary` nor seqio's.
   """
   if isinstance(vocabulary, Vocabulary):
     return vocabulary
-  # Imported here: whoever has a seqio vocabulary has imported seqio already,
-  # and whoever has another need not.
+  # This import loads seqio and TensorFlow, which are slow to import. Whoever
+  # has a seqio vocabulary has already loaded them; others need not.
   from hypertuning.data import vocabularies
 
   return vocabularies.from_seqio(vocabulary)
 
 
 def check(text_format: Any) -> TextFormat:
-  """The format, if it is one.
+  """Returns the argument if it is a `TextFormat`.
 
   Raises:
-    UserError: it is something else, such as a vocabulary.
+    UserError: the argument is something else, such as a vocabulary.
   """
   if isinstance(text_format, TextFormat):
     return text_format
@@ -312,7 +327,7 @@ def check(text_format: Any) -> TextFormat:
 
 
 def _sentinel(vocabulary: Vocabulary, n: int) -> int:
-  """The id of `<extra_id_n>`: sentinels count down from the end."""
+  """The id of `<extra_id_n>`; `<extra_id_0>` is the vocabulary's last id."""
   if n >= vocabulary.extra_ids:
     raise UserError(
       f'The vocabulary has {vocabulary.extra_ids} extra ids and no '

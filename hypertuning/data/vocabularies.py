@@ -1,4 +1,7 @@
-"""seqio vocabularies behind our own protocol; many texts encoded at once."""
+"""Wraps seqio's vocabularies in our protocol, and encodes many texts at once.
+
+The other way round, `to_seqio` wraps a vocabulary of our own for seqio.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -15,17 +18,20 @@ from hypertuning.errors import UserError
 
 @functools.cache
 def byte_vocabulary() -> seqio.ByteVocabulary:
-  """Bytes plus 100 sentinels: 359 ids and no file to fetch."""
+  """The vocabulary of bytes and 100 sentinels: 359 ids, and no file needed."""
   return seqio.ByteVocabulary(extra_ids=100)
 
 
 def byte_format() -> TextFormat:
-  """The format of tasks that are given none: T5's over bytes."""
+  """T5's format over bytes, for tasks that are registered without a format."""
   return text_format.t5_format(byte_vocabulary())
 
 
 def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
-  """A SentencePiece model with T5's 100 sentinels: 32,100 ids for T5's own.
+  """A SentencePiece vocabulary with T5's 100 sentinels.
+
+  Args:
+    path: path of a SentencePiece model, such as T5's, which gives 32,100 ids.
 
   Raises:
     UserError: there is no such file.
@@ -36,9 +42,10 @@ def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
 
 
 class SeqioVocabulary:
-  """A seqio vocabulary as a `Vocabulary`.
+  """A `Vocabulary` that wraps a seqio vocabulary.
 
-  Two are equal if ids mean the same in both, wherever their files are.
+  Two of them are equal if ids mean the same in both, even if they were read
+  from different files.
 
   Attributes:
     wrapped: the seqio vocabulary.
@@ -48,7 +55,7 @@ class SeqioVocabulary:
     """Wraps a vocabulary.
 
     Raises:
-      UserError: it is no seqio vocabulary.
+      UserError: the argument is no seqio vocabulary.
     """
     if not isinstance(vocabulary, seqio.Vocabulary):
       raise UserError(
@@ -60,12 +67,12 @@ class SeqioVocabulary:
 
   @property
   def size(self) -> int:
-    """Number of ids, with the extra ones."""
+    """Number of ids, including the extra ids."""
     return self.wrapped.vocab_size
 
   @property
   def extra_ids(self) -> int:
-    """Number of sentinels, which are the last ids."""
+    """Number of sentinels, which are the last ids of the vocabulary."""
     return self.wrapped.extra_ids
 
   @property
@@ -93,7 +100,7 @@ class SeqioVocabulary:
     return are_same(self.wrapped, other.wrapped)
 
   def __hash__(self) -> int:
-    """By what equal vocabularies share, without reading a file."""
+    """A hash of what equal vocabularies share, without reading a file."""
     return hash((type(self.wrapped), self.extra_ids))
 
   def __str__(self) -> str:
@@ -104,9 +111,9 @@ class SeqioVocabulary:
 
 
 class PythonVocabulary(seqio.Vocabulary):
-  """Any `Vocabulary` as seqio wants it, encoded by Python within tf.data.
+  """A seqio vocabulary that wraps a `Vocabulary`, and encodes in Python.
 
-  A pipeline that runs Python cannot save its place.
+  t5x cannot save its place in a tf.data pipeline that runs Python.
   """
 
   def __init__(self, vocabulary: Vocabulary) -> None:
@@ -121,7 +128,7 @@ class PythonVocabulary(seqio.Vocabulary):
 
   @property
   def unk_id(self) -> None:
-    """None: every id is decoded as it is."""
+    """None, as every id stands for a text of its own."""
     return None
 
   @property
@@ -135,7 +142,7 @@ class PythonVocabulary(seqio.Vocabulary):
     return self.wrapped.decode(list(ids))
 
   def _encode_tf(self, s: tf.Tensor) -> tf.RaggedTensor:
-    """int32 ids `[n, (tokens)]` of texts `[n]`."""
+    """Token ids, int32 `[n, (tokens)]`, of texts, strings `[n]`."""
 
     def encode_all(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       rows = [self.wrapped.encode(text.decode()) for text in texts]
@@ -155,34 +162,34 @@ class PythonVocabulary(seqio.Vocabulary):
     return isinstance(other, PythonVocabulary) and self.wrapped == other.wrapped
 
   def __hash__(self) -> int:
-    """By the vocabulary."""
+    """The hash of the wrapped vocabulary."""
     return hash(self.wrapped)
 
 
 def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
-  """A vocabulary as seqio's features need it."""
+  """A vocabulary in the form that seqio's features need."""
   if isinstance(vocabulary, SeqioVocabulary):
     return vocabulary.wrapped
   return PythonVocabulary(vocabulary)
 
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
-  """The vocabulary of a seqio feature by our own protocol."""
+  """The vocabulary of a seqio feature as a `Vocabulary`."""
   if isinstance(vocabulary, PythonVocabulary):
     return vocabulary.wrapped
   return SeqioVocabulary(vocabulary)
 
 
 def are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:
-  """Whether ids mean the same in both, wherever their files are."""
+  """Whether ids mean the same in both, whichever files they were read from."""
   pieces = seqio.SentencePieceVocabulary
   if isinstance(one, pieces) and isinstance(other, pieces):
-    return one.sp_model == other.sp_model  # it has the sentinels too
+    return one.sp_model == other.sp_model  # the model includes the sentinels
   return one == other
 
 
 def constant(ids: Sequence[int]) -> tf.Tensor:
-  """A part of a format as int32 `[ids]`, also where it is empty."""
+  """A part of a format as a tensor, int32 `[ids]`; it may be empty."""
   return tf.constant(ids, tf.int32, [len(ids)])
 
 
@@ -190,15 +197,16 @@ def encode(vocabulary: Any, texts: tf.Tensor) -> tf.RaggedTensor:
   """Token ids of many texts at once, without EOS.
 
   Args:
-    vocabulary: the vocabulary of the ids, ours or seqio's.
-    texts: strings `[n]`.
+    vocabulary: a `Vocabulary` or a seqio vocabulary.
+    texts: texts to encode, strings `[n]`.
 
   Returns:
-    int32 `[n, (tokens)]`.
+    Token ids, int32 `[n, (tokens)]`.
   """
   inner = to_seqio(text_format.as_vocabulary(vocabulary))
   if isinstance(inner, seqio.ByteVocabulary):
-    # Its encode_tf takes one string: encode them joined, then cut.
+    # Its encode_tf takes a single string. The texts are joined, encoded, and
+    # divided again: every byte is one id.
     flat = inner.encode_tf(tf.strings.reduce_join(texts))
     lengths = tf.cast(tf.strings.length(texts), tf.int64)
     return tf.RaggedTensor.from_row_lengths(flat, lengths, validate=False)

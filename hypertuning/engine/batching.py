@@ -18,7 +18,7 @@ tf.config.set_visible_devices([], 'GPU')
 
 def to_batches(
   model: HyperTuningModel,
-  drawn: tf.data.Dataset,
+  episodes: tf.data.Dataset,
   lengths: Lengths,
   batch_size: int,
   repeat: bool = False,
@@ -27,7 +27,7 @@ def to_batches(
 
   Args:
     model: the model whose feature converter is used.
-    drawn: episodes, as `lookup.episodes` gives them.
+    episodes: dataset of episodes, from `lookup.episodes`.
     lengths: TASK_FEATURE_LENGTHS.
     batch_size: number of episodes per batch.
     repeat: whether the episodes are endless. If they are not, each batch has
@@ -41,14 +41,14 @@ def to_batches(
   # it, the end of a run can take up to a minute.
   options = tf.data.Options()
   options.autotune.enabled = False
-  converted = model.FEATURE_CONVERTER_CLS(pack=False)(drawn, lengths)
-  converted = converted.with_options(options)
+  examples = model.FEATURE_CONVERTER_CLS(pack=False)(episodes, lengths)
+  examples = examples.with_options(options)
   if repeat:
-    batched = converted.batch(batch_size, drop_remainder=True)
-    return batched.prefetch(tf.data.AUTOTUNE)
-  filler = converted.repeat().take(batch_size - 1)
-  marked = converted.map(_mark(1)).concatenate(filler.map(_mark(0)))
-  return marked.batch(batch_size, drop_remainder=True).prefetch(1)
+    batches = examples.batch(batch_size, drop_remainder=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
+  filler = examples.repeat().take(batch_size - 1)
+  real_and_filler = examples.map(_mark(1)).concatenate(filler.map(_mark(0)))
+  return real_and_filler.batch(batch_size, drop_remainder=True).prefetch(1)
 
 
 class TrainBatches:
@@ -154,18 +154,18 @@ def check_vocabulary(model: HyperTuningModel) -> None:
   Raises:
     UserError: names VOCAB_SIZE and the smallest size that will do.
   """
-  needed = model.text_format.vocabulary.size
+  num_ids = model.text_format.vocabulary.size
   networks = {
     'downstream': model.module.downstream,
     'hypermodel': model.module.hypermodel,
   }
   for part, network in networks.items():
     config = getattr(network, 'config', None)  # learned adapters have none
-    if config is not None and config.vocab_size < needed:
+    if config is not None and config.vocab_size < num_ids:
       raise UserError(
         f'VOCAB_SIZE: the {part} has {config.vocab_size} embeddings, '
-        f'but the vocabulary uses {needed} ids: set VOCAB_SIZE to at least '
-        f'{needed} (a multiple of 128 divides over devices).'
+        f'but the vocabulary uses {num_ids} ids: set VOCAB_SIZE to at least '
+        f'{num_ids} (a multiple of 128 divides over devices).'
       )
 
 

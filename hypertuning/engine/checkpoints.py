@@ -20,6 +20,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hypertuning import files, trees
+from hypertuning.adapters.lora import without_heads
 from hypertuning.engine import checkpoint_folders, t5x_format
 from hypertuning.errors import UserError
 
@@ -102,11 +103,11 @@ class Checkpointer:
       items = {'state': ocp.args.StandardRestore(saved_state)}
       if ours:
         items['dataset'] = ocp.args.StandardRestore()
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    state = jax.tree.map(_flat, restored['state'], abstract_state)
+      contents = self._manager.restore(step, args=ocp.args.Composite(**items))
+    state = jax.tree.map(_flat, contents['state'], abstract_state)
     if not ours:  # t5x saved it, and reads one batch per step
       return state, {'batches': np.asarray(step, np.int64)}
-    position = {k: np.asarray(v) for k, v in restored['dataset'].items()}
+    position = {k: np.asarray(v) for k, v in contents['dataset'].items()}
     return state, position
 
   def close(self) -> None:
@@ -151,8 +152,8 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
   """All variables of a checkpoint as one tree of numpy arrays.
 
   Args:
-    path: see `checkpoint_folders.find`.
-    binding: see `checkpoint_folders.find`.
+    path: folder of a run, or of one of its checkpoints.
+    binding: name that the user bound the path to, for the error message.
 
   Returns:
     `{'hypermodel': ..., 'downstream': ...}`, where trained and frozen variables
@@ -161,15 +162,15 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
   """
   folder = checkpoint_folders.find(path, binding)
   if t5x_format.is_checkpoint(folder):
-    saved = t5x_format.read(folder)
+    contents = t5x_format.read(folder)
   else:
     state = folder / 'state'
     with _reading(folder):
-      saved = ocp.PyTreeCheckpointer().restore(
+      contents = ocp.PyTreeCheckpointer().restore(
         state, restore_args=_as_numpy(state)
       )
-  frozen = (saved.get('flax_mutables') or {}).get('frozen', {})
-  return trees.join(saved['target'], frozen)
+  frozen = (contents.get('flax_mutables') or {}).get('frozen', {})
+  return trees.join(contents['target'], frozen)
 
 
 def fill(
@@ -188,8 +189,8 @@ def fill(
 
   Args:
     target: the variables of the model, a tree of arrays or abstract arrays.
-    path: see `checkpoint_folders.find`.
-    binding: see `checkpoint_folders.find`.
+    path: folder of a run, or of one of its checkpoints.
+    binding: name that the user bound the path to, for the error message.
     rules: pairs (regex, replacement), which turn a name in `target` into a name
       in the checkpoint. The first pair wins that matches and gives a name that
       the checkpoint has.
@@ -211,24 +212,25 @@ def fill(
     variables['teacher'] = _downstream(teacher, 'TEACHER_CHECKPOINT_PATH')
   source = trees.flatten_paths(variables)
   filled: dict[str, Any] = {}
-  missing: list[str] = []
-  other: list[str] = []
-  left = {name for name in source if not re.fullmatch(unused, name)}
+  missing_names: list[str] = []
+  other_shapes: list[str] = []
+  extras = {name for name in source if not re.fullmatch(unused, name)}
   for name, leaf in trees.flatten_paths(target).items():
-    found, value = _lookup(name, source, rules)
-    left -= found
+    source_names, value = _lookup(name, source, rules)
+    extras -= source_names
     if value is None and re.fullmatch(fresh, name):
       filled[name] = leaf
     elif value is None:
-      missing.append(f'{name} {leaf.shape} is not there')
+      missing_names.append(f'{name} {leaf.shape} is not there')
     elif not _is_flat(value.shape, leaf.shape):
-      other.append(
-        f'{name} is {leaf.shape}, but {min(found)} there is {value.shape}'
+      other_shapes.append(
+        f'{name} is {leaf.shape}, but {min(source_names)} there is '
+        f'{value.shape}'
       )
     else:
       filled[name] = np.array(value, leaf.dtype).reshape(leaf.shape)
-  unplaced = [f'{x} {source[x].shape} has no place here' for x in sorted(left)]
-  problems = other + missing + unplaced
+  extra = [f'{x} {source[x].shape} has no place here' for x in sorted(extras)]
+  problems = other_shapes + missing_names + extra
   if problems:
     more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
     raise UserError(
@@ -255,7 +257,7 @@ def _lookup(
   Args:
     name: name of the variable in the model.
     source: maps the names in the checkpoint to arrays.
-    rules: see `fill`.
+    rules: pairs (regex, replacement), see `fill`.
 
   Returns:
     The names in the checkpoint that the value comes from, and the value; an
@@ -265,21 +267,24 @@ def _lookup(
     match = re.fullmatch(pattern, name)
     if not match:
       continue
-    saved = match.expand(replacement)
-    if saved in source:
-      return {saved}, source[saved]
+    source_name = match.expand(replacement)
+    if source_name in source:
+      return {source_name}, source[source_name]
     # A scanned stack of layers is called `layers`; layers that are not scanned
     # are called `layers_0`, `layers_1`, ...
     parts = list(
       itertools.takewhile(
         source.__contains__,
-        (saved.replace('/layers/', f'/layers_{i}/') for i in itertools.count()),
+        (
+          source_name.replace('/layers/', f'/layers_{i}/')
+          for i in itertools.count()
+        ),
       )
     )
-    if '/layers/' in saved and parts:
+    if '/layers/' in source_name and parts:
       return set(parts), np.stack([source[part] for part in parts])
-    layer = re.search(r'/layers_(\d+)/', saved)
-    stack = re.sub(r'/layers_\d+/', '/layers/', saved)
+    layer = re.search(r'/layers_(\d+)/', source_name)
+    stack = re.sub(r'/layers_\d+/', '/layers/', source_name)
     if layer and stack in source and int(layer[1]) < len(source[stack]):
       return {stack}, source[stack][int(layer[1])]
   return set(), None
@@ -324,7 +329,7 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
   Raises:
     UserError: names the first array that does not fit.
   """
-  saved, expected = (
+  saved_shapes, own_shapes = (
     {
       name: tuple(leaf.shape)
       for name, leaf in trees.flatten_paths(tree).items()
@@ -332,22 +337,24 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
     }
     for tree in (_metadata(folder / 'state'), abstract_state)
   )
-  names = sorted({*saved, *expected})
+  names = sorted({*saved_shapes, *own_shapes})
   other = [
-    name for name in names if not _is_flat(saved.get(name), expected.get(name))
+    name
+    for name in names
+    if not _is_flat(saved_shapes.get(name), own_shapes.get(name))
   ]
   if other:
     name = other[0]
     raise UserError(
       f'{folder} is not of this model and optimizer: {name} is '
-      f'{saved.get(name, "missing")} there, '
-      f'{expected.get(name, "not used")} here '
+      f'{saved_shapes.get(name, "missing")} there, '
+      f'{own_shapes.get(name, "not used")} here '
       f'({len(other)} differ in all). Use another MODEL_DIR, or the config.gin '
       'that stands in this one.'
     )
 
   def as_saved(path: Any, leaf: Any) -> Any:
-    shape = saved['/'.join(key.key for key in path)]
+    shape = saved_shapes['/'.join(key.key for key in path)]
     if shape == leaf.shape:
       return leaf
     sharding = leaf.sharding
@@ -359,15 +366,14 @@ def _check_fits(folder: epath.Path, abstract_state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(as_saved, abstract_state)
 
 
-def _is_flat(saved: Any, expected: Any) -> bool:
+def _is_flat(saved_shape: Any, own_shape: Any) -> bool:
   """Whether an array was saved in the expected shape, or in an older form.
 
-  Earlier versions saved learned LoRA factors as `[..., heads, head_dim]`; now
-  the two axes are one.
+  The older form is that of learned LoRA factors, see `without_heads`.
   """
-  if saved == expected or saved is None or expected is None:
-    return saved == expected
-  return len(saved) == 4 and (*saved[:2], saved[2] * saved[3]) == expected
+  if saved_shape == own_shape or saved_shape is None or own_shape is None:
+    return saved_shape == own_shape
+  return len(saved_shape) == 4 and without_heads(saved_shape) == own_shape
 
 
 def _flat(value: Any, abstract: Any) -> Any:

@@ -29,7 +29,7 @@ def adamw(
       leaves gradients as they are.
   """
   optimizer = optax.adamw(
-    learning_rate, b1, b2, weight_decay=weight_decay, mask=_decayed
+    learning_rate, b1, b2, weight_decay=weight_decay, mask=_decay_mask
   )
   if max_grad_norm is None:
     return optimizer
@@ -57,7 +57,7 @@ def adafactor(
   )
 
 
-def _decayed(params: Any) -> Any:
+def _decay_mask(params: Any) -> Any:
   """True for the parameters that weight decay applies to."""
 
   # Told by name, not by the number of axes: with scanned layers, the scale of a

@@ -19,7 +19,7 @@ from hypertuning import trees
 from hypertuning.errors import UserError
 
 Rules = tuple[tuple[str, str | None], ...]
-_REPLICATED = (
+_REPLICATED_AXES = (
   'kv',
   # Fewer key and value heads than query heads may not divide the devices.
   'kv_heads',
@@ -39,11 +39,12 @@ def standard_logical_axis_rules(
   """t5x's rules: the mesh axis that each logical axis of an array lies along.
 
   Args:
-    activation_partitioning_dims: 1 or 2. With 2, the embedding axis of
-      activations and parameters is divided over the mesh axis `model`.
-    parameter_partitioning_dims: 1 or 2. With 2, the embedding axis of
-      parameters is divided over the mesh axis `data` as well, as fully sharded
-      data parallelism does.
+    activation_partitioning_dims: number of divided axes of activations, 1 or 2.
+      With 2, the embedding axis of activations and parameters is divided over
+      the mesh axis `model`.
+    parameter_partitioning_dims: number of divided axes of parameters, 1 or 2.
+      With 2, the embedding axis of parameters is divided over the mesh axis
+      `data` as well, as in fully sharded data parallelism.
 
   Returns:
     Pairs (logical axis, mesh axis or None). Of several pairs for one logical
@@ -68,7 +69,7 @@ def standard_logical_axis_rules(
     ('heads', 'model'),
     ('joined_kv', 'model'),
     *(embed or [('embed', None)]),
-    *((name, None) for name in _REPLICATED),
+    *((name, None) for name in _REPLICATED_AXES),
   )
 
 
@@ -102,10 +103,12 @@ class Partitioner:
     """
     devices = self.devices or jax.local_devices()
     if self.num_partitions < 1 or len(devices) % self.num_partitions:
-      whose = 'devices of the topology' if self.devices else 'local devices'
+      device_kind = (
+        'devices of the topology' if self.devices else 'local devices'
+      )
       raise UserError(
         f'NUM_PARTITIONS = {self.num_partitions} does not divide the '
-        f'{len(devices)} {whose}.'
+        f'{len(devices)} {device_kind}.'
       )
     grid = np.array(devices).reshape(-1, self.num_partitions)
     return Mesh(grid, ('data', 'model'))
@@ -252,11 +255,11 @@ def standard(
 
   Args:
     num_partitions: number of devices per copy of the model, see `Partitioner`.
-    activation_dims: `activation_partitioning_dims` of
+    activation_dims: number of divided axes of activations, 1 or 2, see
       `standard_logical_axis_rules`.
-    parameter_dims: `parameter_partitioning_dims` of
+    parameter_dims: number of divided axes of trained parameters, 1 or 2, see
       `standard_logical_axis_rules`.
-    frozen_dims: `parameter_partitioning_dims` for frozen variables; None takes
+    frozen_dims: number of divided axes of frozen parameters, 1 or 2; None takes
       `parameter_dims`.
     devices: devices of the mesh, see `Partitioner`.
 

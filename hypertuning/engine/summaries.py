@@ -81,7 +81,7 @@ class Progress:
   def __init__(
     self,
     total: int | None,
-    done: int = 0,
+    start: int = 0,
     label: str = '',
     seconds: float = 15.0,
   ) -> None:
@@ -89,18 +89,18 @@ class Progress:
 
     Args:
       total: number of units of work; None if it is not known.
-      done: number of units that were done before.
+      start: number of units that were finished before.
       label: text before the bar or the line.
       seconds: number of seconds between two lines, if stderr is no terminal.
     """
     self._bar = tqdm.tqdm(
       total=total,
-      initial=done,
+      initial=start,
       desc=label,
       disable=not sys.stderr.isatty(),
       dynamic_ncols=True,
     )
-    self._label, self._total, self._done = label, total, done
+    self._label, self._total, self._done = label, total, start
     self._values: dict[str, Any] = {}
     # The first unit includes compilation, so that the rate is measured from the
     # end of that unit.
@@ -167,13 +167,13 @@ def write_jsonl(
 
 def _drop_after(path: Path, step: int) -> None:
   """Drops the lines of later steps, and a line that a crash has cut short."""
-  kept = []
+  kept_lines = []
   # A crash of the machine may leave any bytes at the end.
   text = path.read_text(encoding='utf-8', errors='replace')
   for line in text.splitlines(keepends=True):
     try:
       if line.endswith('\n') and json.loads(line)['step'] <= step:
-        kept.append(line)
+        kept_lines.append(line)
     except (ValueError, KeyError, TypeError):
       break
-  files.write_text(path.parent, path.name, ''.join(kept))
+  files.write_text(path.parent, path.name, ''.join(kept_lines))

@@ -39,21 +39,21 @@ def read(folder: epath.Path) -> dict[str, Any]:
   """
   try:
     contents = flax.serialization.msgpack_restore((folder / _FILE).read_bytes())
-    saved = contents['optimizer']
-    parts = {k: saved[k] for k in ('target', 'flax_mutables') if k in saved}
+    tree = contents['optimizer']
+    parts = {k: tree[k] for k in ('target', 'flax_mutables') if k in tree}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(
       f'{folder / _FILE}: not a checkpoint of t5x ({error}).'
     ) from error
-  return {name: _loaded(part, folder) for name, part in parts.items()}
+  return {name: _load_arrays(part, folder) for name, part in parts.items()}
 
 
-def _loaded(tree: Any, folder: epath.Path) -> Any:
+def _load_arrays(tree: Any, folder: epath.Path) -> Any:
   """The tree with numpy arrays, also in place of references to zarr arrays."""
   if isinstance(tree, Mapping) and {'driver', 'kvstore'} <= tree.keys():
     return _array(tree, folder)
   if isinstance(tree, Mapping):
-    return {name: _loaded(value, folder) for name, value in tree.items()}
+    return {name: _load_arrays(value, folder) for name, value in tree.items()}
   return np.asarray(tree)
 
 
@@ -74,10 +74,10 @@ def _array(spec: Mapping[str, Any], folder: epath.Path) -> np.ndarray:
   )
   path = os.fspath(folder / name)
   try:
-    opened = ts.open(
+    array = ts.open(
       {'driver': spec['driver'], 'kvstore': _store(path)}, read=True
     ).result()
-    return np.asarray(opened.read().result())
+    return np.asarray(array.read().result())
   except ValueError as error:
     raise UserError(f'{path}: no array of a checkpoint ({error}).') from error
 

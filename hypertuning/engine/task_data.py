@@ -83,7 +83,7 @@ class TaskData:
       UserError: there is no such task or split, or the lengths leave nothing of
         its texts.
     """
-    drawn = lookup.episodes(
+    episodes = lookup.episodes(
       self.required_name,
       self.lengths,
       self.split,
@@ -93,7 +93,7 @@ class TaskData:
       first,
     )
     return batching.to_batches(
-      model, drawn, self.lengths, self.batch_size, repeat
+      model, episodes, self.lengths, self.batch_size, repeat
     )
 
   def train_batches(

@@ -48,25 +48,25 @@ class TrainState:
       },
     }
 
-  def from_saved(self, saved: Mapping[str, Any]) -> 'TrainState':
+  def from_saved(self, contents: Mapping[str, Any]) -> 'TrainState':
     """A state like this one, with the values of a checkpoint.
 
     Args:
-      saved: the values in the layout of `as_saved`.
+      contents: values of the checkpoint, in the layout of `as_saved`.
     """
     empty = flax.traverse_util.flatten_dict(
       flax.serialization.to_state_dict(self.opt_state),
       keep_empty_nodes=True,
       sep='/',
     )
-    slots = trees.flatten_paths(saved['state']['param_states'])
+    slots = trees.flatten_paths(contents['state']['param_states'])
     return TrainState(
-      step=saved['state']['step'],
-      params=saved['target'],
+      step=contents['state']['step'],
+      params=contents['target'],
       opt_state=flax.serialization.from_state_dict(
         self.opt_state, trees.unflatten_paths({**empty, **slots})
       ),
-      frozen=saved['flax_mutables']['frozen'],
+      frozen=contents['flax_mutables']['frozen'],
     )
 
 
@@ -77,7 +77,7 @@ def create_state(
 
   Args:
     model: the model that is trained.
-    variables: its variables, as `get_initial_variables` returns them.
+    variables: variables of the model, from `get_initial_variables`.
   """
   variables = flax.core.unfreeze(dict(variables))
   params = variables['params']
@@ -98,8 +98,8 @@ def state_shardings(
 
   Args:
     model: the model that is trained.
-    variables: its variables with their axes, as `get_initial_variables` returns
-      them; arrays may be abstract.
+    variables: variables of the model with their axes, from
+      `get_initial_variables`; arrays may be abstract.
     partitioner: the devices and the logical axis rules.
 
   Returns:
@@ -213,13 +213,13 @@ def _warm_state(
 ) -> tuple[TrainState, TrainState]:
   """A state at step 0 with weights from checkpoints, and its shardings."""
   state, shardings = abstract_state(model, shapes, partitioner)
-  filled = start.fill(trees.join(state.params, state.frozen))
+  variables = start.fill(trees.join(state.params, state.frozen))
   params, frozen = _on_devices(
     model,
     shapes,
     partitioner,
     seed,
-    filled,
+    variables,
     (shardings.params, shardings.frozen),
   )
   opt_state = partitioner.compile(
@@ -259,7 +259,7 @@ def restore_variables(
     lambda: model.get_initial_variables(jax.random.key(seed), shapes)
   )
   parts = [variables['params'], variables.get('frozen', {})]
-  filled = checkpoints.fill(
+  values = checkpoints.fill(
     trees.join(*parts), checkpoint_path, 'CHECKPOINT_PATH', fresh=fresh
   )
   axes = [variables['params_axes'], variables.get('frozen_axes', {})]
@@ -267,7 +267,7 @@ def restore_variables(
     partitioner.variable_shardings(part, part_axes)
     for part, part_axes in zip(parts, axes, strict=True)
   ]
-  return _on_devices(model, shapes, partitioner, seed, filled, shardings)
+  return _on_devices(model, shapes, partitioner, seed, values, shardings)
 
 
 def _on_devices(
@@ -275,7 +275,7 @@ def _on_devices(
   shapes: Shapes,
   partitioner: Partitioner,
   seed: int,
-  filled: Mapping[str, Any],
+  variables_by_name: Mapping[str, Any],
   shardings: Sequence[Any],
 ) -> tuple[dict, dict]:
   """Puts the variables of a checkpoint on the devices.
@@ -285,14 +285,15 @@ def _on_devices(
     shapes: shapes of the model features in a batch.
     partitioner: partitioner that compiles the drawing of random weights.
     seed: seed of the random weights.
-    filled: all variables of the model. Those that the checkpoint does not have
-      are abstract arrays; they get the values that `initial_state` draws.
+    variables_by_name: all variables of the model. Those that the checkpoint
+      does not have are abstract arrays; they get the values that
+      `initial_state` draws.
     shardings: the shardings of `params` and those of `frozen`.
 
   Returns:
     `(params, frozen)`.
   """
-  values = trees.flatten_paths(filled)
+  values = trees.flatten_paths(variables_by_name)
   places = trees.flatten_paths(trees.join(*shardings))
   fresh = {
     name: places[name]
@@ -302,11 +303,11 @@ def _on_devices(
 
   def draw_fresh_weights() -> dict[str, jax.Array]:
     variables = model.get_initial_variables(jax.random.key(seed), shapes)
-    drawn = trees.flatten_paths(
+    random_weights = trees.flatten_paths(
       trees.join(variables['params'], variables.get('frozen', {}))
     )
     # The compiler removes the drawing of all variables that are not returned.
-    return {name: drawn[name] for name in fresh}
+    return {name: random_weights[name] for name in fresh}
 
   if fresh:
     values |= partitioner.compile(draw_fresh_weights, out_shardings=fresh)()

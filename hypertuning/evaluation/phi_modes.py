@@ -63,8 +63,8 @@ def with_phi(
       `averaged` gives every episode the mean phi over the draws of shots for
       its queries. `random` replaces each leaf by normal noise whose root mean
       square is that leaf's.
-    is_real: bool `[episodes]`, False for the rows that fill up the last batch;
-      these come after all real ones.
+    is_real: mask of the real rows, bool `[episodes]`, False on the rows that
+      fill up the last batch, which come after all real ones.
     draws: number of consecutive episodes that ask the same queries and differ
       only in their shots.
     rng: key for the noise of `random`; other modes do not read it.
@@ -106,17 +106,19 @@ def neighbors(episodes: int, batch_size: int, draws: int = 1) -> np.ndarray:
   rows = numbers % batch_size
   first = numbers - rows  # the number of the first episode of the batch
   real = np.minimum(batch_size, episodes - first)
-  taken = np.asarray(_others(jnp.asarray(rows), jnp.asarray(real), draws))
-  return np.where(taken < real, first + taken, (taken - real) % episodes)
+  batch_rows = np.asarray(_others(jnp.asarray(rows), jnp.asarray(real), draws))
+  return np.where(
+    batch_rows < real, first + batch_rows, (batch_rows - real) % episodes
+  )
 
 
 def _others(rows: jax.Array, real: jax.Array, draws: int) -> jax.Array:
   """For each row of a batch, the row whose phi the mode `other` takes."""
   # A row must never get its own phi. If all real rows ask the same queries, the
   # rows that fill up the batch are taken, hence at least `2 * draws`.
-  after = rows + draws
-  inside = after < jnp.maximum(real, 2 * draws)
-  return jnp.where(inside, after, rows - draws)
+  next_rows = rows + draws
+  is_inside = next_rows < jnp.maximum(real, 2 * draws)
+  return jnp.where(is_inside, next_rows, rows - draws)
 
 
 def _noise(rng: jax.Array, x: jax.Array) -> jax.Array:

@@ -51,23 +51,25 @@ def questions_of(
     episodes: the episodes, before they are converted to model features.
     counts: number of queries that each episode asks, int `[episodes]`.
   """
-  found = Questions([], [], [])
-  for whole, count in zip(episodes.as_numpy_iterator(), counts, strict=True):
+  questions = Questions([], [], [])
+  for full_episode, count in zip(
+    episodes.as_numpy_iterator(), counts, strict=True
+  ):
     # TASK_FEATURE_LENGTHS may have cut an episode's last queries, which the
     # model has then not answered.
     episode = {
       name: value[:count] if name in fewshot.OF_QUERIES else value
-      for name, value in whole.items()
+      for name, value in full_episode.items()
     }
     texts = episode.get('targets_pretokenized')
     if texts is None:
       texts = _decode(task, episode['targets'])
     target = task.postprocess_fn(texts, example=episode, is_target=True)
-    found.targets.append(target)
-    found.draws.append(int(episode.get('draw', 0)))
-    read = episode['hyper_inputs'].tobytes()
-    found.sources.append(episode.get('task', read))
-  return found
+    questions.targets.append(target)
+    questions.draws.append(int(episode.get('draw', 0)))
+    hyper_text = episode['hyper_inputs'].tobytes()
+    questions.sources.append(episode.get('task', hyper_text))
+  return questions
 
 
 def texts_of(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:

@@ -58,8 +58,8 @@ def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
   """`sum(values) / sum(weights)` and the standard error of that ratio.
 
   Args:
-    values: float `[rows]`, one sum per row, for example of losses.
-    weights: float `[rows]`, how many terms each sum has. Rows are taken as
+    values: sums of the rows, for example of losses, float `[rows]`.
+    weights: number of terms in each sum, float `[rows]`. Rows are assumed to be
       independent of one another; the terms within a row need not be.
 
   Returns:
@@ -73,5 +73,5 @@ def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
   # A weighted mean is a ratio of two random sums: its error comes from the
   # residuals of the rows, not from the spread of their own means.
   residuals = values - mean * weights
-  spread = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
-  return float(mean), float(math.sqrt(spread) / total)
+  squares = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
+  return float(mean), float(math.sqrt(squares) / total)

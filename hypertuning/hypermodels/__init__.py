@@ -1,1 +1,1 @@
-"""Where phi comes from: networks that read examples and emit adapters."""
+"""Sources of phi: networks that read examples and emit adapters."""

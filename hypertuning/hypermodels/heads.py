@@ -1,7 +1,8 @@
-"""Heads: a hypermodel's token representations to adapter parameters.
+"""Heads: they turn a hypermodel's token representations into adapters.
 
-HyperTuning section 3.1 maps decoder outputs to phi by MLPs; how tokens map to
-layers is not published, so the wiring below is this project's choice.
+HyperTuning (section 3.1) maps the outputs of the decoder to phi by MLPs. It is
+not published which tokens belong to which layers; the wiring here is this
+project's choice.
 """
 
 import itertools
@@ -29,7 +30,7 @@ from hypertuning.networks import layers
 
 
 class _MLP(nn.Module):
-  """`[..., d]` to `[..., features]` through one GELU bottleneck."""
+  """An MLP with one hidden GELU layer, `[..., d]` to `[..., features]`."""
 
   bottleneck: int
   features: Sequence[int]
@@ -51,13 +52,14 @@ class _MLP(nn.Module):
 
 
 class PrefixHead(nn.Module):
-  """One query per prefix token and site; one MLP per site emits keys, values.
+  """Emits a prefix, with one query per prefix token and site.
 
-  An MLP emits those of all layers of its site at once.
+  There is one MLP per site. From one query, it emits the key and the value of
+  one prefix token in all layers of its site.
 
   Attributes:
     downstream: configuration of the network that will read the prefix.
-    adapter: length and sites of the prefix.
+    adapter: spec of the prefix: its length and its sites.
     bottleneck: hidden size of the MLPs.
   """
 
@@ -68,12 +70,24 @@ class PrefixHead(nn.Module):
   @property
   def num_queries(self) -> int:
     """Number of token representations that the head reads."""
-    return self.adapter.length * len(self.adapter.at(self.downstream))
+    return self.adapter.length * len(
+      self.adapter.selected_sites(self.downstream)
+    )
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> Prefix:
-    """`[episodes, num_queries, d]` to a `Prefix` for every episode."""
-    sites = self.adapter.at(self.downstream)
+    """Emits one prefix per episode.
+
+    Args:
+      hidden: token representations, `[episodes, num_queries, d]`.
+
+    Returns:
+      A `Prefix` with a leading `[episodes]` axis, in the dtype of `hidden`.
+
+    Raises:
+      UserError: the downstream network has no such site, or no attention there.
+    """
+    sites = self.adapter.selected_sites(self.downstream)
     prefix = {}
     for (name, site), x in zip(
       sites.items(), jnp.split(hidden, len(sites), axis=1), strict=True
@@ -92,10 +106,15 @@ class PrefixHead(nn.Module):
     return Prefix(prefix)
 
   def _real_scale(self, key: jax.Array, name: str, site: Site) -> jax.Array:
-    """Normalised keys times a learned scale per layer and head.
+    """Normalises keys, and multiplies them by a learned scale.
 
-    A key of another size than the network's own either saturates the softmax or
-    is never attended to.
+    A key that is much larger than the network's own keys saturates the softmax,
+    and one that is much smaller is never attended to.
+
+    Args:
+      key: generated keys, `[episodes, prefix, layers, kv_heads, head_dim]`.
+      name: name of the parameter that holds the scales, one per layer and head.
+      site: site of the prefix, which gives the scale at the start.
     """
     scale = layers.param_with_axes(
       name,
@@ -110,20 +129,19 @@ class PrefixHead(nn.Module):
 
 
 class LoRAHead(nn.Module):
-  """Queries for every layer of every site; one MLP per factor, shared by them.
+  """Emits LoRA factors, with one or more queries per layer of each site.
 
-  The last matrix of the `b` MLPs starts at zero: at the first step the adapted
-  model is the frozen model, and only `b` has a gradient.
+  There is one MLP per projection and factor (`a` or `b`), which all layers of
+  all sites share. The last matrix of the `b` MLPs starts at zero. At the first
+  step, the adapted model therefore equals the frozen model, and only the `b`
+  MLPs have a gradient.
 
   Attributes:
     downstream: configuration of the network that will read the factors.
-    adapter: rank, scale, sites and projections.
+    adapter: spec of the factors: their rank, scale, sites and projections.
     bottleneck: hidden size of the MLPs.
-    queries_per_layer: the rank of a layer's update is divided among them.
-
-  Raises:
-    UserError: `queries_per_layer` does not divide the rank, or a projection has
-      one size at one site and another one elsewhere.
+    queries_per_layer: number of queries per layer, each of which gives an equal
+      part of the rank.
   """
 
   downstream: HasSites
@@ -134,12 +152,24 @@ class LoRAHead(nn.Module):
   @property
   def num_queries(self) -> int:
     """Number of token representations that the head reads."""
-    sites = self.adapter.at(self.downstream).values()
+    sites = self.adapter.selected_sites(self.downstream).values()
     return self.queries_per_layer * sum(site.layers for site in sites)
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> LoRA:
-    """`[episodes, num_queries, d]` to `LoRA` factors for every episode."""
+    """Emits one set of LoRA factors per episode.
+
+    Args:
+      hidden: token representations, `[episodes, num_queries, d]`.
+
+    Returns:
+      A `LoRA` with a leading `[episodes]` axis, in the dtype of `hidden`.
+
+    Raises:
+      UserError: `queries_per_layer` does not divide the rank, the downstream
+        network lacks a site or projection, or a projection has different sizes
+        at different sites.
+    """
     rank = self.adapter.rank
     if rank % self.queries_per_layer:
       raise UserError(
@@ -150,14 +180,15 @@ class LoRAHead(nn.Module):
     hidden = hidden.reshape(
       hidden.shape[0], -1, self.queries_per_layer, hidden.shape[-1]
     )
-    sites = self.adapter.at(self.downstream)
+    sites = self.adapter.selected_sites(self.downstream)
     ends = list(itertools.accumulate(x.layers for x in sites.values()))[:-1]
     by_site = dict(zip(sites, jnp.split(hidden, ends, axis=1), strict=True))
     factors: dict[str, dict[str, LowRank]] = {name: {} for name in sites}
     for module in self.adapter.modules:
       users = [name for name in sites if module in sites[name].modules]
       matrix = self._matrix(module, [sites[name] for name in users])
-      # All sites in one call: their layers are rows of the same matmul.
+      # One call makes the factors of all sites, as the layers of all of them
+      # can be rows of the same matmul.
       x = jnp.concatenate([by_site[name] for name in users], axis=1)
       ends = list(itertools.accumulate(sites[name].layers for name in users))
       a, b = (
@@ -171,12 +202,16 @@ class LoRAHead(nn.Module):
   def _factors(
     self, module: str, matrix: Matrix, x: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """`a` and `b` of one projection in all layers.
+    """The factors of one projection in all layers.
 
     Args:
       module: name of the projection.
-      matrix: its sizes.
-      x: `[episodes, layers, queries, d]`.
+      matrix: the projection that is updated, which gives the factors' sizes.
+      x: token representations, `[episodes, layers, queries_per_layer, d]`.
+
+    Returns:
+      `a` `[episodes, layers, inputs, rank]` and `b`
+      `[episodes, layers, rank, outputs]`.
     """
     rank, ranks = self.adapter.rank, self.adapter.rank // self.queries_per_layer
     a = _MLP(
@@ -196,7 +231,7 @@ class LoRAHead(nn.Module):
       dtype=x.dtype,
       name=f'{module}_b',
     )(x)
-    # A parameter's axis `joined_kv` is called `heads` in activations.
+    # The axis `joined_kv` of a parameter is called `heads` in activations.
     axis = 'heads' if matrix.axes[1] == 'joined_kv' else None
     b = partitioning.with_sharding_constraint(
       b.reshape(*b.shape[:2], rank, matrix.outputs), ('batch', None, None, axis)
@@ -204,7 +239,10 @@ class LoRAHead(nn.Module):
     return a.reshape(*a.shape[:3], rank), b
 
   def _matrix(self, module: str, sites: Sequence[Site]) -> Matrix:
-    """What the sites have by this name; one MLP makes all of their factors."""
+    """The projection of this name, which must have one size at all sites.
+
+    One MLP makes the factors of all sites.
+    """
     matrices = [site.modules[module] for site in sites]
     sizes = {(matrix.inputs, matrix.outputs) for matrix in matrices}
     if len(sizes) > 1:

@@ -1,4 +1,4 @@
-"""HyperT5 (arXiv 2211.12485, section 3): few-shot text to phi in one pass."""
+"""HyperT5 (arXiv 2211.12485, section 3): examples become phi in one pass."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,21 @@ class HyperT5(t5.T5):
   """A T5 whose decoder reads learned queries instead of text.
 
   The encoder reads the examples. The decoder has no causal mask: its queries
-  attend to one another and to the examples, and a head turns what it says into
-  adapter parameters. Embedding, encoder and decoder have T5's names, so that
-  they can start from the downstream model's weights.
+  attend to one another and to the examples. A head turns the hidden states of
+  the decoder into adapters. Embedding, encoder and decoder have T5's names, so
+  that they can start from the weights of the downstream model.
 
   Attributes:
-    config: sizes of the hypermodel; free of the downstream model's.
-    head: `heads.PrefixHead` or `heads.LoRAHead`.
-    bidirectional_bias: see `t5.Decoder`.
-    query_tokens: ids whose embeddings the queries start from, over and over;
-      a decoder that starts from a language model's knows what to do with them
-      (as prompts from sampled vocabulary, Lester et al., 2021, section 3.2).
-      Where there are none, queries start at random.
+    config: sizes of the hypermodel, which may differ from the downstream
+      model's.
+    head: the head, a `heads.PrefixHead` or `heads.LoRAHead`.
+    bidirectional_bias: whether the decoder's relative biases tell earlier
+      queries from later ones, see `t5.Decoder`.
+    query_tokens: ids of the tokens whose embeddings the queries start from; the
+      ids are repeated if there are fewer of them than queries. A decoder with
+      the weights of a language model can read such embeddings from the start
+      (prompts start from sampled vocabulary in Lester et al., 2021, section
+      3.2). Without ids, queries start at random.
   """
 
   head: nn.Module
@@ -39,13 +42,15 @@ class HyperT5(t5.T5):
       cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype
     )
     self.encoder = t5.Encoder(cfg)
-    # Not `super().setup()`: flax lets nobody replace its decoder afterwards.
+    # This repeats `super().setup()`, because flax does not allow the decoder
+    # to be replaced after it.
     self.decoder = t5.Decoder(
       cfg, causal=False, bidirectional_bias=self.bidirectional_bias
     )
     self.queries = layers.param_with_axes(
       'queries',
-      # The scale of T5's embeddings, or a learned difference to some of them.
+      # Random queries have the scale of T5's embeddings. With query tokens, the
+      # parameter is a learned difference from their embeddings.
       nn.initializers.normal(stddev=0.0 if self.query_tokens else 1.0),
       (self.head.num_queries, cfg.emb_dim),
       jnp.float32,
@@ -62,15 +67,16 @@ class HyperT5(t5.T5):
     """Generates phi.
 
     Args:
-      tokens: few-shot text, int32 `[episodes, length]`, 0 on padding, or in
-        chunks `[episodes, chunks, length]`. Chunks are encoded apart, and the
-        queries attend to all of them.
-      downstream: not used; the hypermodel has an encoder of its own.
+      tokens: token ids of the examples, int32 `[episodes, length]`, 0 on
+        padding; or, in chunks, `[episodes, chunks, length]`. Chunks are encoded
+        independently, and the queries attend to all of them.
+      downstream: the downstream network, which is ignored, as the hypermodel
+        has an encoder of its own.
       enable_dropout: whether dropout is on.
 
     Returns:
       Adapters with a leading `[episodes]` axis. They depend neither on the
-      amount of padding nor on the other episodes.
+      amount of padding nor on other episodes.
     """
     del downstream
     episodes, length = tokens.shape[0], tokens.shape[-1]

@@ -1,8 +1,8 @@
-"""Free adapter parameters: one phi for all episodes, whatever they show.
+"""Learned adapters: one phi for all episodes, whatever their examples are.
 
-Prefix tuning (Li and Liang, 2021) and LoRA (Hu et al., 2021) trained on a
-mixture, the shared baselines of HyperTuning; keys, values and factors are the
-parameters, with no network behind them.
+These are prefix tuning (Li and Liang, 2021) and LoRA (Hu et al., 2021), trained
+on a mixture: the baselines that HyperTuning compares with. The keys and values,
+or the factors, are parameters themselves.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ class Learned(nn.Module):
   """Adapters that are parameters themselves, in place of a hypermodel.
 
   Attributes:
-    downstream: configuration of the network that reads them.
-    adapter: what they are.
+    downstream: configuration of the network that reads the adapters.
+    adapter: spec of the adapters: their kind, sizes and sites.
     prefix_stddev: standard deviation of the initial keys and values. LoRA's `a`
-      starts with the scale of a dense layer, its `b` at zero.
+      starts with the scale of a dense layer, and its `b` at zero.
   """
 
   downstream: HasSites
@@ -39,10 +39,12 @@ class Learned(nn.Module):
   ) -> Adapters:
     """The same adapters for every episode.
 
+    A hypermodel takes the same arguments; here, all of them are ignored.
+
     Args:
-      tokens: not read.
-      downstream: not used.
-      enable_dropout: nothing; there is none.
+      tokens: token ids of the examples.
+      downstream: the downstream network.
+      enable_dropout: whether dropout is on.
 
     Returns:
       Adapters with an episodes axis of 1, which is never broadcast.
@@ -52,7 +54,7 @@ class Learned(nn.Module):
     def learn(path: Any, leaf: jax.ShapeDtypeStruct, axes: Any) -> jax.Array:
       names = [str(getattr(x, 'key', getattr(x, 'name', x))) for x in path]
       value = layers.param_with_axes(
-        '_'.join(['phi', *names[1:]]),  # without `sites`
+        '_'.join(['phi', *names[1:]]),  # the first name is `sites`
         self._init(names[-1]),
         leaf.shape[1:],
         jnp.float32,

@@ -9,11 +9,12 @@ from hypertuning.networks.memory import Memory
 
 
 class Network(Protocol):
-  """What every downstream network is: a Flax module with these methods.
+  """The contract of every downstream network: a Flax module with these methods.
 
   Attributes:
-    config: has `vocab_size`, `dtype`, `scan_layers`, `remat_policy` and `sites`
-      (see `adapters.sites`); nothing else of it is read outside the network.
+    config: configuration with `vocab_size`, `dtype`, `scan_layers`,
+      `remat_policy` and `sites` (see `adapters.sites`). No other field of it is
+      read outside the network.
   """
 
   config: Any
@@ -25,27 +26,43 @@ class Network(Protocol):
     adapters: Adapters | None = None,
     enable_dropout: bool = False,
   ) -> jax.Array:
-    """Hidden states from which `logits` predicts every target token.
+    """Computes hidden states from which `logits` predicts every target token.
 
     Args:
-      inputs: what is read, int32 `[rows, inputs]`, 0 on padding.
-      targets: what is to be said, int32 `[rows, targets]`, 0 on padding; the
-        network itself shifts them.
-      adapters: phi of episodes; rows of an episode are neighbours, and there
-        are equally many per episode.
+      inputs: tokens that the network reads, int32 `[rows, inputs]`, 0 on
+        padding.
+      targets: tokens that the network should predict, int32 `[rows, targets]`,
+        0 on padding. The network itself shifts them.
+      adapters: phi of the episodes; None for the frozen network alone. The rows
+        of an episode are consecutive, and all episodes have equally many.
       enable_dropout: whether dropout is on.
 
     Returns:
-      `[rows, targets, embed]`.
+      Hidden states `[rows, targets, embed]`, in the dtype of the network.
     """
 
   def logits(self, hidden: jax.Array) -> jax.Array:
-    """Float32 `[..., vocab]` from hidden states `[..., embed]`."""
+    """Logits, float32 `[..., vocab]`, of hidden states `[..., embed]`."""
 
   def start(
     self, inputs: jax.Array, adapters: Adapters | None, length: int
   ) -> Memory:
-    """Reads the inputs once, with room for `length` tokens to decode."""
+    """Reads the inputs, once, before tokens are decoded.
+
+    Args:
+      inputs: tokens that the network reads, int32 `[rows, inputs]`, 0 on
+        padding.
+      adapters: phi of the episodes, see `__call__`.
+      length: number of tokens that the memory must have room for.
+    """
 
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
-    """Logits `[rows, vocab]` of the token behind ids `[rows]`."""
+    """Reads one token per row, and predicts the next one.
+
+    Args:
+      ids: ids of the tokens, int32 `[rows]`.
+      memory: memory of all tokens before them.
+
+    Returns:
+      The logits of the next token, float32 `[rows, vocab]`, and the new memory.
+    """

@@ -1,4 +1,7 @@
-"""The network of all models: a downstream one, adapted by phi of a source."""
+"""The network of every model: a downstream network, adapted by a source's phi.
+
+A source is a hypermodel, which generates phi, or learned adapters.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +19,12 @@ class AdaptedModel(nn.Module):
   """A downstream network and, if there is one, the source of its phi.
 
   Attributes:
-    downstream: a `networks.Network`.
-    hypermodel: a source: `source(hyper_tokens, downstream, enable_dropout)`
-      gives adapters, and may run the downstream network to make them; or None.
-    teacher: a network like `downstream` that is distilled, or None.
+    downstream: downstream network, a `networks.Network`.
+    hypermodel: source of phi; None for no phi. The call
+      `source(hyper_tokens, downstream, enable_dropout)` returns adapters, and
+      may run the downstream network to make them.
+    teacher: network like `downstream` that is distilled; None for no network of
+      its own.
   """
 
   downstream: nn.Module
@@ -29,11 +34,11 @@ class AdaptedModel(nn.Module):
   def generate(
     self, hyper_tokens: jax.Array, enable_dropout: bool = False
   ) -> Adapters | None:
-    """Phi of every episode, or None where there is no hypermodel.
+    """Generates phi of every episode; None if there is no hypermodel.
 
     Args:
-      hyper_tokens: few-shot text, int32 `[episodes, length]`, or in chunks of
-        whole examples `[episodes, chunks, length]`.
+      hyper_tokens: token ids of the examples, int32 `[episodes, length]`, 0 on
+        padding; or, in chunks of whole examples, `[episodes, chunks, length]`.
       enable_dropout: whether dropout is on.
     """
     if self.hypermodel is None:
@@ -45,7 +50,17 @@ class AdaptedModel(nn.Module):
   def logits(
     self, batch: Batch, adapters: Adapters | None, enable_dropout: bool = False
   ) -> jax.Array:
-    """Float32 `[episodes, queries, length, vocab]` with phi of `[episodes]`."""
+    """Logits of the targets with these adapters.
+
+    Args:
+      batch: model features, of which `input_tokens` and `target_tokens`, int32
+        `[episodes, queries, length]`, are read.
+      adapters: phi of the episodes; None for no phi.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      Float32 `[episodes, queries, length, vocab]`.
+    """
     return _logits(
       self.downstream,
       batch['input_tokens'],
@@ -57,8 +72,15 @@ class AdaptedModel(nn.Module):
   def teacher_logits(self, batch: Batch) -> jax.Array:
     """Logits of the teacher, which reads the examples in its own input.
 
-    Without a network of its own the teacher is the downstream model, without
-    phi. No gradient goes through it.
+    If there is no network `teacher`, the downstream network without phi is the
+    teacher. No gradient goes through it.
+
+    Args:
+      batch: model features, of which `teacher_tokens` and `target_tokens`,
+        int32 `[episodes, queries, length]`, are read.
+
+    Returns:
+      Float32 `[episodes, queries, length, vocab]`.
     """
     network = self.downstream if self.teacher is None else self.teacher
     return jax.lax.stop_gradient(
@@ -68,17 +90,31 @@ class AdaptedModel(nn.Module):
   def start(
     self, input_tokens: jax.Array, adapters: Adapters | None, length: int
   ) -> Memory:
-    """A memory with a row per query of `[episodes, queries, length]` inputs."""
+    """Reads the inputs of all queries; the memory has one row per query.
+
+    Args:
+      input_tokens: token ids, int32 `[episodes, queries, length]`.
+      adapters: phi of the episodes; None for no phi.
+      length: number of tokens that the memory must have room for.
+    """
     return self.downstream.start(fold(input_tokens), adapters, length)
 
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
-    """See `networks.Network`."""
+    """Reads one token per row, see `networks.Network.step`."""
     return self.downstream.step(ids, memory)
 
   def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
-    """Logits with generated phi."""
+    """Generates phi, and computes the logits of the targets with it.
+
+    Args:
+      batch: model features of episodes.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      Float32 `[episodes, queries, length, vocab]`.
+    """
     if self.teacher is not None and self.is_initializing():
-      self.teacher_logits(batch)  # makes its parameters
+      self.teacher_logits(batch)  # makes the teacher's parameters
     phi = self.generate(batch['hyper_tokens'], enable_dropout)
     return self.logits(batch, phi, enable_dropout)
 
@@ -95,5 +131,5 @@ def _logits(
 
 
 def fold(x: jax.Array) -> jax.Array:
-  """`[episodes, queries, length]` to `[episodes * queries, length]`."""
+  """Joins two axes: `[episodes, queries, length]` to `[rows, length]`."""
   return x.reshape(-1, x.shape[-1])

@@ -1,7 +1,7 @@
-"""Multi-head attention that takes an optional prefix and LoRA factors.
+"""Multi-head attention with an optional prefix and optional LoRA factors.
 
-Keys and values have their heads before their length, the order in which a step
-of decoding reads them: `[rows, kv_heads, length, head_dim]`.
+Keys and values are `[rows, kv_heads, length, head_dim]`: the axis of heads is
+before that of tokens, the order in which a step of decoding reads memory.
 """
 
 from collections.abc import Callable
@@ -15,41 +15,45 @@ from flax.linen import partitioning
 from hypertuning.adapters.sites import KeyValue, SiteAdapter
 from hypertuning.networks import layers
 
-# Finite, so that a row with nothing to attend to is uniform and not NaN.
-MASKED = -1e10
-# Turns `[rows, heads, length, head_dim]` by int32 `[rows or 1, length]`.
+# Bias of a key that is masked. It is finite, so that a query with no key to
+# attend to has uniform weights, and not NaN.
+MASK_BIAS = -1e10
+# A function that turns queries or keys, `[rows, heads, length, head_dim]`, by
+# their positions, int32 `[rows or 1, length]`.
 Rotary = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def mask_to_bias(mask: jax.Array) -> jax.Array:
-  """Boolean mask (True = attend) to an additive float32 bias."""
-  return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
+  """A bias that is added to logits, float32, of a mask that is True on keys."""
+  return jnp.where(mask, 0.0, MASK_BIAS).astype(jnp.float32)
 
 
 def prepend(prefix: KeyValue | None, text: KeyValue) -> KeyValue:
-  """A text's keys and values behind those of a prefix.
+  """Puts the keys and values of a prefix before those of a text.
 
   Args:
-    prefix: one layer's, `[episodes, prefix, kv_heads, head_dim]`.
-    text: `[rows, kv_heads, length, head_dim]`; `episodes` divides `rows`.
+    prefix: keys and values of one layer's prefix,
+      `[episodes, prefix, kv_heads, head_dim]`; None for no prefix.
+    text: keys and values of the text, `[rows, kv_heads, length, head_dim]`;
+      `rows` is a multiple of `episodes`.
 
   Returns:
-    `[rows, kv_heads, prefix + length, head_dim]`, in the text's type.
+    `[rows, kv_heads, prefix + length, head_dim]`, in the dtype of the text.
   """
   if prefix is None:
     return text
   rows = text.key.shape[0]
 
-  def join(before: jax.Array, x: jax.Array) -> jax.Array:
-    before = before.swapaxes(1, 2).astype(x.dtype)
-    before = jnp.repeat(before, rows // before.shape[0], axis=0)
-    return jnp.concatenate([before, x], axis=2)
+  def join(prefix_part: jax.Array, x: jax.Array) -> jax.Array:
+    prefix_part = prefix_part.swapaxes(1, 2).astype(x.dtype)
+    prefix_part = jnp.repeat(prefix_part, rows // prefix_part.shape[0], axis=0)
+    return jnp.concatenate([prefix_part, x], axis=2)
 
   return jax.tree.map(join, prefix, text)
 
 
 def write(memory: KeyValue, new: KeyValue, place: jax.Array) -> KeyValue:
-  """A memory with new keys and values from `place` on."""
+  """Writes keys and values into a memory, from the position `place` on."""
   return jax.tree.map(
     lambda x, y: jax.lax.dynamic_update_slice_in_dim(
       x, y.astype(x.dtype), place, axis=2
@@ -68,52 +72,60 @@ def dot_product_attention(
   scale: float = 1.0,
   float32_logits: bool = False,
 ) -> jax.Array:
-  """Attention with softmax in float32.
+  """Attention, whose softmax is computed in float32.
 
   Args:
-    query: `[rows, heads, q, head_dim]`.
-    key: `[rows, kv_heads, k, head_dim]`; each serves `heads / kv_heads` heads.
-    value: the shape of `key`.
-    bias: additive, broadcastable to `[rows, heads, q, k]`.
-    dropout: applied to the attention weights.
-    scale: of the logits; T5 has none, others 1 / sqrt(head_dim).
-    float32_logits: multiply queries and keys in float32 too.
+    query: queries, `[rows, heads, q, head_dim]`.
+    key: keys, `[rows, kv_heads, k, head_dim]`; each of their heads serves
+      `heads / kv_heads` heads of queries.
+    value: values, in the shape of `key`.
+    bias: float32 array that is added to the logits, broadcastable to
+      `[rows, heads, q, k]`.
+    dropout: function that is applied to the attention weights.
+    scale: factor of the logits: 1 in T5, 1 / sqrt(head_dim) in most other
+      networks.
+    float32_logits: whether queries and keys are multiplied in float32 as well.
 
   Returns:
-    `[rows, heads, q, head_dim]`.
+    `[rows, heads, q, head_dim]`, in the dtype of `value`.
   """
   rows, heads, length, head_dim = query.shape
   _, kv_heads, columns, _ = key.shape
-  # The heads of a group are rows of one matmul: keys are never repeated.
-  grouped = (rows, kv_heads, heads // kv_heads * length)
-  query = query.reshape(*grouped, head_dim)
+  # The query heads that share a key head are rows of the same matmul, so that
+  # no key is ever repeated.
+  group_shape = (rows, kv_heads, heads // kv_heads * length)
+  query = query.reshape(*group_shape, head_dim)
   if float32_logits:
     query, key = query.astype(jnp.float32), key.astype(jnp.float32)
   logits = jnp.einsum('bhqd,bhkd->bhqk', query, key).astype(jnp.float32)
   logits = logits.reshape(rows, heads, length, columns)
   logits = logits * scale + bias if scale != 1.0 else logits + bias
   weights = dropout(jax.nn.softmax(logits).astype(value.dtype))
-  x = jnp.einsum('bhqk,bhkd->bhqd', weights.reshape(*grouped, columns), value)
+  x = jnp.einsum(
+    'bhqk,bhkd->bhqd', weights.reshape(*group_shape, columns), value
+  )
   return x.reshape(rows, heads, length, value.shape[-1])
 
 
 class Attention(nn.Module):
-  """Attention over text, with an adapter's part for this layer if there is one.
+  """Attention over text, with this layer's part of an adapter, if any.
 
-  What is attended to (`keys_values`) and attending (`__call__`) are apart, so
-  that decoding projects a text once and reads it at every token.
+  One method makes keys and values (`keys_values`), another attends to them
+  (`__call__`), so that decoding makes the keys of a text once, and attends to
+  them at every token.
 
   Attributes:
-    features: width of the residual stream that is written to.
+    features: width of the residual stream, which is the output.
     num_heads: number of query heads.
     head_dim: size of one head, which need not be `features / num_heads`.
     num_kv_heads: number of key and value heads; `num_heads` if None.
-    scale: of the attention logits.
-    rotary: turns queries and keys by their positions; None for no such thing.
+    scale: factor of the attention logits.
+    rotary: function that turns queries and keys by their positions; None leaves
+      them as they are.
     query_init: initializer of the query kernel.
-    dropout_rate: of the attention weights.
-    dtype: computation type.
-    float32_logits: see `dot_product_attention`.
+    dropout_rate: dropout rate of the attention weights.
+    dtype: dtype of the computation; parameters are float32.
+    float32_logits: whether queries and keys are multiplied in float32.
   """
 
   features: int
@@ -129,10 +141,11 @@ class Attention(nn.Module):
 
   def setup(self) -> None:
     kv_heads = self.num_kv_heads or self.num_heads
-    # Fewer heads may not divide the devices that `heads` are divided over.
-    grouped = kv_heads != self.num_heads
-    self.kv_axis = 'kv_heads' if grouped else 'heads'
-    kv_axes = ('embed', 'joined_kv_heads' if grouped else 'joined_kv')
+    # If there are fewer key heads, the number of devices along `heads` may not
+    # divide them: they get an axis of their own, which is never divided.
+    is_grouped = kv_heads != self.num_heads
+    self.kv_axis = 'kv_heads' if is_grouped else 'heads'
+    kv_axes = ('embed', 'joined_kv_heads' if is_grouped else 'joined_kv')
     self.query = layers.DenseGeneral(
       (self.num_heads, self.head_dim),
       ('embed', 'joined_kv'),
@@ -153,11 +166,11 @@ class Attention(nn.Module):
   def keys_values(
     self, x: jax.Array, adapter: SiteAdapter | None = None
   ) -> KeyValue:
-    """Keys and values of a text, without positions and without the prefix.
+    """Keys and values of a text, not yet turned, and without the prefix.
 
     Args:
-      x: `[rows, length, features]`.
-      adapter: this layer's LoRA factors.
+      x: hidden states of the text, `[rows, length, features]`.
+      adapter: adapter part whose LoRA factors apply to keys and values.
     """
     adapter = adapter or SiteAdapter()
     key = self.key(x, adapter.module('key'))
@@ -168,7 +181,7 @@ class Attention(nn.Module):
     )
 
   def place(self, keys_values: KeyValue, positions: jax.Array) -> KeyValue:
-    """Keys turned by their int32 positions `[rows or 1, length]`."""
+    """Turns keys by their positions, int32 `[rows or 1, length]`."""
     if self.rotary is None:
       return keys_values
     key = self.rotary(keys_values.key, positions)
@@ -177,9 +190,10 @@ class Attention(nn.Module):
   def prepend(
     self, adapter: SiteAdapter | None, keys_values: KeyValue
   ) -> KeyValue:
-    """Placed keys and values behind the adapter's prefix, if it has one.
+    """Puts the adapter's prefix, if any, before keys that have been turned.
 
-    A prefix is stored without positions and stands at 0..prefix-1.
+    The keys of a prefix are stored unturned; their positions are 0, 1 and so
+    on up to `prefix - 1`.
     """
     prefix = adapter.prefix if adapter else None
     if prefix is None:
@@ -202,14 +216,16 @@ class Attention(nn.Module):
     """Attends from `x` to keys and values.
 
     Args:
-      x: `[rows, q, features]`.
-      keys_values: `[rows, kv_heads, k, head_dim]`, a prefix before the text.
-      bias: float32, broadcastable to `[rows, heads, q, text]`. It holds the
-        masks and T5's relative bias of text to text only: the columns before
-        the text, a prefix, get 0 and are never masked.
-      adapter: this layer's LoRA factors.
-      deterministic: no dropout.
-      positions: int32 `[rows or 1, q]`, needed where there is `rotary`.
+      x: hidden states that attend, `[rows, q, features]`.
+      keys_values: keys and values, `[rows, kv_heads, k, head_dim]`; those of a
+        prefix are before those of the text.
+      bias: float32 array that is added to the logits, broadcastable to
+        `[rows, heads, q, text]`. It holds masks and T5's relative biases, for
+        the text alone. A prefix has the bias 0, and is never masked.
+      adapter: adapter part whose LoRA factors apply to queries and outputs.
+      deterministic: whether dropout is off.
+      positions: positions of the queries, int32 `[rows or 1, q]`; only needed
+        if there is a `rotary`.
 
     Returns:
       `[rows, q, features]`.
@@ -218,12 +234,14 @@ class Attention(nn.Module):
     query = _heads_first(self.query(x, adapter.module('query')), 'heads')
     if self.rotary is not None and positions is not None:
       query = self.rotary(query, positions)
-    before = keys_values.key.shape[2] - bias.shape[-1]
+    prefix_length = keys_values.key.shape[2] - bias.shape[-1]
     y = dot_product_attention(
       query,
       keys_values.key,
       keys_values.value,
-      jnp.pad(bias, [(0, 0)] * 3 + [(before, 0)]) if before else bias,
+      jnp.pad(bias, [(0, 0)] * 3 + [(prefix_length, 0)])
+      if prefix_length
+      else bias,
       lambda weights: self.dropout(weights, deterministic=deterministic),
       self.scale,
       self.float32_logits,
@@ -232,6 +250,6 @@ class Attention(nn.Module):
 
 
 def _heads_first(x: jax.Array, axis: str) -> jax.Array:
-  """`[rows, length, heads, head_dim]` to `[rows, heads, length, head_dim]`."""
+  """Moves the axis of heads to the front: `[rows, heads, length, head_dim]`."""
   x = partitioning.with_sharding_constraint(x, ('batch', 'length', axis, 'kv'))
   return x.swapaxes(1, 2)

@@ -1,9 +1,9 @@
 """Greedy, sampled and beam decoding from a network's memory.
 
-All three share one signature and know nothing of networks: a step is
-`step(ids [rows], memory) -> (logits [rows, vocab], memory)`, and the memory
-says which ids come first. Ids behind an end are 0. Results are sorted by
-ascending score: the best decode of a row is its last.
+All three have the same signature, and depend on no network. Their argument
+`step` is a function `(ids [rows], memory) -> (logits [rows, vocab], memory)`,
+and the memory has the ids that come first. Ids after the end of a sequence are
+0. Results are sorted by ascending score: the best decode of a text comes last.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ _NEGATIVE = -1e7
 
 
 class _State(NamedTuple):
-  """Loop state of greedy and sampled decoding; `rows` decodes at once."""
+  """Loop state of greedy and sampled decoding; each row is one decode."""
 
   step: jax.Array  # []
   ids: jax.Array  # [rows]
-  done: jax.Array  # [rows] bool
+  is_done: jax.Array  # [rows] bool
   sequences: jax.Array  # [rows, length]
   scores: jax.Array  # [rows]
   memory: Memory
@@ -41,22 +41,24 @@ def sample(
   top_k: int = 0,
   top_p: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws every token; temperature 0 takes the likeliest (greedy).
+  """Draws every token; with the temperature 0, takes the likeliest one.
 
   Args:
-    step: see the module.
-    memory: of `batch` texts, one row per text; it has room for `length` tokens,
-      the end included.
+    step: function that reads one token per row, see the module.
+    memory: memory of `batch` texts, one row per text, with room for `length`
+      tokens including the end.
     end_ids: ids that end a sequence.
-    num_decodes: independent draws per text.
-    rng: key for the draws, needed where the temperature is not 0.
-    temperature: divides the logits.
-    top_k: if not 0, only the k likeliest tokens may be drawn.
-    top_p: only the likeliest tokens up to this mass may be drawn.
+    num_decodes: number of independent draws per text.
+    rng: key for the draws; only needed if the temperature is not 0.
+    temperature: number that the logits are divided by.
+    top_k: number of likeliest tokens that may be drawn; 0 sets no limit.
+    top_p: probability mass of the likeliest tokens that may be drawn; 1 sets no
+      limit.
 
   Returns:
-    Sequences int32 `[batch, num_decodes, length]` and their log-probabilities
-    under the undivided, unfiltered logits, float32 `[batch, num_decodes]`.
+    Sequences, int32 `[batch, num_decodes, length]`, and their
+    log-probabilities, float32 `[batch, num_decodes]`. Temperature and limits
+    change the draws, but not these log-probabilities.
 
   Raises:
     ValueError: `rng` is missing.
@@ -72,27 +74,27 @@ def sample(
     logits, memory = step(state.ids, state.memory)
     logits = logits.astype(jnp.float32)
     if temperature and rng is not None:
-      filtered = _filter(logits / temperature, top_k, top_p)
+      allowed_logits = _filter(logits / temperature, top_k, top_p)
       ids = jax.random.categorical(
-        jax.random.fold_in(rng, state.step), filtered
+        jax.random.fold_in(rng, state.step), allowed_logits
       )
     else:
       ids = jnp.argmax(logits, axis=-1)
-    ids = jnp.where(state.done, PAD_ID, ids.astype(jnp.int32))
+    ids = jnp.where(state.is_done, PAD_ID, ids.astype(jnp.int32))
     log_probs = jnp.take_along_axis(
       jax.nn.log_softmax(logits), ids[:, None], axis=-1
     )[:, 0]
     return _State(
       state.step + 1,
       ids,
-      state.done | is_end(ids, end_ids),
+      state.is_done | is_end(ids, end_ids),
       state.sequences.at[:, state.step].set(ids),
-      state.scores + jnp.where(state.done, 0.0, log_probs),
+      state.scores + jnp.where(state.is_done, 0.0, log_probs),
       memory,
     )
 
   final = jax.lax.while_loop(
-    lambda s: (s.step < length) & ~jnp.all(s.done),
+    lambda s: (s.step < length) & ~jnp.all(s.is_done),
     body,
     _State(
       jnp.zeros((), jnp.int32),
@@ -103,7 +105,7 @@ def sample(
       memory,
     ),
   )
-  return _sorted(
+  return _sort_by_score(
     final.sequences.reshape(batch, num_decodes, -1),
     final.scores.reshape(batch, num_decodes),
   )
@@ -117,19 +119,25 @@ def is_end(ids: jax.Array, end_ids: Sequence[int]) -> jax.Array:
 def greedy(
   step: Step, memory: Memory, **kwargs: Any
 ) -> tuple[jax.Array, jax.Array]:
-  """The likeliest token at every step; arguments and results as `sample`."""
+  """Takes the likeliest token at every step.
+
+  Arguments and results are those of `sample`.
+  """
   return sample(step, memory, **kwargs, temperature=0.0)
 
 
 class _Beams(NamedTuple):
-  """Loop state of beam search."""
+  """Loop state of beam search.
+
+  Beams that are alive can still be extended; complete ones have ended.
+  """
 
   step: jax.Array
   ids: jax.Array  # [batch * beams]
   sequences: jax.Array  # [batch, beams, length] alive
   scores: jax.Array  # [batch, beams] summed log-probabilities
-  ended: jax.Array  # [batch, beams, length]
-  ended_scores: jax.Array  # [batch, beams] length-normalised
+  complete: jax.Array  # [batch, beams, length]
+  complete_scores: jax.Array  # [batch, beams] length-normalised
   memory: Memory
 
 
@@ -145,17 +153,19 @@ def beam_search(
   """Beam search with the length penalty of Wu et al. (2016), section 7.
 
   Args:
-    step: see the module; rows of one text's beams are neighbours.
-    memory: see `sample`.
+    step: function that reads one token per row, see the module. The beams of a
+      text are consecutive rows.
+    memory: memory of `batch` texts, see `sample`.
     end_ids: ids that end a sequence.
-    num_decodes: beams per text.
-    rng: not used.
-    alpha: a decode's score is its log-probability over
-      `((5 + length) / 6) ** alpha`.
+    num_decodes: number of beams per text.
+    rng: key for draws, which is ignored, as nothing is drawn.
+    alpha: exponent of the length penalty: the score of a sequence is its
+      log-probability divided by `((5 + length) / 6) ** alpha`.
 
   Returns:
-    Sequences int32 `[batch, beams, length]` and length-normalised scores
-    `[batch, beams]`. A sequence that nothing ended in time counts as it is.
+    Sequences, int32 `[batch, beams, length]`, and their scores, float32
+    `[batch, beams]`. A sequence that has not ended within the length counts
+    without an end.
   """
   del rng
   beams = num_decodes
@@ -172,41 +182,46 @@ def beam_search(
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     vocab = log_probs.shape[-1]
     totals = state.scores[..., None] + log_probs.reshape(-1, beams, vocab)
-    # Twice as many candidates: at most half of them can end here.
+    # There are twice as many candidates as beams, so that enough of them are
+    # still alive if some end with this token.
     scores, flat = jax.lax.top_k(totals.reshape(batch_size, -1), 2 * beams)
     parents, ids = flat // vocab, (flat % vocab).astype(jnp.int32)
     sequences = jnp.take_along_axis(state.sequences, parents[..., None], axis=1)
     sequences = sequences.at[:, :, state.step].set(ids)
     ends = is_end(ids, end_ids)
 
-    alive, kept = jax.lax.top_k(jnp.where(ends, _NEGATIVE, scores), beams)
-    ended_scores = jnp.where(ends, scores / penalty(state.step + 1), _NEGATIVE)
-    ended, ended_scores = _best(
-      jnp.concatenate([state.ended, sequences], axis=1),
-      jnp.concatenate([state.ended_scores, ended_scores], axis=1),
+    best_alive_scores, alive_beams = jax.lax.top_k(
+      jnp.where(ends, _NEGATIVE, scores), beams
+    )
+    complete_scores = jnp.where(
+      ends, scores / penalty(state.step + 1), _NEGATIVE
+    )
+    complete, complete_scores = _best(
+      jnp.concatenate([state.complete, sequences], axis=1),
+      jnp.concatenate([state.complete_scores, complete_scores], axis=1),
       beams,
     )
-    parents = jnp.take_along_axis(parents, kept, axis=1)
+    parents = jnp.take_along_axis(parents, alive_beams, axis=1)
     return _Beams(
       state.step + 1,
-      jnp.take_along_axis(ids, kept, axis=1).reshape(-1),
-      jnp.take_along_axis(sequences, kept[..., None], axis=1),
-      alive,
-      ended,
-      ended_scores,
-      # Every row goes on from the beam that it continues.
+      jnp.take_along_axis(ids, alive_beams, axis=1).reshape(-1),
+      jnp.take_along_axis(sequences, alive_beams[..., None], axis=1),
+      best_alive_scores,
+      complete,
+      complete_scores,
+      # Every row takes over the memory of the beam that it extends.
       memory.take((first_rows + parents).reshape(-1)),
     )
 
   def unfinished(state: _Beams) -> jax.Array:
-    # The best that an alive beam can still reach: scores only fall, and the
-    # longest sequence has the mildest penalty.
+    # This bounds the score that a beam can still reach: its log-probability
+    # only falls, and the longest sequence has the mildest penalty.
     reachable = state.scores[:, 0] / penalty(max_length)
-    better = jnp.any(reachable > jnp.min(state.ended_scores, axis=1))
+    better = jnp.any(reachable > jnp.min(state.complete_scores, axis=1))
     return (state.step < max_length) & better
 
   empty = jnp.zeros((batch_size, beams, max_length), jnp.int32)
-  # All beams start alike: only the first may be extended.
+  # All beams start with the same text; without this, they would stay equal.
   first = jnp.where(jnp.arange(beams) == 0, 0.0, _NEGATIVE)
   final = jax.lax.while_loop(
     unfinished,
@@ -226,17 +241,17 @@ def beam_search(
     final.scores / penalty(max_length),
     _NEGATIVE,
   )
-  return _sorted(
+  return _sort_by_score(
     *_best(
-      jnp.concatenate([final.ended, final.sequences], axis=1),
-      jnp.concatenate([final.ended_scores, alive_scores], axis=1),
+      jnp.concatenate([final.complete, final.sequences], axis=1),
+      jnp.concatenate([final.complete_scores, alive_scores], axis=1),
       beams,
     )
   )
 
 
 def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
-  """Logits of tokens outside the top k or the top-p nucleus go to -1e7."""
+  """Sets the logits of tokens that must not be drawn to -1e7, see `sample`."""
   if top_k:
     kth = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < kth, _NEGATIVE, logits)
@@ -253,15 +268,15 @@ def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
 def _best(
   sequences: jax.Array, scores: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The `count` best of `[batch, candidates, ...]`, best first."""
+  """The `count` best sequences of `[batch, candidates, ...]`, best first."""
   scores, order = jax.lax.top_k(scores, count)
   return jnp.take_along_axis(sequences, order[..., None], axis=1), scores
 
 
-def _sorted(
+def _sort_by_score(
   sequences: jax.Array, scores: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Best last."""
+  """Sorts sequences by ascending score."""
   order = jnp.argsort(scores, axis=1)
   return (
     jnp.take_along_axis(sequences, order[..., None], axis=1),

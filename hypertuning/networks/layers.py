@@ -1,7 +1,7 @@
 """Dense, norm, embedding, MLP and relative position layers.
 
-Parameter names, flat kernel shapes and logical axes are those of t5x's minimal
-T5 example, so that its public checkpoints load unchanged.
+Parameter names, the shapes of flat kernels and logical axes are those of t5x's
+minimal T5 example, so that public checkpoints can be loaded unchanged.
 """
 
 import functools
@@ -21,29 +21,31 @@ FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
 
 def param_with_axes(*args: Any, **kwargs: Any) -> jax.Array:
-  """Flax's, without its sharding constraint.
+  """Like flax's `param_with_axes`, but without its sharding constraint.
 
-  A weight lies where the compiled function's argument lies, which for a frozen
-  one may be elsewhere than the rules of what trains say (see
-  `partitioning.Partitioner`). The constraint would move it on every use.
+  A weight lies on the devices where the compiled function gets it. For a frozen
+  weight, these may be others than the rules for trained weights say (see
+  `partitioning.Partitioner`), and the constraint would move it at every use.
   """
   with partitioning.axis_rules(()):
     return partitioning.param_with_axes(*args, **kwargs)
 
 
 def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
-  """`(x a) b` for every row's own factors; `a b` is never formed.
+  """Computes `(x a) b` with the factors of each row; `a b` is never formed.
 
-  Rows that share factors are computed as one long row, so that phi is neither
-  repeated over an episode's queries nor, where all share it, over episodes.
+  Rows that share factors are computed as one long row. Phi is therefore not
+  repeated for the queries of an episode, nor for the episodes if all of them
+  share it.
 
   Args:
-    x: `[rows, length, inputs]`.
-    factors: `a` `[episodes, inputs, rank]` and `b` `[episodes, rank, outputs]`,
-      the scale already in `b`; `episodes` divides `rows`.
+    x: inputs of the projection, `[rows, length, inputs]`.
+    factors: factors `a` `[episodes, inputs, rank]` and `b`
+      `[episodes, rank, outputs]`, with the scale in `b`; `rows` is a multiple
+      of `episodes`.
 
   Returns:
-    `[rows, length, outputs]` in the type of `x`.
+    `[rows, length, outputs]`, in the dtype of `x`.
   """
   a, b = factors.a.astype(x.dtype), factors.b.astype(x.dtype)
   rows, length, inputs = x.shape
@@ -53,14 +55,15 @@ def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
 
 
 class DenseGeneral(nn.Module):
-  """A linear map without bias from the last axis to `features`.
+  """A linear map of the last axes, without bias.
 
   Attributes:
-    features: output dimensions; several are stored flat as `[in, prod(out)]`.
-    axes: logical names of the two kernel dimensions.
-    num_input_dims: how many trailing input axes are contracted.
-    dtype: computation type; the kernel is float32.
-    kernel_init: initializer of the flat kernel.
+    features: size of the output axis, or sizes of several. The kernel has two
+      axes in either case: all inputs, and all outputs.
+    axes: logical names of the kernel's two axes.
+    num_input_dims: number of trailing input axes that are contracted.
+    dtype: dtype of the computation; the kernel is float32.
+    kernel_init: initializer of the kernel.
   """
 
   features: int | Sequence[int]
@@ -73,11 +76,12 @@ class DenseGeneral(nn.Module):
   def __call__(
     self, x: jax.Array, low_rank: LowRank | None = None
   ) -> jax.Array:
-    """Projects.
+    """Projects the inputs.
 
     Args:
-      x: `[rows, length, ...inputs]`.
-      low_rank: LoRA factors of this projection, see `low_rank_update`.
+      x: inputs, `[rows, length, ...inputs]`.
+      low_rank: LoRA factors of this projection, see `low_rank_update`; None for
+        no update.
 
     Returns:
       `[rows, length, ...features]`.
@@ -102,7 +106,12 @@ class DenseGeneral(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Layer norm without mean and bias; statistics in float32."""
+  """A layer norm without mean and bias; its statistics are float32.
+
+  Attributes:
+    dtype: dtype of the output.
+    epsilon: number that is added to the mean square.
+  """
 
   dtype: Any = jnp.float32
   epsilon: float = 1e-6
@@ -124,7 +133,13 @@ class RMSNorm(nn.Module):
 
 
 class Embed(nn.Module):
-  """Token embedding, `[batch, length]` int32 to `[batch, length, embed]`."""
+  """Token embeddings: int32 `[...]` to `[..., features]`.
+
+  Attributes:
+    num_embeddings: number of rows in the table.
+    features: size of an embedding.
+    dtype: dtype of the output; the table is float32.
+  """
 
   num_embeddings: int
   features: int
@@ -144,19 +159,32 @@ class Embed(nn.Module):
     return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
 
   def attend(self, x: jax.Array) -> jax.Array:
-    """Logits through the embedding table, in float32 (T5 1.0 only)."""
+    """Logits by the embedding table, float32 `[..., num_embeddings]` (T5 1.0).
+
+    Args:
+      x: hidden states, `[..., features]`.
+    """
     return x.astype(jnp.float32) @ self.embedding.T
 
 
 def mlp_inputs(activations: Sequence[str]) -> list[str]:
-  """Names of an `MLP`'s input projections, one per activation."""
+  """The names of the input projections of an `MLP`, one per activation."""
   if len(activations) == 1:
     return ['wi']
   return [f'wi_{i}' for i in range(len(activations))]
 
 
 class MLP(nn.Module):
-  """A feed-forward block; two activations make it gated (GELU in T5 1.1)."""
+  """A feed-forward block.
+
+  Attributes:
+    hidden: hidden size.
+    activations: name of the activation of each input projection, `linear` for
+      none. Their results are multiplied: two projections make a gated block,
+      as in T5 1.1.
+    dropout_rate: dropout rate of the hidden values.
+    dtype: dtype of the computation; parameters are float32.
+  """
 
   hidden: int
   activations: Sequence[str] = ('gelu', 'linear')
@@ -170,7 +198,17 @@ class MLP(nn.Module):
     deterministic: bool,
     lora: Mapping[str, LowRank] | None = None,
   ) -> jax.Array:
-    """`[rows, length, embed]`, with LoRA on `wi_0`, `wi_1` and `wo` if any."""
+    """Applies the block.
+
+    Args:
+      x: hidden states, `[rows, length, embed]`.
+      deterministic: whether dropout is off.
+      lora: maps the name of a projection, such as `wi_0` or `wo`, to its LoRA
+        factors.
+
+    Returns:
+      `[rows, length, embed]`.
+    """
     lora = lora or {}
     branches = []
     for name, activation in zip(
@@ -198,20 +236,22 @@ def relative_position_bucket(
   num_buckets: int = 32,
   max_distance: int = 128,
 ) -> jax.Array:
-  """T5's bucket of `key position - query position`.
+  """T5's bucket of the position of a key relative to a query.
 
-  Half of the buckets are exact distances, half grow logarithmically up to
-  `max_distance`. Bidirectional: the sign takes half of them; otherwise keys
-  after the query fall into bucket 0.
+  One half of the buckets have a single distance each; the others have ranges
+  that grow logarithmically up to `max_distance`. If keys after the query have
+  buckets of their own, they take one half of all buckets; otherwise, they have
+  bucket 0.
 
   Args:
-    relative_position: int32, any shape.
+    relative_position: position of the key minus that of the query, int32 of any
+      shape.
     bidirectional: whether keys after the query have buckets of their own.
-    num_buckets: number of buckets in all.
-    max_distance: distance from which on all share the last bucket.
+    num_buckets: number of all buckets.
+    max_distance: distance from which on all keys share the last bucket.
 
   Returns:
-    int32 buckets, same shape.
+    Numbers of the buckets, int32 in the same shape.
   """
   distance = -relative_position
   offset = jnp.zeros_like(distance)
@@ -231,14 +271,14 @@ def relative_position_bucket(
 
 
 class RelativePositionBias(nn.Module):
-  """One table of additive attention biases, shared by a stack's layers.
+  """A table of attention biases, which all layers of a stack share.
 
   Attributes:
-    num_heads: attention heads.
-    bidirectional: see `relative_position_bucket`.
-    num_buckets: rows of the table.
-    max_distance: see `relative_position_bucket`.
-    embedding_init: initializer of the `[heads, buckets]` table.
+    num_heads: number of attention heads.
+    bidirectional: whether keys after the query have buckets of their own.
+    num_buckets: number of buckets.
+    max_distance: distance from which on all keys share the last bucket.
+    embedding_init: initializer of the table `[heads, buckets]`.
   """
 
   num_heads: int
@@ -251,7 +291,15 @@ class RelativePositionBias(nn.Module):
   def __call__(
     self, query_positions: jax.Array, key_positions: jax.Array
   ) -> jax.Array:
-    """Float32 biases `[1, heads, queries, keys]` for two position vectors."""
+    """The biases between queries and keys.
+
+    Args:
+      query_positions: positions of the queries, int32 `[queries]`.
+      key_positions: positions of the keys, int32 `[keys]`.
+
+    Returns:
+      Float32 `[1, heads, queries, keys]`.
+    """
     table = param_with_axes(
       'rel_embedding',
       self.embedding_init,

@@ -1,4 +1,4 @@
-"""What a network remembers between two tokens that it decodes."""
+"""The memory of a network while it decodes, from one token to the next."""
 
 import dataclasses
 from typing import Any
@@ -10,16 +10,18 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Memory:
-  """The state of decoding, which knows its rows.
+  """The state of decoding, whose rows can be repeated and reordered.
 
   Attributes:
-    first: int32 `[rows]`, the ids that the first step reads.
-    position: int32, number of tokens that were read.
-    layers: what every layer keeps, such as keys and values; row axis `axis`.
-    rows: whatever else belongs to rows, row axis 0.
-    shared: what no row has for itself, such as an episode's LoRA factors.
-    length: number of tokens that there is room for.
-    axis: row axis of the leaves of `layers`: 1 where layers are scanned.
+    first: ids that the first step reads, int32 `[rows]`.
+    position: number of tokens that have been read, int32 `[]`.
+    layers: pytree of the layers' own memories, such as keys and values; `axis`
+      is the axis of rows.
+    rows: pytree of other values per row; the axis of rows is the first one.
+    shared: pytree of values that several rows share, such as the LoRA factors
+      of an episode.
+    length: number of tokens that the memory has room for.
+    axis: axis of rows in the leaves of `layers`; 1 if layers are scanned.
   """
 
   first: jax.Array
@@ -31,13 +33,16 @@ class Memory:
   axis: int = flax.struct.field(pytree_node=False, default=0)
 
   def repeat(self, times: int) -> 'Memory':
-    """Every row `times` in a row, for several decodes of one text."""
+    """Repeats every row `times` times, for several decodes of a text."""
     return self._map(lambda x, axis: jnp.repeat(x, times, axis))
 
   def take(self, rows: jax.Array) -> 'Memory':
-    """The rows of these numbers, int32 `[rows]`.
+    """Replaces every row by another row of the same episode.
 
-    A row may only take the place of another one of its own episode.
+    Rows of other episodes cannot be taken, as `shared` stays as it is.
+
+    Args:
+      rows: numbers of the rows that are taken, int32 `[rows]`.
     """
     return self._map(lambda x, axis: jnp.take(x, rows, axis))
 

@@ -1,4 +1,4 @@
-"""A stack of equal layers: unrolled or scanned, rematerialised or not."""
+"""Stacks of equal layers, unrolled or scanned, rematerialised or not."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +16,22 @@ _REMAT_POLICIES = {
 SiteAdapters = dict[str, SiteAdapter | None]
 
 
-def at_sites(adapters: Adapters | None, names: Sequence[str]) -> SiteAdapters:
-  """An adapter's parts for a stack's sites, leaves with `layers` first."""
-  return {name: adapters.at(name) if adapters else None for name in names}
+def site_adapters(
+  adapters: Adapters | None, names: Sequence[str]
+) -> SiteAdapters:
+  """The parts of an adapter for the sites of a stack.
+
+  Args:
+    adapters: phi of the episodes; None for no phi.
+    names: names of the sites.
+
+  Returns:
+    A dict from the name of each site to the adapter's part, whose leaves have
+    the axis `layers` first; None where the adapter does not act.
+  """
+  return {
+    name: adapters.site_adapter(name) if adapters else None for name in names
+  }
 
 
 def run_layers(
@@ -31,22 +44,26 @@ def run_layers(
   memory: Any,
   *shared: Any,
 ) -> tuple[jax.Array, Any]:
-  """Runs a stack inside the module that owns it.
+  """Runs a stack of layers inside the module that owns it.
 
   Args:
-    layer_class: `layer(x, adapters, memory, *shared)` returns the next `x` and
-      whatever the layer remembers, such as its keys and values, or None.
+    layer_class: class of the layers. `layer(x, adapters, memory, *shared)`
+      returns the next hidden states and the layer's memory, such as its keys
+      and values, or None.
     num_layers: number of layers.
-    config: what is read of it are `scan_layers` and `remat_policy`.
-    settings: further attributes of a layer.
-    x: `[rows, length, embed]`.
-    adapters: of `at_sites`.
-    memory: what each layer remembered, as it was returned; None at first.
-    *shared: arguments that all layers get.
+    config: configuration of the network, whose `scan_layers` and `remat_policy`
+      are read.
+    settings: further attributes of a layer, by name.
+    x: hidden states, `[rows, length, embed]`.
+    adapters: parts of the adapter, from `site_adapters`.
+    memory: memories of the layers, as an earlier call returned them; None in
+      the first call.
+    *shared: further arguments, which are the same for all layers.
 
   Returns:
-    The last `x`, and what all layers remember: with `scan_layers` one pytree
-    whose leaves have `layers` first, else a tuple of pytrees.
+    The hidden states after the last layer, and the memories of all layers. With
+    `scan_layers`, these are one pytree, whose leaves have the axis `layers`
+    first; otherwise, they are a tuple of pytrees.
   """
   settings = {'config': config, **settings}
   if config.remat_policy != 'none':
@@ -56,7 +73,7 @@ def run_layers(
       prevent_cse=not config.scan_layers,
     )
   if config.scan_layers:
-    scanned = partitioning.scan_with_axes(
+    scanned_layer = partitioning.scan_with_axes(
       layer_class,
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True},
@@ -65,25 +82,31 @@ def run_layers(
       axis_name='layers',
       axes_collections=('params',),
     )
-    return scanned(**settings, name='layers')(x, adapters, memory, *shared)
-  remembered = []
+    return scanned_layer(**settings, name='layers')(
+      x, adapters, memory, *shared
+    )
+  memories = []
   for i in range(num_layers):
     layer = layer_class(**settings, name=f'layers_{i}')
-    x, kept = layer(
+    x, layer_memory = layer(
       x,
       jax.tree.map(lambda leaf, i=i: leaf[i], adapters),
       None if memory is None else memory[i],
       *shared,
     )
-    remembered.append(kept)
-  return x, tuple(remembered)
+    memories.append(layer_memory)
+  return x, tuple(memories)
 
 
 def each_layer(function: Callable[..., Any], *layers: Any) -> Any:
-  """Applies a function to what each layer remembers, see `run_layers`.
+  """Applies a function to the memory of each layer, see `run_layers`.
 
-  Where layers are scanned, the function is called once, and its arguments'
-  leaves have `layers` first.
+  If layers are scanned, the function is called once, and the leaves of its
+  arguments have the axis `layers` first.
+
+  Args:
+    function: function from the memories of one layer to a new memory.
+    *layers: memories of all layers, one argument per argument of `function`.
   """
   if isinstance(layers[0], tuple):
     return tuple(map(function, *layers))

@@ -1,8 +1,8 @@
-"""T5 1.1: encoder, decoder and the whole, with adapters in every layer.
+"""T5 1.1: the encoder, the decoder and both, with adapters in every layer.
 
-Field and parameter names equal t5x's minimal T5, so that public checkpoints
-load unchanged. With `scan_layers` the layers of a stack are one module,
-`layers`, whose parameters have a leading `layers` axis.
+Names of fields and parameters are those of t5x's minimal T5, so that public
+checkpoints can be loaded unchanged. With `scan_layers`, the layers of a stack
+are one module, `layers`, whose parameters have the axis `layers` first.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ __all__ = ['T5', 'Decoder', 'Encoder', 'T5Config']
 
 
 class _Stack(nn.Module):
-  """What encoder and decoder stacks share: positions, norm, dropout."""
+  """The parts that encoder and decoder share: relative biases and dropout."""
 
   config: T5Config
 
@@ -49,7 +49,7 @@ class _Stack(nn.Module):
 
 
 class Encoder(_Stack):
-  """Embedded text to hidden states."""
+  """Encodes embedded text into hidden states."""
 
   @nn.compact
   def __call__(
@@ -59,16 +59,18 @@ class Encoder(_Stack):
     adapters: Adapters | None = None,
     deterministic: bool = True,
   ) -> jax.Array:
-    """Encodes.
+    """Encodes embedded text.
 
     Args:
-      embedded: `[rows, length, embed]`.
-      mask: bool `[rows, length]`, False on padding; padding is never attended.
-      adapters: phi of episodes, equally many rows per episode.
-      deterministic: no dropout.
+      embedded: embeddings of the tokens, `[rows, length, embed]`.
+      mask: mask of the tokens, bool `[rows, length]`, False on padding, which
+        is never attended to.
+      adapters: phi of the episodes, which have equally many rows each; None for
+        no phi.
+      deterministic: whether dropout is off.
 
     Returns:
-      `[rows, length, embed]`; rows of padding hold nothing of use.
+      Hidden states, `[rows, length, embed]`; those of padding have no meaning.
     """
     cfg = self.config
     positions = jnp.arange(embedded.shape[1])
@@ -80,7 +82,7 @@ class Encoder(_Stack):
       cfg,
       {'deterministic': deterministic},
       self._dropout(embedded.astype(cfg.dtype), deterministic),
-      stack.at_sites(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP)),
+      stack.site_adapters(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP)),
       None,
       bias,
     )
@@ -89,12 +91,14 @@ class Encoder(_Stack):
 
 
 class Decoder(_Stack):
-  """Embedded text, or a hypermodel's learned queries, to hidden states.
+  """Turns embedded text, or a hypermodel's learned queries, into hidden states.
 
   Attributes:
-    causal: text attends to the past; a hypermodel's queries to one another.
-    bidirectional_bias: T5's decoder table has no buckets for the future; a
-      hypermodel may give it such (which changes what its rows mean).
+    causal: whether a token attends only to tokens before it, as text does. The
+      queries of a hypermodel attend to one another.
+    bidirectional_bias: whether the table of relative biases has buckets for
+      tokens that come later. T5's decoder has none. If a hypermodel has them,
+      the rows of a T5's table get another meaning.
   """
 
   causal: bool = True
@@ -111,21 +115,23 @@ class Decoder(_Stack):
     """Decodes a whole text at once.
 
     Args:
-      embedded: `[rows, length, embed]`. A causal text needs no mask: padding
-        comes last, where no token sees it.
-      encoded: `[rows, inputs, embed]`.
-      encoded_mask: bool `[rows, inputs]`.
-      adapters: phi of episodes, equally many rows per episode.
-      deterministic: no dropout.
+      embedded: embeddings of the tokens, `[rows, length, embed]`. A causal text
+        needs no mask: padding comes last, and no token attends to it.
+      encoded: hidden states of the encoder, `[rows, inputs, embed]`.
+      encoded_mask: mask of the encoder's tokens, bool `[rows, inputs]`, False
+        on padding.
+      adapters: phi of the episodes, which have equally many rows each; None for
+        no phi.
+      deterministic: whether dropout is off.
 
     Returns:
-      `[rows, length, embed]`; rows of padding hold nothing of use.
+      Hidden states, `[rows, length, embed]`; those of padding have no meaning.
     """
     places = jnp.arange(embedded.shape[1])
     visible = jnp.ones((places.size, places.size), bool)
     if self.causal:
       visible = jnp.tril(visible)
-    x, _ = self._run(
+    x, _ = self._apply_layers(
       embedded,
       self._sites(adapters),
       None,
@@ -143,31 +149,33 @@ class Decoder(_Stack):
     adapters: Adapters | None,
     length: int,
   ) -> Memory:
-    """The memory of a text that is to be decoded, token by token.
+    """Makes the memory of a text that will be decoded token by token.
 
-    Keys and values of the encoded text are computed here, once.
+    The keys and values of the encoded text are computed only here.
 
     Args:
-      encoded: `[rows, inputs, embed]`.
-      encoded_mask: bool `[rows, inputs]`.
-      adapters: phi of episodes, equally many rows per episode.
-      length: number of tokens that there must be room for.
+      encoded: hidden states of the encoder, `[rows, inputs, embed]`.
+      encoded_mask: mask of the encoder's tokens, bool `[rows, inputs]`, False
+        on padding.
+      adapters: phi of the episodes, which have equally many rows each; None for
+        no phi.
+      length: number of tokens that the memory has room for.
     """
-    parts = self._sites(adapters)
+    site_parts = self._sites(adapters)
     rows, _, width = encoded.shape
     places = jnp.arange(0)
-    _, kept = self._run(
-      # A block of no tokens: layers compute what they remember, and no more.
+    _, layer_memory = self._apply_layers(
+      # The block has no tokens, so that layers compute their memories alone.
       jnp.zeros((rows, 0, width), encoded.dtype),
-      parts,
+      site_parts,
       None,
       (places, places, jnp.zeros((1, 1, 0, 0), bool)),
       encoded,
       encoded_mask,
       remembers=True,
     )
-    scanned = self.config.scan_layers
-    room = [(0, 0)] * (2 + scanned) + [(0, length), (0, 0)]
+    is_scanned = self.config.scan_layers
+    room = [(0, 0)] * (2 + is_scanned) + [(0, length), (0, 0)]
     return Memory(
       first=jnp.zeros(rows, jnp.int32),  # T5 starts from id 0
       position=jnp.zeros((), jnp.int32),
@@ -176,24 +184,34 @@ class Decoder(_Stack):
           **layer,
           'self': jax.tree.map(lambda x: jnp.pad(x, room), layer['self']),
         },
-        kept,
+        layer_memory,
       ),
       rows=encoded_mask,
       shared=jax.tree.map(
-        lambda part: SiteAdapter(lora=part.lora),  # it stands in the keys
-        parts,
+        # The prefix is among the keys and values of the memory already.
+        lambda part: SiteAdapter(lora=part.lora),
+        site_parts,
         is_leaf=lambda x: isinstance(x, SiteAdapter),
       ),
       length=length,
-      axis=int(scanned),
+      axis=int(is_scanned),
     )
 
   def step(
     self, embedded: jax.Array, memory: Memory
   ) -> tuple[jax.Array, Memory]:
-    """Hidden states of the next token, `[rows, 1, embed]` to the same."""
+    """Decodes one more token.
+
+    Args:
+      embedded: embedding of one token per row, `[rows, 1, embed]`.
+      memory: memory of the tokens before it.
+
+    Returns:
+      Hidden states that predict the next token, `[rows, 1, embed]`, and the new
+      memory.
+    """
     position, keys = memory.position, jnp.arange(memory.length)
-    x, kept = self._run(
+    x, layer_memory = self._apply_layers(
       embedded,
       memory.shared,
       memory.layers,
@@ -203,16 +221,20 @@ class Decoder(_Stack):
       position,
       remembers=True,
     )
-    changed = stack.each_layer(lambda a, b: {**a, **b}, memory.layers, kept)
-    return x, dataclasses.replace(memory, position=position + 1, layers=changed)
+    new_layers = stack.each_layer(
+      lambda a, b: {**a, **b}, memory.layers, layer_memory
+    )
+    return x, dataclasses.replace(
+      memory, position=position + 1, layers=new_layers
+    )
 
   def _sites(self, adapters: Adapters | None) -> SiteAdapters:
-    return stack.at_sites(
+    return stack.site_adapters(
       adapters, (t5.DECODER_SELF, t5.DECODER_CROSS, t5.DECODER_MLP)
     )
 
   @nn.compact
-  def _run(
+  def _apply_layers(
     self,
     embedded: jax.Array,
     adapters: SiteAdapters,
@@ -224,24 +246,30 @@ class Decoder(_Stack):
     remembers: bool = False,
     deterministic: bool = True,
   ) -> tuple[jax.Array, Any]:
-    """The layers over a block, and what they remember.
+    """Applies the layers to a block of tokens.
 
     Args:
-      embedded: the block, `[rows, length, embed]`.
-      adapters: of `_sites`.
-      memory: see `DecoderLayer`.
-      view: places of the block `[length]`, places of all text that it may see,
-        and what it sees, broadcastable to `[rows, heads, length, text]`.
-      encoded: see `DecoderLayer`.
-      encoded_mask: bool `[rows, inputs]`.
-      position: see `DecoderLayer`.
-      remembers: see `DecoderLayer`.
-      deterministic: no dropout.
+      embedded: embeddings of the block, `[rows, length, embed]`.
+      adapters: parts of the adapter, from `_sites`.
+      memory: memories of the layers, see `DecoderLayer`.
+      view: three arrays: positions of the block's tokens, int32 `[length]`;
+        positions of all tokens that it may attend to, int32 `[text]`; and a
+        mask of those that it attends to, bool, broadcastable to
+        `[rows, heads, length, text]`.
+      encoded: hidden states of the encoder, see `DecoderLayer`.
+      encoded_mask: mask of the encoder's tokens, bool `[rows, inputs]`, False
+        on padding.
+      position: position of the block, see `DecoderLayer`.
+      remembers: whether the layers return memories.
+      deterministic: whether dropout is off.
+
+    Returns:
+      Hidden states, `[rows, length, embed]`, and the memories of the layers.
     """
     cfg = self.config
     queries, keys, visible = view
     bias = self._relative_bias(queries, keys, self.bidirectional_bias)
-    x, kept = stack.run_layers(
+    x, layer_memory = stack.run_layers(
       DecoderLayer,
       cfg.num_decoder_layers,
       cfg,
@@ -255,11 +283,11 @@ class Decoder(_Stack):
       position,
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='decoder_norm')(x)
-    return self._dropout(x, deterministic), kept
+    return self._dropout(x, deterministic), layer_memory
 
   @nn.compact
   def logits(self, x: jax.Array) -> jax.Array:
-    """Float32 logits of an untied head, `[rows, length, vocab]`."""
+    """Logits of an untied head, float32 `[rows, length, vocab]`."""
     return layers.DenseGeneral(
       self.config.vocab_size, ('embed', 'vocab'), name='logits_dense'
     )(x)
@@ -287,8 +315,8 @@ class T5(nn.Module):
   ) -> jax.Array:
     """Hidden states that predict the targets, see `networks.Network`."""
     hidden = self.decoder(
-      # Shifted right: a target is predicted from those before it, the first one
-      # from id 0.
+      # Targets are shifted to the right: each is predicted from those before
+      # it, and the first one from id 0.
       self.token_embedder(jnp.pad(targets[:, :-1], [(0, 0), (1, 0)])),
       self.encode(inputs, adapters, enable_dropout),
       is_real(inputs),
@@ -296,7 +324,7 @@ class T5(nn.Module):
       not enable_dropout,
     )
     if self.is_initializing():
-      self.logits(hidden)  # makes the head's parameters
+      self.logits(hidden)  # makes the parameters of the output head
     return hidden
 
   def encode(
@@ -305,13 +333,22 @@ class T5(nn.Module):
     adapters: Adapters | None = None,
     enable_dropout: bool = False,
   ) -> jax.Array:
-    """Int32 `[rows, length]`, 0 on padding, to `[rows, length, embed]`."""
+    """Encodes a text.
+
+    Args:
+      tokens: token ids, int32 `[rows, length]`, 0 on padding.
+      adapters: phi of the episodes; None for no phi.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      Hidden states, `[rows, length, embed]`.
+    """
     return self.encoder(
       self.token_embedder(tokens), is_real(tokens), adapters, not enable_dropout
     )
 
   def logits(self, hidden: jax.Array) -> jax.Array:
-    """Float32 `[rows, length, vocab]` from `[rows, length, embed]`."""
+    """Logits, float32 `[rows, length, vocab]`, of `[rows, length, embed]`."""
     if self.config.logits_via_embedding:
       return self.token_embedder.attend(hidden) / jnp.sqrt(hidden.shape[-1])
     return self.decoder.logits(hidden)
@@ -319,13 +356,13 @@ class T5(nn.Module):
   def start(
     self, inputs: jax.Array, adapters: Adapters | None, length: int
   ) -> Memory:
-    """A memory of the inputs, from which `length` tokens can be decoded."""
+    """Reads the inputs, see `networks.Network.start`."""
     return self.decoder.start(
       self.encode(inputs, adapters), is_real(inputs), adapters, length
     )
 
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
-    """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""
+    """Reads one token per row, see `networks.Network.step`."""
     hidden, memory = self.decoder.step(
       self.token_embedder(ids)[:, None], memory
     )

@@ -1,4 +1,4 @@
-"""Sizes of a T5 1.1, and where in it adapters act."""
+"""The sizes of a T5 1.1, and the sites where adapters act in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,23 +20,29 @@ class T5Config:
   """Sizes and numerics of a T5 1.1.
 
   Attributes:
-    vocab_size: rows of the embedding and columns of the output head.
-    dtype: computation type; parameters are float32.
+    vocab_size: number of embeddings, and of logits.
+    dtype: dtype of the computation; parameters are float32.
     emb_dim: width of the residual stream.
-    num_heads: attention heads.
-    num_encoder_layers: depth of the encoder.
-    num_decoder_layers: depth of the decoder.
+    num_heads: number of attention heads.
+    num_encoder_layers: number of layers in the encoder.
+    num_decoder_layers: number of layers in the decoder.
     head_dim: size of one head.
     mlp_dim: hidden size of the feed-forward blocks.
-    mlp_activations: gated GELU for T5 1.1.
-    dropout_rate: used only where a call enables dropout.
-    logits_via_embedding: tied output head (T5 1.0); 1.1 has its own.
-    float32_attention_logits: multiply queries and keys in float32.
-    scan_layers: one scanned layer instead of an unrolled stack.
-    remat_policy: `none`, `full` (save nothing) or `minimal` (save matmuls).
-    relpos_num_buckets: rows of the relative bias tables.
-    relpos_max_distance: distance from which on all share a bucket.
-    relpos_init: initializer of the relative bias tables.
+    mlp_activations: activations of the feed-forward blocks, see `layers.MLP`.
+      T5 1.1 has a gated GELU.
+    dropout_rate: dropout rate of calls that enable dropout.
+    logits_via_embedding: whether the output head is the embedding table, as in
+      T5 1.0; T5 1.1 has a separate one.
+    float32_attention_logits: whether queries and keys are multiplied in
+      float32.
+    scan_layers: whether the layers of a stack are one scanned layer, which
+      compiles faster than an unrolled stack.
+    remat_policy: name of the policy that decides which values the forward pass
+      saves for the gradient: `none` saves all, `minimal` those of matmuls, and
+      `full` no values within a layer.
+    relpos_num_buckets: number of buckets in the tables of relative biases.
+    relpos_max_distance: distance from which on all keys share a bucket.
+    relpos_init: initializer of the tables of relative biases.
   """
 
   vocab_size: int
@@ -61,7 +67,7 @@ class T5Config:
 
   @property
   def sites(self) -> Mapping[str, Site]:
-    """Where adapters act, by the names that `PREFIX_SITES` and others take."""
+    """The sites of adapters, by the names that gin files bind."""
     encoder, decoder = self.num_encoder_layers, self.num_decoder_layers
     return {
       ENCODER_SELF: self._attention('encoder/layers/attention', encoder),
@@ -74,21 +80,22 @@ class T5Config:
     }
 
   def _attention(self, path: str, num_layers: int) -> Site:
-    joined = self.num_heads * self.head_dim
+    width = self.num_heads * self.head_dim
     modules = {
       name: Matrix(
-        f'{path}/{name}', self.emb_dim, joined, ('embed', 'joined_kv')
+        f'{path}/{name}', self.emb_dim, width, ('embed', 'joined_kv')
       )
       for name in ('query', 'key', 'value')
     }
-    out = Matrix(f'{path}/out', joined, self.emb_dim, ('joined_kv', 'embed'))
+    output = Matrix(f'{path}/out', width, self.emb_dim, ('joined_kv', 'embed'))
     return Site(
       num_layers,
-      {**modules, 'out': out},
+      {**modules, 'out': output},
       self.num_heads,
       self.head_dim,
-      # Logits are not divided by sqrt(head_dim): a key much larger than a
-      # real one saturates the softmax, a smaller one is never attended to.
+      # T5 does not divide logits by sqrt(head_dim). A key that is much larger
+      # than a real one saturates the softmax; a much smaller one is never
+      # attended to.
       key_scale=1.0,
     )
 

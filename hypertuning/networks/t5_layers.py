@@ -1,4 +1,4 @@
-"""Layers of a T5 1.1, with adapters in every part."""
+"""The layers of a T5 1.1, with adapters in all of their parts."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _ACTIVATIONS = ('batch', 'length', 'embed')
 
 
 class _Layer(nn.Module):
-  """What encoder and decoder layers share: residual branches."""
+  """The parts that encoder and decoder layers share: residual branches."""
 
   config: T5Config
   deterministic: bool
@@ -61,7 +61,7 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-  """Self-attention and feed-forward."""
+  """A layer of self-attention and a feed-forward block."""
 
   @nn.compact
   def __call__(
@@ -76,10 +76,11 @@ class EncoderLayer(_Layer):
 
 
 class DecoderLayer(_Layer):
-  """Self-attention, cross-attention and feed-forward.
+  """A layer of self-attention, cross-attention and a feed-forward block.
 
   Attributes:
-    remembers: whether keys and values are returned, for the next token.
+    remembers: whether the layer returns its keys and values, which the next
+      token needs.
   """
 
   remembers: bool = False
@@ -95,17 +96,28 @@ class DecoderLayer(_Layer):
     encoded_bias: jax.Array,
     position: Any,
   ) -> tuple[jax.Array, dict[str, KeyValue] | None]:
-    """One layer over a block of text.
+    """Applies the layer to a block of tokens.
 
     Args:
-      x: `[rows, length, embed]`.
-      adapters: of `stack.at_sites`, this layer's.
-      memory: keys and values of what was read before the block, `self` with
-        room for it, and of the encoded text, `cross`; None at first.
-      bias: of the block, or with a memory of all of its text.
-      encoded: `[rows, inputs, embed]`; None with a memory.
-      encoded_bias: `[rows, 1, 1, inputs]`.
-      position: with a memory, int32 place of the block in the text.
+      x: hidden states of the block, `[rows, length, embed]`.
+      adapters: parts of the adapter for this layer, from `stack.site_adapters`.
+      memory: keys and values of this layer, as an earlier call returned them:
+        those of the decoded text (`self`), with room for the block, and those
+        of the encoded text (`cross`). None in the first call.
+      bias: float32 bias between the block and all tokens of its text, which
+        without a memory are the block itself, `[rows or 1, heads, length,
+        text]`.
+      encoded: hidden states of the encoder, `[rows, inputs, embed]`; None with
+        a memory.
+      encoded_bias: float32 bias that masks padding in the encoded text,
+        `[rows, 1, 1, inputs]`.
+      position: position of the block in the text, int32 `[]`; only needed with
+        a memory.
+
+    Returns:
+      Hidden states, `[rows, length, embed]`, and this layer's new memory, if
+      the layer `remembers`. With a memory, it has no `cross`, which does not
+      change.
     """
     adapter = adapters[t5.DECODER_SELF]
     y = self._norm('pre_self_attention_layer_norm', x)
@@ -114,8 +126,8 @@ class DecoderLayer(_Layer):
     if memory is None:
       text = attend.prepend(adapter, text)
     else:
-      before = memory['self'].key.shape[2] - bias.shape[-1]  # the prefix
-      text = attention.write(memory['self'], text, before + position)
+      prefix_length = memory['self'].key.shape[2] - bias.shape[-1]
+      text = attention.write(memory['self'], text, prefix_length + position)
     x = self._residual(x, attend(y, text, bias, adapter, self.deterministic))
 
     adapter = adapters[t5.DECODER_CROSS]
@@ -129,5 +141,6 @@ class DecoderLayer(_Layer):
     x = self._feed_forward(self._residual(x, y), adapters[t5.DECODER_MLP])
     if not self.remembers:
       return x, None
-    # What has not changed need not be copied.
+    # The keys and values of the encoded text do not change, and returning them
+    # would copy them.
     return x, {'self': text} if memory else {'self': text, 'cross': inputs}

@@ -1,1 +1,1 @@
-"""What a training step costs on TPUs that are not there."""
+"""Estimates the cost of a training step on TPUs, without having any."""

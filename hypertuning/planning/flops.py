@@ -10,10 +10,10 @@ from typing import Any
 
 
 def walk(jaxpr: Any) -> Iterator[tuple[Any, int]]:
-  """Every equation of a jaxpr, sub-jaxprs included, and how often it runs.
+  """Yields every equation of a jaxpr and its sub-jaxprs, and how often it runs.
 
-  Only `scan` counts as a loop: the number of turns of a `while` is not known
-  before it runs, and it counts once.
+  The body of a `scan` counts as often as it runs. The body of a `while` counts
+  once, as the number of its turns is not known before it runs.
   """
   for equation in jaxpr.eqns:
     yield equation, 1
@@ -29,12 +29,14 @@ def walk(jaxpr: Any) -> Iterator[tuple[Any, int]]:
 
 
 def matmul_flops(jaxpr: Any) -> int:
-  """FLOPs of all matmuls over all devices, two per multiply-add; exact."""
+  """The exact FLOPs of all matmuls, over all devices; two per multiply-add."""
   total = 0
   for equation, times in walk(jaxpr):
     if equation.primitive.name == 'dot_general':
       (contract, _), _ = equation.params['dimension_numbers']
-      left = equation.invars[0].aval.shape
-      out = math.prod(equation.outvars[0].aval.shape)
-      total += 2 * times * out * math.prod(left[i] for i in contract)
+      left_shape = equation.invars[0].aval.shape
+      result_size = math.prod(equation.outvars[0].aval.shape)
+      total += (
+        2 * times * result_size * math.prod(left_shape[i] for i in contract)
+      )
   return total

@@ -1,8 +1,7 @@
-"""Bytes that a compiled program moves, read from its HLO text.
+"""Counts the bytes that a compiled program moves, from its HLO text.
 
-XLA's own cost analysis counts the body of a loop once. Here the program is
-followed from its entry, and a body counts as often as the condition of its loop
-lets it run.
+XLA's own cost analysis counts the body of a loop once. Here, the program is
+followed from its entry, and a body counts as often as its loop runs.
 """
 
 import collections
@@ -19,8 +18,8 @@ _COLLECTIVES = (
   'all-to-all',
   'ragged-all-to-all',
 )
-# Instructions that move nothing: they name what lies elsewhere, or only call
-# other computations.
+# Instructions that move no bytes: they name values that lie elsewhere, or only
+# call other computations.
 _FREE = (
   'parameter',
   'constant',
@@ -37,7 +36,9 @@ _FREE = (
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?')
-_CALLED = re.compile(r'(?:calls|body|to_apply|branch_computations)=\{?([^,}]+)')
+_CALLEES = re.compile(
+  r'(?:calls|body|to_apply|branch_computations)=\{?([^,}]+)'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,50 +66,52 @@ class _Instruction:
 
   def attribute(self, name: str) -> str | None:
     """The value of an attribute, such as the `body` of a `while`."""
-    found = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
-    return found[1] if found else None
+    match = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
+    return match[1] if match else None
 
 
 _Computations = Mapping[str, Sequence[_Instruction]]
 
 
 def collective_bytes(text: str) -> dict[str, int]:
-  """Bytes that each device receives from others, by kind of collective.
+  """The bytes that each device receives from others, by kind of collective.
 
-  Rings are assumed: a device receives the whole of what is gathered, permuted
-  or scattered, and twice the size of what an all-reduce sums.
+  Rings of devices are assumed. A device then receives every byte of an array
+  that is gathered, permuted or scattered, and each byte of an array that an
+  all-reduce sums twice.
 
   Args:
-    text: the program of one device, from `compiled.as_text()`.
+    text: text of one device's program, from `compiled.as_text()`.
 
   Returns:
-    Kind of collective, such as `all-gather`, to bytes per device and step.
+    A dict from the kind of collective, such as `all-gather`, to the number of
+    bytes per device and step.
   """
   computations, entry = _parse(text)
-  received: collections.Counter[str] = collections.Counter()
-  seen = set()
-  for instruction, times, inside in _run(computations, entry):
+  bytes_by_kind: collections.Counter[str] = collections.Counter()
+  counted_channels = set()
+  for instruction, times, computation in _follow(computations, entry):
     kind = instruction.opcode.removesuffix('-start')
     if kind not in _COLLECTIVES:
       continue
     # v5e's compiler repeats a gather in several computations that share it.
     channel = instruction.attribute('channel_id')
     if channel is not None:
-      if (channel, kind) in seen:
+      if (channel, kind) in counted_channels:
         continue
-      seen.add((channel, kind))
-    size = _transferred(instruction, computations[inside])
-    received[kind] += times * size * (2 if kind == 'all-reduce' else 1)
-  return dict(received)
+      counted_channels.add((channel, kind))
+    size = _transferred(instruction, computations[computation])
+    bytes_by_kind[kind] += times * size * (2 if kind == 'all-reduce' else 1)
+  return dict(bytes_by_kind)
 
 
 def _transferred(
   instruction: _Instruction, computation: Sequence[_Instruction]
 ) -> int:
-  """Bytes of a collective's operands or of its results, whichever is more."""
+  """The bytes of a collective's operands or its results, whichever are more."""
   sizes = instruction.sizes()
   if instruction.opcode.endswith('-start') and len(sizes) > 1:
-    # (operands, results, flags): whichever is larger.
+    # The result of a `-start` is (operands, results, flags).
     return max(sizes) if len(sizes) <= 4 else sum(sizes) // 2
   results = sum(sizes)
   names = set(instruction.operands)
@@ -117,50 +120,57 @@ def _transferred(
 
 
 def memory_bytes(text: str) -> int:
-  """Bytes that one device's kernels read from and write to its memory.
+  """The bytes that one device's kernels read from and write to its memory.
 
-  A kernel is taken to read each operand once and to write each result once.
-  What the compiler keeps on the chip does not count, and of slices and updates
-  only the part that is touched does. This is an estimate: whether a kernel
-  reads something twice, or not at all, cannot be seen in the text.
+  Each kernel is assumed to read every operand once, and to write every result
+  once. Arrays that the compiler keeps on the chip do not count. Of an array
+  that is sliced or updated, only the slice counts. This is an estimate: the
+  text does not show whether a kernel reads an operand twice, or not at all.
 
   Args:
-    text: the program of one device, from `compiled.as_text()`.
+    text: text of one device's program, from `compiled.as_text()`.
   """
   computations, entry = _parse(text)
   indexed = {
     name: {i.name: i for i in body} for name, body in computations.items()
   }
   total = 0
-  for instruction, times, inside in _run(computations, entry, fused=False):
+  for instruction, times, computation in _follow(
+    computations, entry, fused=False
+  ):
     opcode = instruction.opcode
     if opcode in ('copy-start', 'slice-start'):
-      # A copy between memory and the chip moves the smaller of operand and
-      # result: the larger one is what it is cut from or put into.
+      # A copy between memory and the chip moves as many bytes as the smaller
+      # of its operand and its result has. The larger one is the array that a
+      # part is cut from or put into.
       total += times * min(instruction.sizes()[:2])
     elif opcode not in _FREE and not opcode.endswith('-done'):
       for name in dict.fromkeys(instruction.operands):
-        operand = indexed[inside].get(name)
+        operand = indexed[computation].get(name)
         size = sum(operand.in_memory()) if operand else 0
         if size:
-          total += times * min(size, _read(name, size, [instruction], indexed))
-      total += times * _written(instruction, indexed[inside], indexed)
+          total += times * min(
+            size, _read_bytes(name, size, [instruction], indexed)
+          )
+      total += times * _written_bytes(
+        instruction, indexed[computation], indexed
+      )
   return total
 
 
-def _read(
+def _read_bytes(
   name: str,
   size: int,
   users: Iterable[_Instruction],
   indexed: Mapping[str, Mapping[str, _Instruction]],
 ) -> int:
-  """Bytes that kernels read of one operand.
+  """The bytes of one operand that kernels read.
 
   Args:
     name: name of the operand.
-    size: its size in bytes, which the result does not exceed.
-    users: instructions, among them those that use the operand.
-    indexed: computation to its instructions by name.
+    size: size of the operand in bytes, which the result does not exceed.
+    users: instructions that may use the operand; others are skipped.
+    indexed: maps the name of each computation to its instructions by name.
   """
   total = 0
   for user in users:
@@ -171,10 +181,10 @@ def _read(
       number = user.operands.index(name)
       for inner in fused.values():
         if inner.rest.startswith(f'parameter({number})'):
-          total += _read(inner.name, size, fused.values(), indexed)
+          total += _read_bytes(inner.name, size, fused.values(), indexed)
     elif user.opcode == 'bitcast':
       siblings = next((b for b in indexed.values() if user.name in b), {})
-      total += _read(user.name, size, siblings.values(), indexed)
+      total += _read_bytes(user.name, size, siblings.values(), indexed)
     elif user.opcode in ('dynamic-slice', 'gather', 'slice'):
       total += sum(user.sizes())
     elif user.opcode != 'dynamic-update-slice' or user.operands[0] != name:
@@ -182,12 +192,12 @@ def _read(
   return min(total, size)
 
 
-def _written(
+def _written_bytes(
   kernel: _Instruction,
   siblings: Mapping[str, _Instruction],
   indexed: Mapping[str, Mapping[str, _Instruction]],
 ) -> int:
-  """Bytes that a kernel writes; an update in place writes only the update."""
+  """The bytes that a kernel writes; of an update in place, only the update."""
   body = indexed.get(kernel.attribute('calls') or '')
   roots = [kernel]
   if body:
@@ -207,16 +217,16 @@ def _written(
   return total
 
 
-def _run(
+def _follow(
   computations: _Computations, name: str, times: int = 1, fused: bool = True
 ) -> Iterator[tuple[_Instruction, int, str]]:
   """Follows a program in the order in which it runs.
 
   Args:
-    computations: all computations of the program.
-    name: the computation to start with.
-    times: how often that computation runs.
-    fused: whether to follow calls into fusions and reductions too.
+    computations: all computations of the program, by name.
+    name: name of the computation that is followed first.
+    times: number of times that this computation runs.
+    fused: whether calls of fusions and reductions are followed as well.
 
   Yields:
     Each instruction, how often it runs, and the name of its computation.
@@ -228,14 +238,14 @@ def _run(
       condition = instruction.attribute('condition') or ''
       if body in computations and condition in computations:
         trips = _trips(instruction, computations[condition], computations[body])
-        yield from _run(computations, body, times * trips, fused)
+        yield from _follow(computations, body, times * trips, fused)
       continue
     if instruction.opcode in ('fusion', 'reduce') and not fused:
       continue
-    for group in _CALLED.findall(instruction.rest):
-      for called in group.replace('%', '').split(','):
-        if called.strip() in computations:
-          yield from _run(computations, called.strip(), times, fused)
+    for group in _CALLEES.findall(instruction.rest):
+      for callee in group.replace('%', '').split(','):
+        if callee.strip() in computations:
+          yield from _follow(computations, callee.strip(), times, fused)
 
 
 def _trips(
@@ -243,14 +253,15 @@ def _trips(
   condition: Sequence[_Instruction],
   body: Sequence[_Instruction],
 ) -> int:
-  """How often a loop that counts from 0 runs its body.
+  """The number of times that a loop runs its body.
 
-  The condition of the loop compares a counter to a constant. The body adds a
-  step to the counter, which is 2 where the compiler has unrolled the loop once.
+  The loop counts from 0: its condition compares a counter with a constant, and
+  its body adds a step to the counter. The step is 2 if the compiler has
+  unrolled the loop once.
   """
-  known = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
-  if known:
-    return int(known[1])
+  known_count = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
+  if known_count:
+    return int(known_count[1])
   bounds = [c for c in map(_constant, condition) if c is not None]
   if not bounds:
     return 1
@@ -260,7 +271,7 @@ def _trips(
 def _step(
   condition: Sequence[_Instruction], body: Sequence[_Instruction]
 ) -> int:
-  """What the body of a loop adds to its counter; 1 if that is not found."""
+  """The number that a loop's body adds to its counter; 1 if it is not found."""
   by_name = {i.name: i for i in body}
   roots = [i for i in body if i.is_root]
   for counter in condition:
@@ -289,7 +300,7 @@ def _constant(instruction: _Instruction) -> int | None:
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-  """Computations by name, and the name of the entry."""
+  """The computations of a program by name, and the name of the entry."""
   computations: dict[str, list[_Instruction]] = {}
   entry, current = '', ''
   for line in text.splitlines():
@@ -299,23 +310,23 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
       computations[current] = []
       entry = current if header[1] else entry
       continue
-    found = _INSTRUCTION.match(line)
-    if found and current:
-      computations[current].append(_instruction(found))
+    match = _INSTRUCTION.match(line)
+    if match and current:
+      computations[current].append(_instruction(match))
   return computations, entry
 
 
-def _instruction(found: re.Match) -> _Instruction:
-  type_, rest = _split_type(found[3])
+def _instruction(match: re.Match) -> _Instruction:
+  type_, rest = _split_type(match[3])
   opcode, _, arguments = rest.partition('(')
   operands = _until_closed(arguments)
   return _Instruction(
-    name=found[2],
+    name=match[2],
     type=type_,
     opcode=opcode,
     operands=tuple(re.findall(r'%([\w.\-]+)', operands)),
     rest=rest,
-    is_root=bool(found[1]),
+    is_root=bool(match[1]),
   )
 
 
@@ -328,7 +339,7 @@ def _split_type(text: str) -> tuple[str, str]:
 
 
 def _until_closed(text: str) -> str:
-  """The text before the parenthesis that closes one opened before it."""
+  """The text up to the parenthesis that closes one opened before the text."""
   depth = 1
   for place, character in enumerate(text):
     depth += (character == '(') - (character == ')')

@@ -1,4 +1,4 @@
-"""Flags of `python -m hypertuning.plan`, without heavy imports."""
+"""The flags of `python -m hypertuning.plan`, without slow imports."""
 
 from absl import flags
 
@@ -7,7 +7,7 @@ flags.disclaim_key_flags()  # --help shows the flags as the entry point's own
 
 
 def define_flags() -> None:
-  """Defines the flags; in a process that has them, forgets their values."""
+  """Defines the flags; if the process has them, only resets their values."""
   names = ('topology', 'json', 'search', 'choices', 'cache_dir')
   if 'topology' in _FLAGS:
     for name in names:

@@ -1,4 +1,4 @@
-"""Shows the costs of a step as text, as JSON and as a table."""
+"""Describes the costs of a step as text, as JSON and as a table."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ _GIB, _MIB = 2**30, 2**20
 
 
 def describe(costs: Costs, topology: Topology) -> Iterator[str]:
-  """Lines of text about one step.
+  """Yields lines of text about one step.
 
   Args:
-    costs: costs of a step that fits.
-    topology: the slice that it was compiled for.
+    costs: costs of a step that fits into memory.
+    topology: slice of TPUs that the step was compiled for.
   """
   times = roofline.estimate(costs, topology)
   hbm = topology.chip.hbm_bytes / _GIB
@@ -41,12 +41,12 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
     '  matmuls': f'{times.matmul_seconds:.3g} s',
     '  memory': f'{times.memory_seconds:.3g} s',
     '  interconnect': f'{times.network_seconds:.3g} s',
-    'queries': f'{costs.queries} a step, '
-    f'{times.queries_per_chip_second:.3g} a chip-second at worst',
+    'queries': f'{costs.queries} per step, '
+    f'{times.queries_per_chip_second:.3g} per chip-second at worst',
     'compiling': f'{costs.compile_seconds:.0f} s and '
     f'{costs.machine_bytes / _GIB:.1f} GiB of this machine',
   }
-  yield f'{topology.name}, {topology.chips} chips; of each chip, a step:'
+  yield f'{topology.name}, {topology.chips} chips; per chip and step:'
   width = max(map(len, rows))
   yield from (f'  {name:<{width}}  {value}' for name, value in rows.items())
   yield f'Assumed: {roofline.ASSUMPTIONS}'
@@ -57,7 +57,7 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
 
   Args:
     costs: costs of the step. If it does not fit, the result has no `estimate`.
-    topology: the slice that it was compiled for.
+    topology: slice of TPUs that the step was compiled for.
   """
   values: dict[str, Any] = {
     'topology': topology.name,
@@ -72,19 +72,19 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
 
 
 def rank(costs: Costs, topology: Topology) -> float:
-  """Sort key for steps that fit: most queries per chip and second first."""
+  """The sort key of a step that fits: most queries per chip-second first."""
   return -roofline.estimate(costs, topology).queries_per_chip_second
 
 
 def table(
   rows: Sequence[tuple[Mapping[str, Any], Costs]], topology: Topology
 ) -> Iterator[str]:
-  """Lines of a Markdown table, one row per step.
+  """Yields the lines of a Markdown table, one row per step.
 
   Args:
-    rows: for each step that fits, the bindings that tell it from the others,
-      and its costs.
-    topology: the slice that all were compiled for.
+    rows: pairs of a step's bindings, as far as steps differ in them, and its
+      costs; all steps fit.
+    topology: slice of TPUs that the steps were compiled for.
   """
   names = list(dict.fromkeys(name for row in rows for name in row[0]))
   columns = [

@@ -5,7 +5,7 @@ import dataclasses
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
-MATMUL_SHARE = 0.7  # share of the peak that matmuls of these shapes reach
+MATMUL_SHARE = 0.7  # share of the peak FLOPs that these matmuls reach
 ASSUMPTIONS = (
   f'matmuls at {MATMUL_SHARE:.0%} of the peak; what chips receive comes round '
   'one ring (two links); each kernel reads and writes memory once. "best" '
@@ -16,18 +16,20 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """The time of one step, in seconds, and how well chips are used.
+  """The time of one step, in seconds, and the utilisation of the chips.
 
   Attributes:
-    matmul_seconds: time for the executed FLOPs alone.
-    memory_seconds: time to read and write memory alone.
-    network_seconds: time to receive bytes from other chips alone.
-    best_seconds: time if all three overlap, the longest of them.
-    worst_seconds: time if nothing else goes on while a chip receives bytes.
+    matmul_seconds: time that the executed FLOPs take by themselves.
+    memory_seconds: time that reading and writing memory takes by itself.
+    network_seconds: time that receiving bytes from other chips takes by itself.
+    best_seconds: time of the step if all three overlap: the longest of them.
+    worst_seconds: time of the step if chips only wait while they receive bytes.
     best_utilisation: share of the peak that useful FLOPs reach in
       `best_seconds` (MFU).
-    worst_utilisation: the same share in `worst_seconds`.
-    queries_per_chip_second: queries per second and chip in `worst_seconds`.
+    worst_utilisation: share of the peak that useful FLOPs reach in
+      `worst_seconds`.
+    queries_per_chip_second: number of queries per second and chip, with
+      `worst_seconds`.
   """
 
   matmul_seconds: float
@@ -44,8 +46,8 @@ def estimate(costs: Costs, topology: Topology) -> Estimate:
   """Estimates the time of a step.
 
   Args:
-    costs: what the compiled step computes and moves; it must fit.
-    topology: the slice that it runs on.
+    costs: costs of a compiled step that fits into memory.
+    topology: slice of TPUs that the step runs on.
   """
   chip = topology.chip
   matmul = costs.executed_flops / (chip.flops * MATMUL_SHARE)

@@ -1,4 +1,4 @@
-"""Which configurations to compile, and the costs of those compiled before."""
+"""The configurations that a search compiles, and a cache of their costs."""
 
 import dataclasses
 import functools
@@ -19,17 +19,20 @@ from hypertuning.planning.topologies import Topology
 Bindings = dict[str, Any]
 _PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-_SHARDED = {'PARAMETER_PARTITIONING_DIMS': 2, 'FROZEN_DTYPE': 'bfloat16'}
+_DIVIDED_WEIGHTS = {
+  'PARAMETER_PARTITIONING_DIMS': 2,
+  'FROZEN_DTYPE': 'bfloat16',
+}
 MESHES: tuple[Bindings, ...] = (
-  # Frozen weights whole on every chip: they need not be gathered.
-  {'NUM_PARTITIONS': 1, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 1},
-  {'NUM_PARTITIONS': 1, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 2},
-  {'NUM_PARTITIONS': 2, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 2},
-  {'NUM_PARTITIONS': 4, **_SHARDED, 'FROZEN_PARTITIONING_DIMS': 2},
-  # Trained weights whole on every chip as well.
+  # Every chip holds all frozen weights, which then need not be gathered.
+  {'NUM_PARTITIONS': 1, **_DIVIDED_WEIGHTS, 'FROZEN_PARTITIONING_DIMS': 1},
+  {'NUM_PARTITIONS': 1, **_DIVIDED_WEIGHTS, 'FROZEN_PARTITIONING_DIMS': 2},
+  {'NUM_PARTITIONS': 2, **_DIVIDED_WEIGHTS, 'FROZEN_PARTITIONING_DIMS': 2},
+  {'NUM_PARTITIONS': 4, **_DIVIDED_WEIGHTS, 'FROZEN_PARTITIONING_DIMS': 2},
+  # Every chip holds all trained weights as well.
   {
     'NUM_PARTITIONS': 1,
-    **_SHARDED,
+    **_DIVIDED_WEIGHTS,
     'PARAMETER_PARTITIONING_DIMS': 1,
     'FROZEN_PARTITIONING_DIMS': 1,
   },
@@ -41,14 +44,15 @@ def candidates(
   lengths: Mapping[str, Any],
   choices: Mapping[str, Sequence[Any]],
 ) -> Iterator[Bindings]:
-  """Configurations as bindings, smaller batches first.
+  """Yields configurations as bindings, smaller batches first.
 
   Args:
-    batch_size: BATCH_SIZE of the configuration at hand; half of it and twice
-      it are tried too.
-    lengths: TASK_FEATURE_LENGTHS of the configuration at hand.
-    choices: values to try instead: `BATCH_SIZE`, `QUERIES`, `REMAT_POLICY`,
-      `MESH` (each value is bindings), and any other gin macro.
+    batch_size: BATCH_SIZE of the user's configuration; half of it and twice as
+      much are tried as well.
+    lengths: TASK_FEATURE_LENGTHS of the user's configuration.
+    choices: maps a name to the values that are tried in place of the default
+      ones. The names are `BATCH_SIZE`, `QUERIES`, `REMAT_POLICY`, `MESH` (whose
+      values are dicts of bindings), and any other gin macro.
   """
   queries = lengths['targets'][0]
   axes: dict[str, Sequence[Any]] = {
@@ -59,12 +63,12 @@ def candidates(
     **choices,
   }
   for values in itertools.product(*axes.values()):
-    chosen = dict(zip(axes, values, strict=True))
-    number = chosen.pop('QUERIES')
-    mesh = chosen.pop('MESH')
+    bindings = dict(zip(axes, values, strict=True))
+    number = bindings.pop('QUERIES')
+    mesh = bindings.pop('MESH')
     yield {
       **mesh,
-      **chosen,
+      **bindings,
       'TASK_FEATURE_LENGTHS': {
         **lengths,
         'inputs': (number, lengths['inputs'][1]),
@@ -73,14 +77,17 @@ def candidates(
     }
 
 
-def differences(tried: Sequence[Bindings]) -> list[Bindings]:
-  """The bindings in which candidates differ, with queries for lengths."""
+def differences(candidates: Sequence[Bindings]) -> list[Bindings]:
+  """The bindings in which candidates differ, one dict per candidate.
+
+  The number of queries, QUERIES, stands for TASK_FEATURE_LENGTHS.
+  """
   short = [
     {
       **{k: v for k, v in bindings.items() if k != 'TASK_FEATURE_LENGTHS'},
       'QUERIES': bindings['TASK_FEATURE_LENGTHS']['targets'][0],
     }
-    for bindings in tried
+    for bindings in candidates
   ]
   names = dict.fromkeys(name for bindings in short for name in bindings)
   varied = [
@@ -92,39 +99,39 @@ def differences(tried: Sequence[Bindings]) -> list[Bindings]:
 
 
 def larger(one: Bindings, other: Bindings) -> bool:
-  """Whether one differs from another only in more episodes or queries."""
+  """Whether one candidate equals another but for more episodes or queries."""
 
-  def split(bindings: Bindings) -> tuple[tuple[int, int], Bindings]:
+  def size_and_rest(bindings: Bindings) -> tuple[tuple[int, int], Bindings]:
     rest = dict(bindings)
     lengths = rest.pop('TASK_FEATURE_LENGTHS')
     size = rest.pop('BATCH_SIZE'), lengths['targets'][0]
     return size, rest
 
-  (batch, queries), rest = split(one)
-  (other_batch, other_queries), other_rest = split(other)
+  (batch, queries), rest = size_and_rest(one)
+  (other_batch, other_queries), other_rest = size_and_rest(other)
   return (
     rest == other_rest and batch >= other_batch and queries >= other_queries
   )
 
 
 class Cache:
-  """Costs of earlier compilations, one JSON file per compilation."""
+  """The costs of earlier compilations, in one JSON file per compilation."""
 
   def __init__(self, folder: str) -> None:
-    """Makes no folder before there is something to keep."""
+    """Takes the path of the folder, which is made when costs are first put."""
     self._folder = files.folder(folder, '--cache_dir')
 
   def get(self, key: str) -> Costs | None:
-    """The costs kept under a key; None if there are none that can be read."""
+    """The costs that were put with this key; None if they cannot be read."""
     try:
       return Costs(**json.loads(self._path(key).read_text()))
     except (OSError, ValueError, TypeError):
       return None
 
   def put(self, key: str, costs: Costs) -> None:
-    """Keeps costs for the next search."""
+    """Writes costs, which the next search can then get by their key."""
     text = json.dumps(dataclasses.asdict(costs), indent=1)
-    files.write_text(self._folder, f'{key}.json', text)
+    files.write_text(self._folder, self._path(key).name, text)
 
   def _path(self, key: str) -> epath.Path:
     return self._folder / f'{key}.json'
@@ -133,20 +140,20 @@ class Cache:
 def key(
   config: str, topology: Topology, package: pathlib.Path = _PACKAGE
 ) -> str:
-  """A name for all that costs depend on.
+  """A key that changes with everything that costs depend on.
 
   Args:
-    config: the resolved gin configuration.
-    topology: the slice of TPUs.
-    package: folder of the sources that make and count a step. It is the whole
-      of `hypertuning`: a list of the files that matter is wrong as soon as one
-      of them imports another.
+    config: text of the resolved gin configuration.
+    topology: slice of TPUs that the step is compiled for.
+    package: folder of the source files that make a step and count its costs. By
+      default, this is the whole of `hypertuning`: a list of single files would
+      be wrong as soon as one of them imported another.
   """
   parts = (config, topology.name, json.dumps(versions()), _sources(package))
   return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:32]
 
 
-@functools.cache  # the code that runs was read when the process started
+@functools.cache  # the process runs the code that it read when it started
 def _sources(package: pathlib.Path) -> str:
   """A hash of the names and contents of all Python files of a package."""
   digest = hashlib.sha256()
@@ -157,11 +164,11 @@ def _sources(package: pathlib.Path) -> str:
 
 
 def versions() -> dict[str, str]:
-  """Versions of the packages that compile; '' for one not installed."""
-  found = {}
+  """The versions of the packages that compile; '' if one is not installed."""
+  installed_versions = {}
   for name in _PACKAGES:
     try:
-      found[name] = importlib.metadata.version(name)
+      installed_versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-      found[name] = ''
-  return found
+      installed_versions[name] = ''
+  return installed_versions

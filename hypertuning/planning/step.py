@@ -1,4 +1,4 @@
-"""One training step: traced, counted, and compiled for a slice of TPUs."""
+"""Traces a training step, counts its FLOPs, and compiles it for TPUs."""
 
 import copy
 import dataclasses
@@ -20,24 +20,26 @@ from hypertuning.planning.topologies import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """What a step costs, per chip where nothing else is said.
+  """The costs of a step, per chip unless stated otherwise.
 
   Attributes:
-    params_bytes: bytes of the parameters that train.
+    params_bytes: bytes of the parameters that are trained.
     optimizer_bytes: bytes of the optimizer's state.
-    frozen_bytes: bytes of the parameters that do not train.
-    executed_flops: FLOPs of all matmuls, those that rematerialisation repeats
-      included.
-    useful_flops: the same without rematerialisation.
-    queries: queries whose targets a step trains on, over all chips.
-    error: why the step does not fit; None if it does, and the attributes below
-      are then known.
-    temporary_bytes: activations and other values that a step makes.
-    peak_bytes: arguments, results, temporaries and code at once.
-    collective_bytes: bytes received from other chips, by kind of collective.
-    hbm_bytes: bytes read from and written to memory.
-    compile_seconds: time of compilation on this machine.
-    machine_bytes: most memory that the process had taken by then.
+    frozen_bytes: bytes of the parameters that are not trained.
+    executed_flops: FLOPs of all matmuls, including those that rematerialisation
+      repeats.
+    useful_flops: FLOPs of all matmuls without rematerialisation.
+    queries: number of queries whose targets a step trains on, over all chips.
+    error: reason why the step does not fit into memory. None if it fits; only
+      then are the memory and the bytes below known.
+    temporary_bytes: bytes of activations and other values that a step makes.
+    peak_bytes: bytes of arguments, results, temporaries and code together.
+    collective_bytes: maps each kind of collective to the bytes that it receives
+      from other chips.
+    hbm_bytes: bytes that are read from and written to memory.
+    compile_seconds: seconds of compilation on this machine.
+    machine_bytes: most bytes of this machine's memory that the process has
+      used.
   """
 
   params_bytes: int
@@ -58,12 +60,12 @@ class Costs:
 def compile_step(
   topology: Topology, devices: tuple[Any, ...], settings: Mapping[str, Any]
 ) -> Costs:
-  """Compiles the step that `train.train` would run and reads its costs.
+  """Compiles the step that `train.train` would run, and reads its costs.
 
   Args:
-    topology: the slice of TPUs that the step is for.
-    devices: its devices, from `topologies.devices`.
-    settings: arguments of `train.train`.
+    topology: slice of TPUs that the step is compiled for.
+    devices: devices of the slice, from `topologies.devices`.
+    settings: arguments of `train.train`, by name.
 
   Raises:
     UserError: the devices do not divide the batch, the model or one another.
@@ -111,7 +113,7 @@ def compile_step(
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
       costs = dataclasses.replace(costs, error=_reason(str(error)))
-      return _measured(costs, start)
+      return _with_compilation(costs, start)
   memory = compiled.memory_analysis()
   text = compiled.as_text()
   costs = dataclasses.replace(
@@ -125,20 +127,20 @@ def compile_step(
     collective_bytes=hlo.collective_bytes(text),
     hbm_bytes=hlo.memory_bytes(text),
   )
-  return _measured(costs, start)
+  return _with_compilation(costs, start)
 
 
-def _measured(costs: Costs, start: float) -> Costs:
-  used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _with_compilation(costs: Costs, start: float) -> Costs:
+  used_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return dataclasses.replace(
     costs,
     compile_seconds=time.monotonic() - start,
-    machine_bytes=used * 1024,  # Linux counts in KiB
+    machine_bytes=used_kib * 1024,  # Linux counts in KiB
   )
 
 
 def _without_remat(model: HyperTuningModel) -> HyperTuningModel:
-  """The same model, which keeps all that its gradient needs."""
+  """The same model, but with all values that the gradient needs saved."""
 
   def plain(network: Any) -> Any:
     if network is None or not hasattr(network, 'config'):
@@ -155,7 +157,7 @@ def _without_remat(model: HyperTuningModel) -> HyperTuningModel:
 
 
 def _shard_bytes(tree: Any) -> int:
-  """What one device holds of a tree of abstract arrays."""
+  """The bytes of a tree of abstract arrays that one device holds."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -163,7 +165,7 @@ def _shard_bytes(tree: Any) -> int:
 
 
 def _reason(message: str) -> str:
-  """How much memory was asked for, of libtpu's report of a page."""
+  """The sentence about the memory that is needed, in libtpu's long report."""
   for sentence in re.split(r'(?<=\.)\s+|\n', message):
     if 'exceeds available' in sentence or 'Exceeded' in sentence:
       return sentence.rpartition(': ')[2].strip()

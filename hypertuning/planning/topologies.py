@@ -1,7 +1,8 @@
-"""TPU chips and slices by name, and devices to compile for.
+"""Finds TPU slices by name, and makes devices that programs are compiled for.
 
-libtpu accepts names that no cloud has (v5e:4x4x4), refuses some that exist
-(v4-128), and counts others in cores. A table here translates the names.
+libtpu accepts names of slices that do not exist (v5e:4x4x4), refuses names of
+slices that exist (v4-128), and counts cores in others. A table here translates
+the names.
 """
 
 import dataclasses
@@ -30,18 +31,18 @@ class Chip:
   interconnect, for which those pages give none.
 
   Attributes:
-    name: name of the generation in libtpu, which names of shapes start with.
-    cloud: beginnings of cloud names.
-    cores: number that one chip counts for in cloud names.
+    name: name of the generation in libtpu, with which names of shapes start.
+    cloud: starts of the names of slices in the cloud.
+    cores: number that one chip counts for in the names of the cloud.
     flops: bfloat16 operations per second.
-    hbm_bytes: size of the memory, a little of which the system keeps.
-    hbm_rate: bytes per second to and from memory.
-    ring_rate: bytes per second that a chip receives from one ring of chips. A
-      ring uses two of a chip's links; published rates are those of all links
-      added up, and are divided by their number.
-    shapes: shapes of the slices, in chips.
-    config: libtpu's name for the setting in which the two cores of a chip are
-      one device; None where that is the default.
+    hbm_bytes: bytes of memory, a few of which the system keeps for itself.
+    hbm_rate: bytes per second that are read from or written to memory.
+    ring_rate: bytes per second that a chip receives from one ring of chips,
+      which uses two of its links. Published rates are the sum over all links;
+      here, they are divided by the number of links.
+    shapes: shapes of the slices, in numbers of chips.
+    config: name of libtpu's setting in which the two cores of a chip are one
+      device; None if this is the default.
   """
 
   name: str
@@ -105,8 +106,8 @@ class Topology:
   """A slice of TPUs.
 
   Attributes:
-    chip: the generation of its chips.
-    shape: how the chips are arranged, such as `2x4x4`.
+    chip: generation of the chips.
+    shape: arrangement of the chips, such as `2x4x4`.
   """
 
   chip: Chip
@@ -134,16 +135,21 @@ def find(name: str) -> Topology:
       if name in _names(chip, shape):
         return Topology(chip, shape)
   near = [c for c in CHIPS if name.startswith((f'{c.name}:', *c.cloud))]
-  known = ', '.join(
+  slice_names = ', '.join(
     ' = '.join(_names(chip, shape)[-2:])
     for chip in near or CHIPS
     for shape in chip.shapes
   )
-  raise UserError(f'--topology={name}: no such TPU slice; there are {known}.')
+  raise UserError(
+    f'--topology={name}: no such TPU slice; there are {slice_names}.'
+  )
 
 
 def devices(topology: Topology) -> tuple[Any, ...]:
-  """Devices that stand for a slice's chips, to compile for without a TPU.
+  """Makes devices for which programs can be compiled without a TPU.
+
+  Args:
+    topology: slice of TPUs; each of its chips is one device.
 
   Raises:
     UserError: libtpu is not installed, or does not know the slice.
@@ -154,15 +160,16 @@ def devices(topology: Topology) -> tuple[Any, ...]:
       "hypertuning's extra [plan]."
     )
   os.environ.update(_ENVIRONMENT)
-  # A TPU of this machine must not be taken for the slice, and jax's cache
-  # cannot read programs back that were compiled for devices that do not exist.
+  # If this machine has a TPU, it must not be used in place of the slice. And
+  # jax's cache cannot load programs for devices that this machine does not
+  # have.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_enable_compilation_cache', False)
   kwargs: dict[str, Any] = {}
   if topology.chip.config:
     kwargs['chip_config_name'] = topology.chip.config
   try:
-    found = topologies.get_topology_desc(
+    slice_devices = topologies.get_topology_desc(
       topology.name, platform='tpu', **kwargs
     ).devices
   except jax.errors.JaxRuntimeError as error:
@@ -171,8 +178,8 @@ def devices(topology: Topology) -> tuple[Any, ...]:
       f'libtpu {importlib.metadata.version("libtpu")} has no {topology.name} '
       f'({reason}): pip install --upgrade libtpu.'
     ) from error
-  assert len(found) == topology.chips, (topology, len(found))
-  return tuple(found)
+  assert len(slice_devices) == topology.chips, (topology, len(slice_devices))
+  return tuple(slice_devices)
 
 
 _ENVIRONMENT = {
@@ -189,6 +196,6 @@ def _size(shape: str) -> int:
 
 
 def _names(chip: Chip, shape: str) -> list[str]:
-  """All names of a slice; the one by its shape is last."""
+  """All names of a slice; the last one has its shape."""
   count = _size(shape) * chip.cores
   return [*(f'{cloud}{count}' for cloud in chip.cloud), f'{chip.name}:{shape}']

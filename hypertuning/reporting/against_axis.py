@@ -1,4 +1,4 @@
-"""A metric against an axis of the sweep: shots, prefix length, rank, steps."""
+"""Shows a metric against an axis of the sweep, such as shots or steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,20 +21,20 @@ def against_axis(
   metric: str = 'accuracy',
   text: str = '',
 ) -> Section:
-  """One metric of several methods along an axis of the sweep.
+  """Shows one metric of several methods along an axis of the sweep.
 
   Args:
-    sweep: the sweep whose evaluations are shown.
-    axis: name of an axis of the sweep. Points whose names are all numbers are
-      drawn at their numbers, others at equal distances.
-    methods: name of each method to the stage that evaluates it, whose cells
-      differ along this axis, and the phi mode to show.
-    name: name of the section, which its files get too.
+    sweep: sweep whose evaluations are shown.
+    axis: name of an axis of the sweep. If the labels of all its points are
+      numbers, points are drawn at these numbers; otherwise, at equal distances.
+    methods: maps the name of each method to the stage that evaluates it, whose
+      cells differ along this axis, and the phi mode that is shown.
+    name: name of the section and of its files.
     title: heading of the section.
-    label: what the axis is called in the section; its own name if None.
-    task: a task of `results.jsonl`.
-    metric: a field of `results.jsonl`.
-    text: a sentence that explains the section, below the heading.
+    label: label of the axis in the section; None takes the name of the axis.
+    task: name of a task in `results.jsonl`.
+    metric: name of a field in `results.jsonl`.
+    text: sentence below the heading, which explains the section.
 
   Raises:
     UserError: the sweep or a stage does not have this axis, or no finished run
@@ -54,34 +54,36 @@ def against_axis(
         f'differ along {axis!r}.'
       )
   places = _places(points)
-  # Points that a later start has added come last in the sweep.
+  # Points that were added by a later start of the sweep come last in its plan.
   points = sorted(points, key=lambda point: places[point])
-  found: dict[str, dict[str, Measure]] = {}
+  by_method: dict[str, dict[str, Measure]] = {}
   for stage, (method, (_, phi)) in zip(stages, methods.items(), strict=True):
-    where = {'phi': (phi,), 'task': (task,)}
-    found[method] = {
+    conditions = {'phi': (phi,), 'task': (task,)}
+    by_method[method] = {
       point: measures.of_stage(
         stage,
-        where,
+        conditions,
         metric,
         [cell for cell in stage.cells if cell.point[axis] == point],
       )
       for point in points
     }
-    if all(measure.unknown for measure in found[method].values()):
-      raise UserError(found[method][points[0]].unknown)
+    if all(measure.unknown for measure in by_method[method].values()):
+      raise UserError(by_method[method][points[0]].unknown)
   return Section(
     name,
     title,
     text,
-    [Figure(_lines(found, points, label or axis, metric, name), '', stages)],
+    [
+      Figure(_lines(by_method, points, label or axis, metric, name), '', stages)
+    ],
     [
       Table(
         name,
         ['method', *(f'{label or axis} {point}' for point in points)],
         [
-          [Text(method), *(_shown(metric, m) for m in row.values())]
-          for method, row in found.items()
+          [Text(method), *(_cell_text(metric, m) for m in row.values())]
+          for method, row in by_method.items()
         ],
         [
           {
@@ -90,7 +92,7 @@ def against_axis(
             'metric': metric,
             **sections.record(measure),
           }
-          for method, row in found.items()
+          for method, row in by_method.items()
           for point, measure in row.items()
         ],
         sections.INTERVALS,
@@ -100,14 +102,14 @@ def against_axis(
   )
 
 
-def _shown(metric: str, measure: Measure) -> Text:
+def _cell_text(metric: str, measure: Measure) -> Text:
   if measure.unknown:
     return Text('not measured', 'absent')
   return sections.number(metric, measure)
 
 
 def _lines(
-  found: Mapping[str, Mapping[str, Measure]],
+  by_method: Mapping[str, Mapping[str, Measure]],
   points: Sequence[str],
   label: str,
   metric: str,
@@ -115,13 +117,13 @@ def _lines(
 ) -> str:
   figure, (axis,) = plots.panels(1, 6.4, 3.4)
   places = _places(points)
-  for method, colour in plots.colours(list(found)):
-    drawn = [
+  for method, colour in plots.colours(list(by_method)):
+    line = [
       (places[point], measure.estimate)
-      for point, measure in found[method].items()
+      for point, measure in by_method[method].items()
       if measure.estimate is not None
     ]
-    plots.band(axis, drawn, method, colour, marker='o')
+    plots.band(axis, line, method, colour, marker='o')
   axis.set_xticks(list(places.values()), list(places))
   axis.set_xlabel(label)
   axis.set_ylabel(metric)
@@ -130,7 +132,7 @@ def _lines(
 
 
 def _places(points: Sequence[str]) -> dict[str, float]:
-  """Where points are drawn: at their number, or one beside another."""
+  """The places of points on the axis: their numbers, or equal distances."""
   try:
     return {point: float(point) for point in points}
   except ValueError:

@@ -1,4 +1,4 @@
-"""What a query costs beside how well it is answered."""
+"""Shows what a query costs, and how well it is answered."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ from hypertuning.reporting.measures import Measure, Source
 from hypertuning.reporting.sections import Figure, Section, Table, Text
 from hypertuning.reporting.sweep_results import Sweep
 
-# Values of the field `way` in what `hypertuning.benchmarks.query_cost` writes.
-_MAKING, _WITH_PHI, _IN_CONTEXT = (
+# Values of the field `way` in results of `hypertuning.benchmarks.query_cost`.
+_MAKING_PHI, _WITH_PHI, _IN_CONTEXT = (
   'making phi',
   'query with phi',
   'query in context',
 )
-# Field of the results, to the factor and the unit that a table shows it in.
+# Maps a field of the results to the factor and the unit of a table's numbers.
 _COSTS = {'flops': (1e-6, 'MFLOPs'), 'seconds': (1e3, 'ms')}
 
 
@@ -26,20 +26,22 @@ def cost(
   name: str = 'cost',
   title: str = 'Accuracy against cost per query',
   text: str = 'An encoder reads examples in context again with every query; '
-  'phi is made once a task.',
+  'phi is made once per task.',
 ) -> Section:
-  """Accuracy against FLOPs and time, and when making phi has paid for itself.
+  """Shows accuracy against FLOPs and time, and when phi has paid for itself.
 
   Args:
-    sweep: a sweep with runs of `hypertuning.benchmarks.query_cost`.
-    methods: name of each method to the stage that measured its cost, the `way`
-      of answering there (`query with phi` or `query in context`), and its
-      evaluation as (stage, phi mode, task).
-    models: name of each hypermodel to the stage that measured its cost.
-    metric: the metric of the evaluations to show.
-    name: name of the section, which its files get too.
+    sweep: sweep with runs of `hypertuning.benchmarks.query_cost`.
+    methods: maps the name of each method to three things: the stage that
+      measures its cost; its `way` of answering in these results, `query with
+      phi` or `query in context`; and its evaluation, as (stage, phi mode,
+      task).
+    models: maps the name of each hypermodel to the stage that measures its
+      cost.
+    metric: name of the metric in the evaluations.
+    name: name of the section and of its files.
     title: heading of the section.
-    text: a sentence that explains the section, below the heading.
+    text: sentence below the heading, which explains the section.
 
   Raises:
     UserError: no finished run has the stage, way, phi mode, task or metric.
@@ -65,12 +67,16 @@ def cost(
     [
       Table(
         name,
-        ['method', metric, *(f'{head} a query' for _, head in _COSTS.values())],
+        [
+          'method',
+          metric,
+          *(f'{head} per query' for _, head in _COSTS.values()),
+        ],
         [
           [
             Text(method),
             sections.number(metric, quality[method]),
-            *(_scaled(costs[method][field], field) for field in _COSTS),
+            *(_cost_text(costs[method][field], field) for field in _COSTS),
           ]
           for method in methods
         ],
@@ -98,34 +104,35 @@ def phi_size(
   title: str = 'Bytes of phi',
   text: str = 'What one keeps of a task in place of its examples.',
 ) -> Section:
-  """How many bytes the phi of one task takes.
+  """Shows the number of bytes in the phi of one task.
 
   Args:
-    sweep: a sweep with runs of `hypertuning.benchmarks.query_cost`.
-    models: name of each hypermodel to the stage that measured its cost.
-    name: name of the section, which its files get too.
+    sweep: sweep with runs of `hypertuning.benchmarks.query_cost`.
+    models: maps the name of each hypermodel to the stage that measures its
+      cost.
+    name: name of the section and of its files.
     title: heading of the section.
-    text: a sentence that explains the section, below the heading.
+    text: sentence below the heading, which explains the section.
 
   Raises:
     UserError: the sweep lacks a stage, or its finished runs lack the numbers.
   """
   fields = {'float32': 'phi_bytes', 'bfloat16': 'phi_bytes_bfloat16'}
-  found = {
+  by_model = {
     model: {t: _number(sweep, stage, _WITH_PHI, f) for t, f in fields.items()}
     for model, stage in models.items()
   }
-  stages = [m['float32'].stage for m in found.values()]
+  stages = [m['float32'].stage for m in by_model.values()]
   table = Table(
     name,
     ['hypermodel', *fields],
     [
-      [Text(model), *(_bytes(m) for m in row.values())]
-      for model, row in found.items()
+      [Text(model), *(_bytes_text(m) for m in row.values())]
+      for model, row in by_model.items()
     ],
     [
       {'hypermodel': model, 'type': kind, **sections.record(measure)}
-      for model, row in found.items()
+      for model, row in by_model.items()
       for kind, measure in row.items()
     ],
     '',
@@ -135,39 +142,41 @@ def phi_size(
 
 
 def _number(sweep: Sweep, stage: str, way: str, field: str) -> Measure:
-  found = measures.of_stage(sweep.stage(stage), {'way': (way,)}, field)
-  # FLOPs may be counted without measuring seconds.
-  return found if field == 'seconds' else found.known()
+  measure = measures.of_stage(sweep.stage(stage), {'way': (way,)}, field)
+  # A run may have counted FLOPs without measuring seconds.
+  return measure if field == 'seconds' else measure.require()
 
 
-def _scaled(measure: Measure, field: str) -> Text:
+def _cost_text(measure: Measure, field: str) -> Text:
   if measure.estimate is None:
     return Text(measure.problem, 'absent')
   factor, _ = _COSTS[field]
   return Text(f'{factor * measure.estimate.mean:,.3g}', 'number')
 
 
-def _bytes(measure: Measure) -> Text:
+def _bytes_text(measure: Measure) -> Text:
   if measure.estimate is None:
     return Text(measure.problem, 'absent')
   return Text(f'{measure.estimate.mean:,.0f}', 'number')
 
 
 def _break_even(sweep: Sweep, models: Mapping[str, str], name: str) -> Table:
-  ways = (_MAKING, _WITH_PHI, _IN_CONTEXT)
+  ways = (_MAKING_PHI, _WITH_PHI, _IN_CONTEXT)
   rows, records, stages = [], [], []
   for model, stage in models.items():
-    found = {
+    by_field = {
       field: [_number(sweep, stage, way, field) for way in ways]
       for field in _COSTS
     }
-    queries = {field: _queries(*found[field]) for field in _COSTS}
-    numbers = [_scaled(m, field) for field in _COSTS for m in found[field]]
+    queries = {field: _queries(*by_field[field]) for field in _COSTS}
+    numbers = [
+      _cost_text(m, field) for field in _COSTS for m in by_field[field]
+    ]
     rows.append([Text(model), *numbers, *queries.values()])
     record = {
       f'{field}, {way}': measure.estimate.mean if measure.estimate else ''
       for field in _COSTS
-      for way, measure in zip(ways, found[field], strict=True)
+      for way, measure in zip(ways, by_field[field], strict=True)
     }
     record |= {f'queries by {field}': t.text for field, t in queries.items()}
     records.append({'hypermodel': model, **record})
@@ -187,15 +196,17 @@ def _break_even(sweep: Sweep, models: Mapping[str, str], name: str) -> Table:
   )
 
 
-def _queries(making: Measure, with_phi: Measure, in_context: Measure) -> Text:
+def _queries(
+  making_phi: Measure, with_phi: Measure, in_context: Measure
+) -> Text:
   costs = []
-  for measure in (making, with_phi, in_context):
+  for measure in (making_phi, with_phi, in_context):
     if measure.estimate is None:
       return Text(measure.problem, 'absent')
     costs.append(measure.estimate.mean)
-  once, phi, context = costs
-  saved = context - phi
-  return Text(f'{once / saved:,.1f}' if saved > 0 else 'never', 'number')
+  phi_cost, query_cost, context_cost = costs
+  saving = context_cost - query_cost
+  return Text(f'{phi_cost / saving:,.1f}' if saving > 0 else 'never', 'number')
 
 
 def _scatter(
@@ -208,10 +219,10 @@ def _scatter(
   for method, colour in plots.colours(list(quality)):
     height = quality[method].estimate
     for axis, (field, (factor, head)) in zip(axes, _COSTS.items(), strict=True):
-      across = costs[method][field].estimate
-      axis.set_xlabel(f'{head} a query')
-      if height is not None and across is not None:
-        plots.dot(axis, factor * across.mean, height, method, colour)
+      query_cost = costs[method][field].estimate
+      axis.set_xlabel(f'{head} per query')
+      if height is not None and query_cost is not None:
+        plots.dot(axis, factor * query_cost.mean, height, method, colour)
   axes[0].set_ylabel(metric)
   plots.legend(figure, axes[0])
   return plots.svg(figure, name)

@@ -1,4 +1,4 @@
-"""Which share of the gap between two models a generated phi closes."""
+"""Shows the share of the gap between two models that a generated phi closes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,42 +23,43 @@ def gap_closed(
   text: str = 'Percent of the way from the frozen model alone (0) to few-shot '
   'multi-task fine-tuning of the model itself (100).',
 ) -> Section:
-  """`(method - floor) / (ceiling - floor)` of each method, in percent.
+  """Shows `(method - floor) / (ceiling - floor)` of each method, in percent.
 
   Args:
-    sweep: the sweep whose evaluations are compared.
-    methods: name of each method to (stage, phi mode, task).
-    floor: the result that counts as 0, as (stage, phi mode, task).
-    ceiling: the result that counts as 100, as (stage, phi mode, task).
-    metric: a field of `results.jsonl`.
-    name: name of the section, which its files get too.
+    sweep: sweep whose evaluations are compared.
+    methods: maps the name of each method to its evaluation, as (stage, phi
+      mode, task).
+    floor: evaluation that counts as 0, as (stage, phi mode, task).
+    ceiling: evaluation that counts as 100, as (stage, phi mode, task).
+    metric: name of a field in `results.jsonl`.
+    name: name of the section and of its files.
     title: heading of the section.
-    text: a sentence that explains the section, below the heading.
+    text: sentence below the heading, which explains the section.
 
   Raises:
     UserError: no finished run has the stage, phi mode, task or metric.
   """
   low = measures.result(sweep, floor, metric)
   high = measures.result(sweep, ceiling, metric)
-  rows, records, drawn, labels = [], [], {}, []
+  rows, records, bars, labels = [], [], {}, []
   stages = {m.stage.name: m.stage for m in (low, high)}
   for method, source in methods.items():
     measure = measures.result(sweep, source, metric)
     stages[measure.stage.name] = measure.stage
-    planned = max(m.planned for m in (measure, low, high))
+    planned_runs = max(m.planned_runs for m in (measure, low, high))
     values, floors, ceilings = measures.paired(measure, low, high)
     problem = measure.problem or low.problem or high.problem
     estimate, share = None, Text(problem or 'no common seed', 'absent')
     if values:
-      closed = (100 * np.subtract(values, floors)).tolist()
-      whole = np.subtract(ceilings, floors).tolist()
-      estimate = statistics.ratio(closed, whole)
-      share = sections.interval(estimate, planned, 1)
-    drawn[method] = estimate
+      differences = (100 * np.subtract(values, floors)).tolist()
+      gaps = np.subtract(ceilings, floors).tolist()
+      estimate = statistics.ratio(differences, gaps)
+      share = sections.interval(estimate, planned_runs, 1)
+    bars[method] = estimate
     number = share.text.partition(' [' if estimate else ':')[0]
     labels.append(f'{number} {share.small}'.rstrip())
     rows.append([Text(method), sections.number(metric, measure), share])
-    record = sections.estimate_record(estimate, planned, problem)
+    record = sections.estimate_record(estimate, planned_runs, problem)
     records.append({'method': method, **record})
   table = Table(
     name,
@@ -70,7 +71,7 @@ def gap_closed(
     f'{" · ".join(ceiling)}.',
     list(stages.values()),
   )
-  figure = Figure(_bars(drawn, labels, name), '', list(stages.values()))
+  figure = Figure(_bars(bars, labels, name), '', list(stages.values()))
   return Section(name, title, text, [figure], [table])
 
 

@@ -1,4 +1,4 @@
-"""How much a text's own phi lowers the loss during hyperpretraining."""
+"""Shows how far a text's own phi lowers the loss during hyperpretraining."""
 
 from collections.abc import Mapping
 
@@ -22,23 +22,23 @@ def losses(
   name: str = 'hyperpretraining',
   title: str = 'Loss during hyperpretraining',
 ) -> Section:
-  """Loss on held-out text against training steps, in each phi mode.
+  """Shows the loss on held-out text against training steps, in each phi mode.
 
   Args:
-    sweep: the sweep whose training runs are shown.
-    stages: name of each kind of adapter to the stage that trains it.
-    name: name of the section, which its files get too.
+    sweep: sweep whose training runs are shown.
+    stages: maps the name of each kind of adapter to the stage that trains it.
+    name: name of the section and of its files.
     title: heading of the section.
 
   Raises:
     UserError: the sweep lacks a stage, or a finished run has no such losses.
   """
-  found = {kind: sweep.stage(stage) for kind, stage in stages.items()}
+  by_kind = {kind: sweep.stage(stage) for kind, stage in stages.items()}
   figure, axes = plots.panels(
-    len(found), 1.0 + 3.6 * len(found), 3.2, sharey=True
+    len(by_kind), 1.0 + 3.6 * len(by_kind), 3.2, sharey=True
   )
   rows, records = [], []
-  for axis, (kind, stage) in zip(axes, found.items(), strict=True):
+  for axis, (kind, stage) in zip(axes, by_kind.items(), strict=True):
     lines = curves.read(
       stage, _line, 'metrics.jsonl', ', '.join(_FIELDS.values())
     )
@@ -46,12 +46,12 @@ def losses(
       plots.band(axis, lines.estimates(mode), label, _COLOURS[mode])
     axis.set_title(sections.line_label(kind, lines))
     axis.set_xlabel('steps of hyperpretraining')
-    row, numbers = _end(kind, stage, lines)
+    row, numbers = _last_step(kind, stage, lines)
     rows.append(row)
     records += numbers
-  axes[0].set_ylabel('loss, nats a token')
+  axes[0].set_ylabel('loss, nats per token')
   plots.legend(figure, axes[0])
-  all_stages = list(found.values())
+  all_stages = list(by_kind.values())
   note = (
     'Bands and ±: 95% intervals over seeds (Student’s t); one run has none.'
   )
@@ -87,15 +87,15 @@ def _line(cell: Cell) -> curves.Line:
   }
 
 
-def _end(
-  kind: str, stage: Stage, found: curves.Curves
+def _last_step(
+  kind: str, stage: Stage, lines: curves.Curves
 ) -> tuple[list[Text], list[dict[str, object]]]:
   """The last step of a stage: a row of the table, and its CSV records."""
-  if not found.steps:
-    absent = Text(found.problem, 'absent')
+  if not lines.steps:
+    absent = Text(lines.problem, 'absent')
     return [Text(kind), absent, *[Text('')] * (len(_MODES) + 2)], []
-  step = found.steps[-1]
-  values = {mode: found.at(step, mode) for mode in _MODES}
+  step = lines.steps[-1]
+  values = {mode: lines.values_at(step, mode) for mode in _MODES}
   estimates = {mode: statistics.mean(values[mode]) for mode in _MODES}
   for mode in ('other', 'none'):
     estimates[f'{mode} - generated'] = statistics.difference(
@@ -103,15 +103,16 @@ def _end(
     )
   row = [Text(kind), Text(f'{step:g}', 'number')]
   row += [
-    sections.estimated('loss', e, found.planned) for e in estimates.values()
+    sections.estimate_text('loss', e, lines.planned_runs)
+    for e in estimates.values()
   ]
   records = [
     {
       'stage': stage.name,
       'step': step,
-      'loss': what,
-      **sections.estimate_record(estimate, found.planned, found.problem),
+      'loss': name,
+      **sections.estimate_record(estimate, lines.planned_runs, lines.problem),
     }
-    for what, estimate in estimates.items()
+    for name, estimate in estimates.items()
   ]
   return row, records

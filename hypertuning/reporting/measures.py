@@ -1,4 +1,4 @@
-"""Measures: one number from every run of a stage, or why it is missing."""
+"""Measures: one number from each run of a stage, or why it is missing."""
 
 import dataclasses
 import math
@@ -27,38 +27,42 @@ class Measure:
   """One number of a stage, with its value for every seed.
 
   Attributes:
-    values: seed to number, for the runs that have it.
-    errors: seed to the number's standard error over episodes, nan if unknown.
-    planned: number of runs that the stage has in the sweep.
-    problem: why a run has no number, as a table shows it; empty if all have
-      one.
-    unknown: message that finished runs exist but do not know this number, with
-      the names that they do know; empty otherwise.
-    stage: the stage that the runs belong to.
+    values: maps the seed of each run that has the number to its value.
+    errors: maps the same seeds to the standard error of the value over
+      episodes, which is nan if it is unknown.
+    planned_runs: number of runs that the stage has in the sweep.
+    problem: reason why a run has no number, as a table shows it; empty if all
+      runs have one.
+    unknown: error message if there are finished runs, but none has this number;
+      it lists the numbers that they have. Empty otherwise.
+    stage: stage that the runs belong to.
   """
 
   values: Mapping[str, float]
   errors: Mapping[str, float]
-  planned: int
+  planned_runs: int
   problem: str
   unknown: str
   stage: Stage
 
   @property
   def estimate(self) -> Estimate | None:
-    """Mean and interval over seeds, or over episodes if one run is planned."""
+    """The mean over seeds and its interval; None if no run has the number.
+
+    If the stage has only one run, the interval is over its episodes.
+    """
     if not self.values:
       return None
-    if self.planned == 1:
+    if self.planned_runs == 1:
       ((seed, value),) = self.values.items()
       return statistics.from_standard_error(value, self.errors[seed])
     return statistics.mean(list(self.values.values()))
 
-  def known(self) -> 'Measure':
-    """This measure, if some finished run can have it.
+  def require(self) -> 'Measure':
+    """Returns this measure, unless a mistyped name is the reason it is missing.
 
     Raises:
-      UserError: the finished runs do not have the number.
+      UserError: there are finished runs, but none has the number.
     """
     if self.unknown:
       raise UserError(self.unknown)
@@ -68,50 +72,64 @@ class Measure:
 def result(sweep: Sweep, source: Source, metric: str) -> Measure:
   """The number of a source in `results.jsonl`, for each seed.
 
+  Args:
+    sweep: sweep whose evaluations are read.
+    source: names of the stage, the phi mode and the task.
+    metric: name of the field that holds the number.
+
   Raises:
-    UserError: the sweep lacks the stage, or the finished runs the number.
+    UserError: the sweep lacks the stage, or its finished runs lack the number.
   """
   stage, phi, task = source
-  where = {'phi': (phi,), 'task': (task,)}
-  return of_stage(sweep.stage(stage), where, metric).known()
+  conditions = {'phi': (phi,), 'task': (task,)}
+  return of_stage(sweep.stage(stage), conditions, metric).require()
 
 
 def of_stage(
   stage: Stage,
-  where: Mapping[str, Collection[str]],
+  conditions: Mapping[str, Collection[str]],
   metric: str,
   cells: Sequence[Cell] | None = None,
 ) -> Measure:
   """The number of one row of `results.jsonl`, for each seed.
 
   Args:
-    stage: the stage whose runs are read.
-    where: field to the values that it may have in the row.
-    metric: the field that holds the number.
-    cells: the cells of the stage to read; all if None.
+    stage: stage whose runs are read.
+    conditions: maps the name of a field to the values that it may have in the
+      row.
+    metric: name of the field that holds the number.
+    cells: cells of the stage that are read; None reads all.
   """
   cells = stage.cells if cells is None else cells
   values, errors, problems = {}, {}, {}
   for cell in cells:
     try:
-      value, error = _number(cell, where, metric)
-    except _Absent as why:
-      problems[cell.name] = str(why)
+      value, error = _number(cell, conditions, metric)
+    except _Absent as reason:
+      problems[cell.name] = str(reason)
     else:
       seed = cell.point.get(SEED, _WITHOUT_SEED)
       values[seed], errors[seed] = value, error
-  done = [cell for cell in cells if cell.state == DONE]
+  finished_cells = [cell for cell in cells if cell.state == DONE]
   unknown = ''
-  if done and not values and not _has(done, where, metric):
-    sought = ', '.join(
-      f'{name} {" or ".join(map(repr, names))}' for name, names in where.items()
+  if (
+    finished_cells
+    and not values
+    and not _has(finished_cells, conditions, metric)
+  ):
+    request = ', '.join(
+      f'{name} {" or ".join(map(repr, names))}'
+      for name, names in conditions.items()
     )
-    known = '; '.join(f'{name} is one of {_seen(done, name)}' for name in where)
+    known_values = '; '.join(
+      f'{name} is one of {_known_values(finished_cells, name)}'
+      for name in conditions
+    )
     unknown = (
-      f'{done[0].name}/results.jsonl: no {metric!r} with {sought}; {known}; '
-      f'numbers are {_seen_numbers(done)}.'
+      f'{finished_cells[0].name}/results.jsonl: no {metric!r} with {request}; '
+      f'{known_values}; numbers are {_known_numbers(finished_cells)}.'
     )
-  # A failure says more than that others have not run.
+  # The reason of a failure is more useful than that other runs are missing.
   reasons = sorted(
     problems.values(), key=lambda text: not text.startswith(FAILED)
   )
@@ -121,9 +139,10 @@ def of_stage(
 
 
 def paired(*measures: Measure) -> list[list[float]]:
-  """The numbers of the seeds that all measures have, one list per measure.
+  """The numbers of all seeds that every measure has, one list per measure.
 
-  A stage without a seed axis has one number, which stands beside every seed.
+  A stage without the axis `seed` has a single number, which is paired with
+  every seed.
   """
   seeded = [m for m in measures if SEED in m.stage.axes]
   first = (seeded or measures)[0]
@@ -137,15 +156,15 @@ def paired(*measures: Measure) -> list[list[float]]:
 
 
 class _Absent(Exception):
-  """A cell has no number; the text says why."""
+  """Raised for a cell that has no number; the message says why."""
 
 
 def _number(
-  cell: Cell, where: Mapping[str, Collection[str]], metric: str
+  cell: Cell, conditions: Mapping[str, Collection[str]], metric: str
 ) -> tuple[float, float]:
   if cell.state != DONE:
     raise _Absent(cell.state_text)
-  rows = [r for r in _rows(cell, where) if r.get(metric) is not None]
+  rows = [r for r in _rows(cell, conditions) if r.get(metric) is not None]
   if not rows:
     raise _Absent('not measured')
   if len(rows) > 1:
@@ -166,38 +185,40 @@ def is_number(value: object) -> bool:
   )
 
 
-def _rows(cell: Cell, where: Mapping[str, Collection[str]]) -> list[Row]:
+def _rows(cell: Cell, conditions: Mapping[str, Collection[str]]) -> list[Row]:
   return [
     row
     for row in cell.tables.get('results', ())
-    if all(row.get(name) in values for name, values in where.items())
+    if all(row.get(name) in values for name, values in conditions.items())
   ]
 
 
 def _has(
-  cells: Sequence[Cell], where: Mapping[str, Collection[str]], metric: str
+  cells: Sequence[Cell], conditions: Mapping[str, Collection[str]], metric: str
 ) -> bool:
   return any(
-    row.get(metric) is not None for cell in cells for row in _rows(cell, where)
+    row.get(metric) is not None
+    for cell in cells
+    for row in _rows(cell, conditions)
   )
 
 
-def _seen(cells: Sequence[Cell], field: str) -> str:
-  found = {
+def _known_values(cells: Sequence[Cell], field: str) -> str:
+  values = {
     str(row[field]): None
     for cell in cells
     for row in cell.tables.get('results', ())
     if field in row
   }
-  return ', '.join(found) or 'nothing'
+  return ', '.join(values) or 'nothing'
 
 
-def _seen_numbers(cells: Sequence[Cell]) -> str:
-  found = {
+def _known_numbers(cells: Sequence[Cell]) -> str:
+  names = {
     name: None
     for cell in cells
     for row in cell.tables.get('results', ())
     for name, value in row.items()
     if is_number(value) and not name.endswith(tables.ERRORS)
   }
-  return ', '.join(found) or 'nothing'
+  return ', '.join(names) or 'nothing'

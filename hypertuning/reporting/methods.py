@@ -24,19 +24,20 @@ def methods(
   highlighted: Sequence[str] = (),
   drawn: Sequence[str] | None = None,
 ) -> Section:
-  """Compares evaluations.
+  """Compares the evaluations of methods.
 
   Args:
-    sweep: sweep with the evaluations.
-    methods: name of a method to the stage of its evaluation and the phi mode.
-    tasks: name of a task to the column that shows it, in order; other tasks are
-      left out. None shows all tasks under their own names.
-    metric: name of a number in `results.jsonl`.
+    sweep: sweep whose evaluations are compared.
+    methods: maps the name of each method to the stage that evaluates it, and
+      the phi mode.
+    tasks: maps the name of each task that is shown to its column, in the order
+      of the columns. None shows all tasks under their own names.
+    metric: name of a field in `results.jsonl`.
     name: name of the section and of its files.
     title: heading of the section.
-    text: sentence below the heading.
-    highlighted: methods whose bars have the accent colour.
-    drawn: columns that the figure has; None for all.
+    text: sentence below the heading, which explains the section.
+    highlighted: names of the methods whose bars have the accent colour.
+    drawn: names of the columns that the figure shows; None shows all.
 
   Returns:
     The section.
@@ -62,9 +63,9 @@ def methods(
   }
   _check(table, columns)
   drawn = columns if drawn is None else drawn
-  if missing := set(drawn) - set(columns):
+  if unknown_columns := set(drawn) - set(columns):
     raise UserError(
-      f'methods.drawn: no column {min(missing)!r}; there is '
+      f'methods.drawn: no column {min(unknown_columns)!r}; there is '
       f'{", ".join(columns)}.'
     )
   stages = list(
@@ -80,7 +81,10 @@ def methods(
         name,
         ['method', *columns],
         [
-          [Text(method), *(_shown(metric, row[column]) for column in columns)]
+          [
+            Text(method),
+            *(_cell_text(metric, row[column]) for column in columns),
+          ]
           for method, row in table.items()
         ],
         [
@@ -107,7 +111,7 @@ def _tasks(
   names = {
     row['task']: None
     for stage, phi in methods.values()
-    for cell in sweep.stage(stage).done
+    for cell in sweep.stage(stage).finished_cells
     for row in cell.tables.get('results', ())
     if row.get('phi') == phi and metric in row and 'task' in row
   }
@@ -125,7 +129,7 @@ def _check(
       raise UserError(numbers[0].unknown)
 
 
-def _shown(metric: str, measure: Measure) -> Text:
+def _cell_text(metric: str, measure: Measure) -> Text:
   # A method need not have been evaluated on every task.
   return Text('') if measure.unknown else sections.number(metric, measure)
 

@@ -19,8 +19,8 @@ def html(title: str, folder: str, sections: Sequence[Section]) -> str:
 
   Args:
     title: title of the page.
-    folder: folder of the sweep, as the page names it.
-    sections: sections in the order of the page.
+    folder: folder of the sweep, which the page names.
+    sections: sections of the page, in order.
   """
   environment = jinja2.Environment(
     autoescape=True,
@@ -35,11 +35,13 @@ def html(title: str, folder: str, sections: Sequence[Section]) -> str:
 
 
 def provenance(stages: Sequence[Stage]) -> dict[str, str]:
-  """Finished runs of each stage, to the gin files that they ran with."""
+  """Maps the finished runs of each stage to the gin files of their commands."""
   sources = {}
   for stage in stages:
-    runs = [cell.name for cell in stage.done]
-    files = dict.fromkeys(f for cell in stage.done for f in cell.gin_files)
+    runs = [cell.name for cell in stage.finished_cells]
+    files = dict.fromkeys(
+      f for cell in stage.finished_cells for f in cell.gin_files
+    )
     if runs:
       sources[', '.join(runs)] = ', '.join(files)
   return sources
@@ -56,7 +58,7 @@ def markdown(table: Table) -> str:
 
 
 def as_csv(records: Sequence[Mapping[str, object]]) -> str:
-  """Records of a table as CSV, with a column for every field of any record."""
+  """The records of a table as CSV, with all fields that any record has."""
   columns = list(dict.fromkeys(name for record in records for name in record))
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator='\n')

@@ -25,8 +25,8 @@ COLOURS = (
 )
 _STYLE: dict[Any, Any] = {
   'svg.fonttype': 'none',  # text stays text
-  'svg.hashsalt': 'hypertuning',  # the same numbers, the same file
-  'text.parse_math': False,  # a name with dollars is no formula
+  'svg.hashsalt': 'hypertuning',  # the same numbers give the same file
+  'text.parse_math': False,  # a name with dollar signs is no formula
   'font.family': ['sans-serif'],
   'font.size': 9.0,
   'axes.titlesize': 9.5,
@@ -47,7 +47,17 @@ matplotlib.rcParams.update(_STYLE)
 def panels(
   count: int, width: float, height: float, **kwargs: Any
 ) -> tuple[Any, list[Any]]:
-  """A figure of `count` panels side by side, `width` by `height` inches."""
+  """Makes a figure with panels side by side.
+
+  Args:
+    count: number of panels.
+    width: width of the figure in inches.
+    height: height of the figure in inches.
+    **kwargs: further arguments of `pyplot.subplots`.
+
+  Returns:
+    The figure, and the axes of its panels.
+  """
   figure, axes = pyplot.subplots(
     1,
     count,
@@ -66,7 +76,15 @@ def band(
   colour: str,
   marker: str = '',
 ) -> None:
-  """Draws a line of means and a band of their intervals."""
+  """Draws a line of means, and a band of their intervals.
+
+  Args:
+    axis: axes of a panel.
+    points: pairs of a place on the horizontal axis and the estimate there.
+    label: label of the line in the legend.
+    colour: colour of the line and the band.
+    marker: matplotlib marker of the points; '' draws none.
+  """
   steps = [step for step, _ in points]
   axis.plot(
     steps,
@@ -77,7 +95,7 @@ def band(
     markersize=4,
     linewidth=1.6,
   )
-  # One run alone has no interval: its bounds are nan, which is not drawn.
+  # With a single run, the bounds are nan, which matplotlib does not draw.
   axis.fill_between(
     steps,
     [estimate.low for _, estimate in points],
@@ -89,12 +107,12 @@ def band(
 
 
 def dot(
-  axis: Any, across: float, height: Estimate, label: str, colour: str
+  axis: Any, place: float, height: Estimate, label: str, colour: str
 ) -> None:
-  """Draws a mean with its interval at the place `across`."""
+  """Draws a mean with its interval at a place on the horizontal axis."""
   half = height.high - height.mean
   axis.errorbar(
-    [across],
+    [place],
     [height.mean],
     yerr=[half],
     fmt='o',
@@ -118,7 +136,15 @@ def bars(
   labels: Sequence[str],
   colours: Sequence[str],
 ) -> None:
-  """Draws horizontal bars; an estimate of None leaves the label alone."""
+  """Draws horizontal bars with their intervals.
+
+  Args:
+    axis: axes of a panel.
+    estimates: maps the name of each bar to its estimate; for None, only the
+      label is drawn.
+    labels: labels at the ends of the bars.
+    colours: colours of the bars.
+  """
   means = [e.mean if e else 0.0 for e in estimates.values()]
   # Unbounded and unknown intervals are not drawn. Rounding may put a bound on
   # the wrong side of the mean, which matplotlib refuses.
@@ -128,7 +154,7 @@ def bars(
     else [math.nan, math.nan]
     for e in estimates.values()
   ]
-  drawn = axis.barh(
+  bar_container = axis.barh(
     list(estimates),
     means,
     xerr=list(zip(*errors, strict=True)),
@@ -136,7 +162,7 @@ def bars(
     color=list(colours),
     error_kw={'capsize': 2.5, 'elinewidth': 1, 'ecolor': '#39424e'},
   )
-  axis.bar_label(drawn, labels, padding=4, fontsize=8)
+  axis.bar_label(bar_container, labels, padding=4, fontsize=8)
   axis.margins(x=0.2, y=0.02)
   if not any(value < 0 for value in means):
     axis.set_xlim(left=0)
@@ -153,9 +179,9 @@ def svg(figure: Any, name: str) -> str:
   """Closes a figure and returns it as an `<svg>` element.
 
   Args:
-    figure: a figure that `panels` made.
-    name: a name that no other figure of the page has. It is put before the ids
-      in the element, since ids must be unique on a page.
+    figure: figure that `panels` made.
+    name: name that no other figure of the page has. All ids in the element
+      start with it, because ids must be unique on a page.
   """
   file = io.StringIO()
   nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))

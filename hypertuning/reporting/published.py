@@ -1,4 +1,4 @@
-"""Shows published numbers, with those of the sweep's own runs beside them."""
+"""Shows published numbers beside the numbers of the sweep's own runs."""
 
 import csv
 import pathlib
@@ -15,7 +15,8 @@ FILE = pathlib.Path(__file__).with_name('published.csv')
 COLUMNS = ('benchmark', 'size', 'method', 'task', 'value', 'metric', 'source')
 Key = tuple[str, str, str, str]  # benchmark, size, method and task
 Method = tuple[str, str, str]  # benchmark, size and method
-# Stage, phi mode, and task of the evaluation to task of the file.
+# The stage, the phi mode, and a dict from tasks of the evaluation to tasks of
+# the file.
 Source = tuple[str, str, Mapping[str, str]]
 Row = Mapping[str, str]
 
@@ -30,26 +31,27 @@ def published(
   name: str = 'published',
   title: str = 'Published numbers',
 ) -> Section:
-  """Tabulates the numbers of papers; those of the runs have their own columns.
+  """Shows the numbers of papers, and those of the runs in columns of their own.
 
   Args:
-    sweep: sweep with the evaluations.
-    measured: (benchmark, size, method) of the file to the evaluation that
+    sweep: sweep whose evaluations are shown.
+    measured: maps (benchmark, size, method) in the file to the evaluation that
       measures the same: its stage, its phi mode, and a dict from its tasks to
       the tasks of the file.
-    benchmarks: benchmarks that are shown; None for all.
-    gin_file: gin file that the evaluations must have been run with, that of
-      their size; None for any.
-    file: CSV file with the columns `COLUMNS`.
-    name: name of the section; with benchmark, size and metric, of its files.
+    benchmarks: names of the benchmarks that are shown; None shows all.
+    gin_file: gin file of the model's size, which the evaluations must have been
+      run with; None allows any size.
+    file: path of a CSV file with the columns `COLUMNS`.
+    name: name of the section. The names of its files start with it, and also
+      have the benchmark, the size and the metric.
     title: heading of the section.
 
   Returns:
     The section.
 
   Raises:
-    UserError: the file is no such table, it lacks something that is named, or
-      an evaluation was run with another size.
+    UserError: the file is no such table or lacks a number that is named, or an
+      evaluation was run with another size.
   """
   rows = _read(pathlib.Path(file))
   metrics = {_key(row): row['metric'] for row in rows}
@@ -84,7 +86,7 @@ def _table(
   rows: Sequence[Row],
   ours: Mapping[Key, tuple[str, Measure]],
 ) -> Table:
-  """Tabulates one benchmark and size: methods are rows, tasks are columns."""
+  """A table of one benchmark and size: methods are rows, tasks are columns."""
   tasks = list(dict.fromkeys(row['task'] for row in rows))
   measured_tasks = [
     t for t in tasks if any(_key(r) in ours for r in rows if r['task'] == t)
@@ -98,7 +100,7 @@ def _table(
       Text(by_task[task]['value'] if task in by_task else '', 'number')
       for task in tasks
     ]
-    texts = [_measured(by_task.get(task), ours) for task in measured_tasks]
+    texts = [_own_number(by_task.get(task), ours) for task in measured_tasks]
     texts = texts or [Text('')]
     sources = dict.fromkeys(row['source'] for row in by_task.values())
     lines.append([Text(method), *values, *texts, Text('; '.join(sources))])
@@ -119,7 +121,9 @@ def _table(
   )
 
 
-def _measured(row: Row | None, ours: Mapping[Key, tuple[str, Measure]]) -> Text:
+def _own_number(
+  row: Row | None, ours: Mapping[Key, tuple[str, Measure]]
+) -> Text:
   if row is None or _key(row) not in ours:
     return Text('')
   return sections.number(*ours[_key(row)])
@@ -157,18 +161,18 @@ def _key(row: Row) -> Key:
 def _check(
   file: str,
   keys: Collection[Key],
-  measured: Collection[Key],
+  measured_keys: Collection[Key],
   benchmarks: Sequence[str] | None,
 ) -> None:
-  for key in measured:
+  for key in measured_keys:
     if key not in keys:
       raise UserError(f'published.measured: {file} has no {key!r}.')
-  known = {key[0] for key in keys}
+  known_benchmarks = {key[0] for key in keys}
   for benchmark in benchmarks or ():
-    if benchmark not in known:
+    if benchmark not in known_benchmarks:
       raise UserError(
         f'published.benchmarks: {file} has no {benchmark!r}; there is '
-        f'{", ".join(sorted(known))}.'
+        f'{", ".join(sorted(known_benchmarks))}.'
       )
 
 

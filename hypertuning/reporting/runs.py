@@ -1,4 +1,4 @@
-"""A table of every run of the sweep, with its state."""
+"""Shows a table of all runs of the sweep, with their states."""
 
 import json
 
@@ -15,10 +15,10 @@ _KINDS = {DONE: 'holds', FAILED: 'fails', MISSING: 'absent'}
 
 
 def runs(sweep: Sweep, *, name: str = 'runs', title: str = 'Runs') -> Section:
-  """Lists the cells, one per row.
+  """Lists the cells of the sweep, one per row.
 
   Args:
-    sweep: sweep with the cells.
+    sweep: sweep whose cells are listed.
     name: name of the section and of its files.
     title: heading of the section.
 

@@ -1,4 +1,4 @@
-"""Tuning of adapters on single tasks, compared over where it starts."""
+"""Compares the tuning of adapters on single tasks from several starts."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from hypertuning.reporting.sweep_results import Cell, Sweep
 
 _CURVES = ('accuracy', 'loss')
 _STEPS, _SECONDS = 'steps_to_target', 'seconds_to_target'
-# Heading of a column, to the values of `phi` and the field that it shows.
+# Maps the heading of each column to the phi mode and the field that it shows.
 _COLUMNS = {
   'accuracy at step 0': ('start', 'accuracy'),
   'accuracy at the end': ('tuned', 'accuracy'),
@@ -32,16 +32,16 @@ def starts(
   text: str = 'Phi itself is tuned on each held-out task; the curves are means '
   'over tasks.',
 ) -> Section:
-  """Curves of tuning, and the steps and seconds that reach the target.
+  """Shows curves of tuning, and the steps and seconds that reach the target.
 
   Args:
-    sweep: a sweep with runs of `hypertuning.adapt`.
-    stages: name of each start to the stage that tunes from it.
+    sweep: sweep with runs of `hypertuning.adapt`.
+    stages: maps the name of each start to the stage that tunes from it.
     reference: name of the start whose numbers the others are divided by.
-    task: the task of `results.jsonl` that the table shows.
-    name: name of the section, which its files get too.
+    task: name of the task in `results.jsonl` that the table shows.
+    name: name of the section and of its files.
     title: heading of the section.
-    text: a sentence that explains the section, below the heading.
+    text: sentence below the heading, which explains the section.
 
   Raises:
     UserError: the sweep lacks a stage, `reference` is not among the starts, or
@@ -52,11 +52,11 @@ def starts(
       f'starts.reference = {reference!r}: not among starts.stages, which are '
       f'{", ".join(stages)}.'
     )
-  found = {start: sweep.stage(stage) for start, stage in stages.items()}
+  by_start = {start: sweep.stage(stage) for start, stage in stages.items()}
   figure, axes = plots.panels(len(_CURVES), 8.6, 3.2)
-  for start, colour in plots.colours(list(found)):
+  for start, colour in plots.colours(list(by_start)):
     lines = curves.read(
-      found[start],
+      by_start[start],
       mean_over_tasks,
       'curves.jsonl',
       f'task, step, {", ".join(_CURVES)}',
@@ -75,28 +75,28 @@ def starts(
     }
     for start, stage in stages.items()
   }
-  ratios = {f'{what} / {reference}': what for what in _ratio_columns()}
+  ratios = {f'{column} / {reference}': column for column in _ratio_columns()}
   rows, records = [], []
-  for start, measured in numbers.items():
+  for start, by_column in numbers.items():
     row = [Text(start)]
-    for column, measure in measured.items():
-      row.append(_shown(column, measure))
+    for column, measure in by_column.items():
+      row.append(_cell_text(column, measure))
       record = sections.record(measure)
       records.append({'start': start, 'number': column, **record})
     for head, column in ratios.items():
-      ours, theirs = measured[column], numbers[reference][column]
+      ours, theirs = by_column[column], numbers[reference][column]
       first, second = measures.paired(ours, theirs)
       estimate = statistics.ratio(first, second) if first else None
       problem = ours.problem or theirs.problem
       row.append(
-        sections.interval(estimate, ours.planned)
+        sections.interval(estimate, ours.planned_runs)
         if estimate
         else Text(problem or 'no common seed', 'absent')
       )
-      record = sections.estimate_record(estimate, ours.planned, problem)
+      record = sections.estimate_record(estimate, ours.planned_runs, problem)
       records.append({'start': start, 'number': head, **record})
     rows.append(row)
-  runs = list(found.values())
+  runs = list(by_start.values())
   return Section(
     name,
     title,
@@ -130,15 +130,17 @@ def _ratio_columns() -> list[str]:
   ]
 
 
-def _shown(column: str, measure: Measure) -> Text:
+def _cell_text(column: str, measure: Measure) -> Text:
   estimate = measure.estimate
   if estimate is not None and _COLUMNS[column][1] == 'reached':
-    return sections.interval(estimate, measure.planned)  # a share, no percent
+    return sections.interval(
+      estimate, measure.planned_runs
+    )  # a share, no percent
   return sections.number(_COLUMNS[column][1], measure)
 
 
 def mean_over_tasks(cell: Cell) -> curves.Line:
-  """The mean curve of a run over its tasks, at the steps that all have."""
+  """The mean over tasks of a run's curves, at the steps that all tasks have."""
   tasks: dict[str, dict[float, Mapping[str, float]]] = {}
   for row in cell.tables.get('curves', ()):
     if any(name not in row for name in ('task', 'step', *_CURVES)):

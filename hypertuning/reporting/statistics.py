@@ -39,8 +39,8 @@ def mean(values: Sequence[float]) -> Estimate:
   """The mean over runs, with an interval by Student's t.
 
   Args:
-    values: one number per run, at least one. With a single run the interval is
-      unknown.
+    values: numbers of the runs, at least one. With a single run, the interval
+      is unknown.
   """
   array = np.asarray(values, float)
   centre = float(array.mean())
@@ -52,15 +52,20 @@ def from_standard_error(value: float, error: float) -> Estimate:
   """The number of one run, with an interval over the run's own episodes.
 
   Args:
-    value: the number of the run.
-    error: standard error of that number over episodes, nan if unknown.
+    value: number of the run.
+    error: standard error of the number over episodes; nan if it is unknown.
   """
   half = _NORMAL * error
   return Estimate(value, value - half, value + half, 1)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-  """The mean of `first - second`, where both have one number per run."""
+  """The mean of `first - second`, paired by run.
+
+  Args:
+    first: numbers that are subtracted from, one per run.
+    second: numbers that are subtracted, of the same runs in the same order.
+  """
   return mean(np.subtract(first, second).tolist())
 
 
@@ -68,14 +73,14 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Estimate:
   """The mean of `first` divided by the mean of `second`, paired by run.
 
   The interval is Fieller's: all `r` for which the t interval of `first - r *
-  second` contains 0. It is unbounded where the mean of `second` may be 0.
+  second` contains 0. It is unbounded if the mean of `second` may be 0.
 
   Args:
     first: numerators, one per run.
     second: denominators of the same runs, in the same order.
 
   Returns:
-    The ratio; its mean is nan if the mean of `second` is 0.
+    The ratio and its interval; the ratio is nan if the mean of `second` is 0.
   """
   a, b = np.asarray(first, float), np.asarray(second, float)
   n = len(a)
@@ -84,13 +89,13 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Estimate:
   centre = float(a.mean() / b.mean())
   if n < 2:
     return Estimate(centre, math.nan, math.nan, n)
-  # Fieller's condition is quadratic in r; its roots are the bounds.
-  spread = _quantile(n) ** 2 / n * np.cov(a, b)
-  square = b.mean() ** 2 - spread[1, 1]
+  # Fieller's condition is quadratic in r, and its roots are the bounds.
+  covariance = _quantile(n) ** 2 / n * np.cov(a, b)
+  square = b.mean() ** 2 - covariance[1, 1]
   if square <= 0:
     return Estimate(centre, -math.inf, math.inf, n)
-  middle = a.mean() * b.mean() - spread[0, 1]
-  rest = a.mean() ** 2 - spread[0, 0]
+  middle = a.mean() * b.mean() - covariance[0, 1]
+  rest = a.mean() ** 2 - covariance[0, 0]
   root = math.sqrt(max(middle**2 - square * rest, 0.0))
   low, high = (middle - root) / square, (middle + root) / square
   return Estimate(centre, float(low), float(high), n)

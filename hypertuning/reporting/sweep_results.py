@@ -25,7 +25,8 @@ Aggregate = Callable[[Sequence[Row]], Sequence[Row]]
 SEED = 'seed'
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
 _TABLES = ('results', 'metrics', 'curves')
-_WITHOUT_RESULTS = ('train', 'infer')  # last parts of commands' names
+# Commands that write no results, by the last parts of their names.
+_WITHOUT_RESULTS = ('train', 'infer')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Cell:
   """A run of a stage.
 
   Attributes:
-    name: path of its folder, from the sweep's folder.
-    point: axis to the label of the point.
-    state: `done`, `failed` or `missing`.
-    reason: why it failed; empty if it did not.
-    seconds: time that it took; None if it is not done.
-    gin_files: gin files of its command.
-    bindings: bindings of its command; empty if it was never started.
-    tables: `results`, `metrics` and `curves` to their rows, as far as the
-      command wrote them; empty if the cell is not done.
+    name: path of the cell's folder, relative to the sweep's folder.
+    point: maps each axis of the stage to the label of the cell's point.
+    state: state of the cell: `done`, `failed` or `missing`.
+    reason: reason why the cell failed; empty if it did not.
+    seconds: number of seconds that the command took; None if it is not done.
+    gin_files: gin files of the command.
+    bindings: bindings of the command; empty if it was never started.
+    tables: maps `results`, `metrics` and `curves` to their rows, if the command
+      wrote them; empty if the cell is not done.
   """
 
   name: str
@@ -61,13 +62,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """Cells that run one command.
+  """The cells of a stage, or those of them that have some labels.
 
   Attributes:
-    name: name of the stage, with the labels that its cells were chosen by.
-    command: module that runs.
-    axes: axes along which the cells differ.
-    cells: all cells that are planned.
+    name: name of the stage, with the labels that all of the cells have.
+    command: name of the module that runs.
+    axes: names of the axes along which the cells differ.
+    cells: all cells of the sweep's plan, also those that have not run.
   """
 
   name: str
@@ -76,7 +77,7 @@ class Stage:
   cells: Sequence[Cell]
 
   @property
-  def done(self) -> list[Cell]:
+  def finished_cells(self) -> list[Cell]:
     """The finished cells."""
     return [cell for cell in self.cells if cell.state == DONE]
 
@@ -87,8 +88,8 @@ class Sweep:
 
   Attributes:
     folder: folder of the sweep.
-    axes: name of an axis to the labels of its points.
-    stages: name of a stage to the stage.
+    axes: maps the name of each axis to the labels of its points.
+    stages: maps the name of each stage to the stage.
   """
 
   folder: epath.Path
@@ -97,16 +98,16 @@ class Sweep:
 
   @property
   def plan(self) -> epath.Path:
-    """The file that says what the sweep is."""
+    """The path of the file that describes the sweep."""
     return self.folder / SWEEP_FILE
 
   def stage(self, name: str, axes: Sequence[str] = (SEED,)) -> Stage:
     """A stage, or those of its cells that have some labels.
 
     Args:
-      name: `STAGE` or `STAGE/LABEL`, as the folders of `cells` begin:
+      name: name of the stage, `STAGE` or `STAGE/LABEL`. For example,
         `eval/prefix` has the cells of `eval` at the point `prefix`.
-      axes: axes along which the cells may differ.
+      axes: names of the axes along which the cells may differ.
 
     Raises:
       UserError: the sweep has no such stage or no such cells, or the cells
@@ -119,7 +120,7 @@ class Sweep:
       )
     stage = self.stages[first]
     for label in labels:
-      stage = self._at(stage, label, axes)
+      stage = self._at_label(stage, label, axes)
     for axis in stage.axes:
       if axis not in axes:
         raise UserError(
@@ -129,7 +130,7 @@ class Sweep:
         )
     return stage
 
-  def _at(self, stage: Stage, label: str, axes: Sequence[str]) -> Stage:
+  def _at_label(self, stage: Stage, label: str, axes: Sequence[str]) -> Stage:
     """The cells of a stage at a point of an axis that is not in `axes`."""
     by_axis = {
       axis: [cell for cell in stage.cells if cell.point[axis] == label]
@@ -157,8 +158,9 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
   """Reads all cells of a sweep.
 
   Args:
-    folder: SWEEP_DIR of `hypertuning.sweep`.
-    aggregate: function that adds a benchmark's means to the results of t5x.
+    folder: folder of the sweep, SWEEP_DIR of `hypertuning.sweep`.
+    aggregate: function from the results of an evaluation by t5x to the rows of
+      a benchmark's means; None adds no rows.
 
   Raises:
     UserError: there is no sweep.
@@ -190,9 +192,9 @@ def _stage(
   axes: Mapping[str, Sequence[str]],
   aggregate: Aggregate | None,
 ) -> Stage:
-  every = itertools.product(*(axes[axis] for axis in plan['axes']))
+  all_points = itertools.product(*(axes[axis] for axis in plan['axes']))
   cells = []
-  for labels in plan.get('points', every):
+  for labels in plan.get('points', all_points):
     point = dict(zip(plan['axes'], labels, strict=True))
     cells.append(_cell(folder, name, point, plan, aggregate))
   return Stage(name, plan['command'], plan['axes'], cells)
@@ -212,17 +214,17 @@ def _cell(
   tables: dict[str, Sequence[Row]] = {}
   try:
     command = _json(path / COMMAND_FILE) or {}
-    if done := _json(path / DONE_FILE, 'seconds'):
+    if done_row := _json(path / DONE_FILE, 'seconds'):
       tables = dict(_tables(path, aggregate))
       ending = plan['command'].rpartition('.')[2]
       if 'results' not in tables and ending not in _WITHOUT_RESULTS:
         raise _BrokenFile('no results.jsonl')
-      _check_sizes(path, done)
-      state, seconds = DONE, _seconds(done)
-    elif failed := _json(path / FAILED_FILE, 'reason'):
-      state, reason = FAILED, str(failed['reason'])
+      _check_sizes(path, done_row)
+      state, seconds = DONE, _seconds(done_row)
+    elif failed_row := _json(path / FAILED_FILE, 'reason'):
+      state, reason = FAILED, str(failed_row['reason'])
   except _BrokenFile as error:
-    # No number of the cell is used: some of them would pass for all.
+    # No number of the cell is used. A part of its rows would look complete.
     state, reason = FAILED, str(error)
   return Cell(
     name,
@@ -237,11 +239,11 @@ def _cell(
 
 
 class _BrokenFile(Exception):
-  """A file of a cell that cannot be read; the message names file and place."""
+  """Raised for a damaged file of a cell; the message names file and place."""
 
 
 def _json(path: epath.Path, field: str | None = None) -> Row | None:
-  """Reads a JSON object that must have this field; None if there is no file."""
+  """Reads a JSON object, which must have `field`; None if there is no file."""
   if not path.is_file():
     return None
   row = _object(path.name, _text(path))
@@ -250,10 +252,10 @@ def _json(path: epath.Path, field: str | None = None) -> Row | None:
   return row
 
 
-def _seconds(done: Row) -> float:
-  if not isinstance(done['seconds'], (int, float)):
-    raise _BrokenFile(f'done: seconds are {done["seconds"]!r}')
-  return float(done['seconds'])
+def _seconds(done_row: Row) -> float:
+  if not isinstance(done_row['seconds'], (int, float)):
+    raise _BrokenFile(f'done: seconds are {done_row["seconds"]!r}')
+  return float(done_row['seconds'])
 
 
 def _check_sizes(folder: epath.Path, done: Row) -> None:
@@ -279,14 +281,14 @@ def _tables(
           for number, line in enumerate(lines, 1)
         ],
       )
-  evaluated = [
+  metric_files = [
     path
     for path in children(folder / 'inference_eval')
     if path.name.endswith('-metrics.jsonl')
   ]
-  if evaluated:
+  if metric_files:
     phi = _phi_of_t5x(folder)
-    rows = [_of_t5x(path, phi) for path in evaluated]
+    rows = [_of_t5x(path, phi) for path in metric_files]
     yield 'results', [*rows, *(aggregate(rows) if aggregate else ())]
 
 
@@ -294,12 +296,12 @@ def _phi_of_t5x(folder: epath.Path) -> str:
   """The phi mode of an evaluation by t5x, from the config that it wrote."""
   path = folder / 'config.gin'
   config = _text(path) if path.is_file() else ''
-  alone = re.search(r'^HYPERMODEL = None$', config, re.MULTILINE)
-  return 'none' if alone else 'generated'
+  has_no_hypermodel = re.search(r'^HYPERMODEL = None$', config, re.MULTILINE)
+  return 'none' if has_no_hypermodel else 'generated'
 
 
 def _of_t5x(path: epath.Path, phi: str) -> Row:
-  """Reads the newest metrics of a task."""
+  """Reads the newest metrics that t5x has written about a task."""
   lines = _text(path).splitlines()
   row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
   task = path.name.removesuffix('-metrics.jsonl')

@@ -23,22 +23,25 @@ Key = tuple[str, ...]
 def write(
   sweep: Sweep, metric: str, phi: str | None, average_over: str
 ) -> None:
-  """Writes `cells.csv`, `table.csv`, `table.md`, `table.png`; prints the third.
+  """Writes `cells.csv`, `table.csv`, `table.md` and `table.png`.
+
+  The Markdown table is printed as well.
 
   Args:
-    sweep: sweep whose cells are gathered, failed ones as well.
-    metric: metric in Markdown and plot.
-    phi: phi mode in Markdown and plot; all modes if None.
-    average_over: axis whose points become a mean and a 95% interval.
+    sweep: sweep whose cells are shown; failed cells are listed too.
+    metric: metric that the Markdown table and the plot show.
+    phi: phi mode that the Markdown table and the plot show; None shows all.
+    average_over: name of the axis whose points are summarized by a mean and a
+      95% interval.
 
   Raises:
-    UserError: no cell has the metric with this phi.
+    UserError: no cell has the metric in this phi mode.
   """
   folder = sweep.folder
   files.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
-  failed: dict[Key, list[str]] = {}
+  failures: dict[Key, list[str]] = {}
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
       place = _place(stage, cell, axes)
@@ -46,12 +49,12 @@ def write(
         key = (*place, row['phi'], row['task'], name)
         groups.setdefault(key, []).append(value)
       else:
-        why = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
-        failed.setdefault(place, []).append(why)
+        reason = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
+        failures.setdefault(place, []).append(reason)
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
-      failed.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
-  files.write_text(folder, 'table.csv', _csv(axes, groups, failed))
+      failures.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
+  files.write_text(folder, 'table.csv', _csv(axes, groups, failures))
   selected = {
     key[:-1]: values
     for key, values in groups.items()
@@ -63,7 +66,7 @@ def write(
       f'{", ".join(sorted({key[-1] for key in groups}))}, with '
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  table = _markdown(axes, selected, failed, metric)
+  table = _markdown(axes, selected, failures, metric)
   files.write_text(folder, 'table.md', table)
   if selected:
     _plot(sweep.folder / 'table.png', selected, metric)
@@ -94,7 +97,7 @@ def _metrics(row: Row) -> Iterator[tuple[str, float]]:
 
 
 def _numbers(sweep: Sweep) -> str:
-  """One line per number of a cell, and one per failure."""
+  """A CSV file with one line per number of a cell, and one per failure."""
   axes = list(sweep.axes)
   lines: list[Sequence[Any]] = [
     ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
@@ -113,9 +116,9 @@ def _numbers(sweep: Sweep) -> str:
 def _csv(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
-  failed: Mapping[Key, Sequence[str]],
+  failures: Mapping[Key, Sequence[str]],
 ) -> str:
-  """One line per mean, and one per failure."""
+  """A CSV file with one line per mean, and one per failure."""
   lines: list[Sequence[Any]] = [
     [
       *('stage', *axes, 'phi', 'task', 'metric'),
@@ -126,8 +129,8 @@ def _csv(
     estimate = statistics.mean(values)
     ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
     lines.append([*key, estimate.mean, *ends, estimate.n, ''])
-  for place, reasons in failed.items():
-    lines += [[*place, *[''] * 7, why] for why in reasons]
+  for place, reasons in failures.items():
+    lines += [[*place, *[''] * 7, reason] for reason in reasons]
   return _lines(lines)
 
 
@@ -140,29 +143,29 @@ def _lines(lines: Sequence[Sequence[Any]]) -> str:
 def _markdown(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
-  failed: Mapping[Key, Sequence[str]],
+  failures: Mapping[Key, Sequence[str]],
   metric: str,
 ) -> str:
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
   lines = [head]
   for key, values in groups.items():
     estimate = statistics.mean(values)
-    between = ''
+    interval = ''
     if estimate.has_interval:
       ends = (tables.number(metric, x) for x in (estimate.low, estimate.high))
-      between = ' to '.join(ends)
+      interval = ' to '.join(ends)
     text = tables.number(metric, estimate.mean)
-    lines.append([*key, text, between, f'{estimate.n}'])
-  for place, reasons in failed.items():
-    for why in reasons:
-      lines.append([*place, '', '', re.sub(r'\|', '/', why), '', ''])
+    lines.append([*key, text, interval, f'{estimate.n}'])
+  for place, reasons in failures.items():
+    for reason in reasons:
+      lines.append([*place, '', '', re.sub(r'\|', '/', reason), '', ''])
   return tables.markdown(lines)
 
 
 def _plot(
   path: epath.Path, groups: Mapping[Key, Sequence[float]], metric: str
 ) -> None:
-  """One bar per group, the mean of its cells, which are dots."""
+  """Draws one bar per group, the mean of its cells, and the cells as dots."""
   labels = [' · '.join(filter(None, key)) for key in groups]
   figure, axis = pyplot.subplots(
     # Matplotlib draws at most 2^16 pixels per side.

@@ -124,12 +124,12 @@ class Cell:
 
   def flags(self) -> list[str]:
     """The flags of the cell's command line."""
-    where = {OUTPUTS[self.command]: str(self.folder)}
+    folders = {OUTPUTS[self.command]: str(self.folder)}
     for binding, cell in self.after.items():
-      where[binding] = str(cell.folder)
+      folders[binding] = str(cell.folder)
     return [
       *(f'--gin_file={file}' for file in self.gin_files),
-      *(f'--gin.{k}={v!r}' for k, v in {**self.bindings, **where}.items()),
+      *(f'--gin.{k}={v!r}' for k, v in {**self.bindings, **folders}.items()),
     ]
 
   def description(self) -> dict[str, Any]:
@@ -187,29 +187,31 @@ def _claim(
   output_dir: epath.Path, work: Sequence[Cell], sweep: dict[str, Any]
 ) -> None:
   path = output_dir / SWEEP_FILE
-  before = _read(path, 'axes', 'stages') if path.exists() else sweep
-  shared = [stage for stage in before['stages'] if stage in sweep['stages']]
-  other = [
-    stage
-    for stage in shared
-    for field in ('command', 'axes')
-    if before['stages'][stage].get(field) != sweep['stages'][stage][field]
+  plan = _read_json(path, 'axes', 'stages') if path.exists() else sweep
+  common_stages = [
+    stage for stage in plan['stages'] if stage in sweep['stages']
   ]
-  if other or (before['stages'] and not shared):
-    stage = (other or list(before['stages']))[0]
+  other_stages = [
+    stage
+    for stage in common_stages
+    for field in ('command', 'axes')
+    if plan['stages'][stage].get(field) != sweep['stages'][stage][field]
+  ]
+  if other_stages or (plan['stages'] and not common_stages):
+    stage = (other_stages or list(plan['stages']))[0]
     raise UserError(
       f'{path}: another sweep is in this folder, with another stage {stage!r}; '
       'use another SWEEP_DIR.'
     )
   # The points of an earlier start stay in the table, even if this one does not
   # have them.
-  for axis, labels in before['axes'].items():
+  for axis, labels in plan['axes'].items():
     sweep['axes'][axis] = _union(labels, sweep['axes'].get(axis, []))
-  for stage in shared:
+  for stage in common_stages:
     points = sweep['stages'][stage]['points']
-    earlier = before['stages'][stage].get('points', [])
+    earlier = plan['stages'][stage].get('points', [])
     sweep['stages'][stage]['points'] = _union(earlier, points)
-  sweep['stages'] = {**before['stages'], **sweep['stages']}
+  sweep['stages'] = {**plan['stages'], **sweep['stages']}
   # Each description reads gin files: they are made once, for all the checks.
   descriptions = [cell.description() for cell in work]
   for cell, description in zip(work, descriptions, strict=True):
@@ -232,22 +234,22 @@ def _check_folder(cell: Cell, description: Mapping[str, Any]) -> None:
   A table would show them as the results of this command.
   """
   path = cell.folder / COMMAND_FILE
-  before = _read(path) if path.exists() else description
+  earlier = _read_json(path) if path.exists() else description
   # The digest is checked below, and may differ as long as nothing has run; the
   # parts are checked by `_check_others`.
-  apart = {name: description[name] for name in (_DIGEST, _PARTS)}
-  if {**before, **apart} != description:
+  own_parts = {name: description[name] for name in (_DIGEST, _PARTS)}
+  if {**earlier, **own_parts} != description:
     raise UserError(
       f'{path}: this cell was another command in an earlier sweep; use '
       'another SWEEP_DIR, or delete the folder.'
     )
-  changed = before.get(_DIGEST) != description[_DIGEST]
-  if changed and (cell.is_done or cell.has_checkpoints):
-    raise _changed(path, _with_included(cell.gin_files))
-  for needed in cell.after.values():
-    if cell.has_started and not needed.is_done:
+  has_changed = earlier.get(_DIGEST) != description[_DIGEST]
+  if has_changed and (cell.is_done or cell.has_checkpoints):
+    raise _change_error(path, _with_included(cell.gin_files))
+  for source in cell.after.values():
+    if cell.has_started and not source.is_done:
       raise UserError(
-        f'{cell.folder}: has been run from {needed.name}, which is not there '
+        f'{cell.folder}: has been run from {source.name}, which is not there '
         'any more; delete this folder as well.'
       )
 
@@ -263,33 +265,33 @@ def _check_others(
   different settings as seeds of one method.
   """
   folders = {cell.folder for cell in work}
-  ours: dict[str, dict[str, Any]] = {}
+  own_parts: dict[str, dict[str, Any]] = {}
   for cell, description in zip(work, descriptions, strict=True):
-    ours.setdefault(cell.stage, {}).update(description[_PARTS])
-  for stage, parts in ours.items():
+    own_parts.setdefault(cell.stage, {}).update(description[_PARTS])
+  for stage, parts in own_parts.items():
     for folder in children(output_dir / 'cells' / stage):
       path = folder / COMMAND_FILE
       if folder in folders or not (
         path.exists() and (folder / DONE_FILE).exists()
       ):
         continue
-      before = _read(path)
-      for name, part in before.get(_PARTS, {}).items():
+      earlier = _read_json(path)
+      for name, part in earlier.get(_PARTS, {}).items():
         if parts.get(name, part) != part:
-          raise _changed(path, name)
-      gin_files = before.get('gin_files', ())
-      if before.get(_DIGEST) != _digest(gin_files):
-        raise _changed(path, _with_included(gin_files))
+          raise _change_error(path, name)
+      gin_files = earlier.get('gin_files', ())
+      if earlier.get(_DIGEST) != _digest(gin_files):
+        raise _change_error(path, _with_included(gin_files))
 
 
 def _with_included(files: Sequence[str]) -> str:
   return f'{", ".join(files)}, or what they include,'
 
 
-def _changed(path: epath.Path, what: str) -> UserError:
+def _change_error(path: epath.Path, subject: str) -> UserError:
   return UserError(
-    f'{path}: {what} changed since this cell was run; use another SWEEP_DIR, '
-    'or delete the folder.'
+    f'{path}: {subject} changed since this cell was run; use another '
+    'SWEEP_DIR, or delete the folder.'
   )
 
 
@@ -313,7 +315,7 @@ def _plain(value: Any) -> Any:
   return repr(value)
 
 
-def _read(path: epath.Path, *tables: str) -> dict[str, Any]:
+def _read_json(path: epath.Path, *tables: str) -> dict[str, Any]:
   """Reads a JSON object.
 
   Args:

@@ -22,8 +22,8 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
 
   Args:
     output_dir: folder of the sweep.
-    stages: see `sweep.sweep`.
-    axes: see `sweep.sweep`.
+    stages: stages of the sweep, in the form that `sweep.sweep` takes.
+    axes: axes of the sweep, in the form that `sweep.sweep` takes.
 
   Raises:
     UserError: names the stage, axis or field at fault.
@@ -71,9 +71,9 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
 
 def _points(stage: Mapping[str, Any], axes: Axes) -> Iterator[Labels]:
   """The points of a stage: all points of its axes, or those in `points`."""
-  chosen = stage.get('points', {})
+  selection = stage.get('points', {})
   names = stage.get('axes', axes)
-  yield from itertools.product(*(chosen.get(x, axes[x]) for x in names))
+  yield from itertools.product(*(selection.get(x, axes[x]) for x in names))
 
 
 @dataclasses.dataclass
@@ -120,14 +120,14 @@ def _plan(
       fields = dict(source)
       plan.gin_files += fields.pop('gin_files', ())
       last += fields.pop('last_gin_files', ())
-      after = fields.pop('after', {})
+      sources = fields.pop('after', {})
       # The later part wins, whether it binds a name to a value or (`after`) to
       # a folder: the earlier binding of the other kind is removed.
-      for binding in after:
+      for binding in sources:
         plan.bindings.pop(binding, None)
       for binding in fields:
         plan.after.pop(binding, None)
-      plan.after |= after
+      plan.after |= sources
       plan.bindings |= fields
     part = {**common, 'per_stage': special} if special else common
     plan.parts[f'point {label!r} of {axis!r} in AXES'] = part
@@ -136,7 +136,7 @@ def _plan(
 
 
 def _start(
-  where: str,
+  place: str,
   source: str,
   point: Mapping[str, str],
   by_stage: Mapping[str, Mapping[Labels, Cell]],
@@ -144,7 +144,7 @@ def _start(
   """The cell that a stage starts from.
 
   Args:
-    where: name of the stage that starts, for error messages.
+    place: name of the stage that starts, for error messages.
     source: the other stage, in the form that `slips.split` reads.
     point: point of the stage that starts.
     by_stage: maps the name of each earlier stage to its cells.
@@ -158,11 +158,11 @@ def _start(
   """
   other, labels = slips.split(source, point)
   if other not in by_stage:
-    raise UserError(f'{where} comes before {other!r}, which it starts from.')
+    raise UserError(f'{place} comes before {other!r}, which it starts from.')
   cells = list(by_stage[other].values())
   for label in labels:
     cells = [cell for cell in cells if label in cell.point.values()]
-  same = [
+  candidates = [
     cell
     for cell in cells
     if all(
@@ -171,14 +171,14 @@ def _start(
       if own not in labels
     )
   ]
-  if len(same) != 1:
+  if len(candidates) != 1:
     raise UserError(
-      f'{where} starts from {source!r} at the point {_written(point)}, where '
-      f'{other!r} has {len(same)} cells before it.'
+      f'{place} starts from {source!r} at the point {_point_text(point)}, '
+      f'where {other!r} has {len(candidates)} cells before it.'
     )
-  return same[0]
+  return candidates[0]
 
 
-def _written(point: Mapping[str, str]) -> str:
+def _point_text(point: Mapping[str, str]) -> str:
   """A point as error messages show it."""
   return ', '.join(f'{axis} {label!r}' for axis, label in point.items()) or '()'

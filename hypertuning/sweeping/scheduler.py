@@ -71,7 +71,7 @@ class _Queue:
         continue
       cell, lock = claimed
       try:
-        failure = self._run(cell, lock)
+        failure = self._run_cell(cell, lock)
       except Exception as error:  # such as a full disk; the thread goes on
         failure = str(error)
         if not isinstance(error, UserError):
@@ -109,11 +109,11 @@ class _Queue:
       yield  # only the main thread may handle signals
       return
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    old_handlers = {number: signal.signal(number, stop) for number in numbers}
     try:
       yield
     finally:
-      for number, handler in before.items():
+      for number, handler in old_handlers.items():
         signal.signal(number, handler)
 
   def _claim(self) -> tuple[Cell, int] | None:
@@ -127,12 +127,16 @@ class _Queue:
         self._left.remove(cell)
         self._progress.update()
         continue
-      failed = [x for x in cell.after.values() if x.name in self._failed]
-      if failed:
+      failed_sources = [
+        x for x in cell.after.values() if x.name in self._failed
+      ]
+      if failed_sources:
         self._left.remove(cell)
-        self._end(cell, f'{failed[0].name} failed, which it starts from')
+        self._end(
+          cell, f'{failed_sources[0].name} failed, which it starts from'
+        )
         continue
-      if not all(needed.is_done for needed in cell.after.values()):
+      if not all(source.is_done for source in cell.after.values()):
         continue
       lock = _lock(cell)
       if lock is None:
@@ -144,7 +148,7 @@ class _Queue:
       return cell, lock
     return None
 
-  def _run(self, cell: Cell, lock: int) -> str | None:
+  def _run_cell(self, cell: Cell, lock: int) -> str | None:
     """Runs a cell; returns the reason if it failed, else None."""
     start = time.monotonic()
     cell.forget_failure()

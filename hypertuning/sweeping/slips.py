@@ -19,8 +19,8 @@ def check(
 
   Args:
     output_dir: folder of the sweep.
-    stages: see `sweep.sweep`.
-    axes: see `sweep.sweep`.
+    stages: stages of the sweep, in the form that `sweep.sweep` takes.
+    axes: axes of the sweep, in the form that `sweep.sweep` takes.
 
   Raises:
     UserError: names the stage, axis or field at fault.
@@ -42,9 +42,10 @@ def split(source: str, point: Mapping[str, str]) -> tuple[str, list[str]]:
   """Reads the name of a stage that another stage starts from.
 
   Args:
-    source: `STAGE`, or `STAGE/LABEL` for a point other than that of the stage
-      that starts. `{axis}` in it stands for the label of the starting stage's
-      own point on that axis, as in `train/shared_{method}`.
+    source: name of the other stage: `STAGE`, or `STAGE/LABEL` for another
+      point than that of the stage that starts. `{axis}` in it stands for the
+      label of the starting stage's own point on that axis, as in
+      `train/shared_{method}`.
     point: point of the stage that starts; maps its axes to labels.
 
   Returns:
@@ -69,66 +70,67 @@ def _check_stage(
   stages: Mapping[str, Mapping[str, Any]],
   axes: Mapping[str, Mapping[str, Any]],
 ) -> None:
-  where = f'STAGES: {name!r}'
-  _check_dict(where, stage)
+  place = f'STAGES: {name!r}'
+  _check_dict(place, stage)
   for field in ('bindings', 'after', 'points'):
-    _check_dict(f'{where}: {field!r}', stage.get(field, {}))
+    _check_dict(f'{place}: {field!r}', stage.get(field, {}))
   if not re.fullmatch(r'[\w.=-]+', name):
-    raise UserError(f'{where} cannot name a folder.')
+    raise UserError(f'{place} cannot name a folder.')
   for field in stage:
     if field not in _FIELDS:
       raise UserError(
-        f'{where} has a field {field!r}; there is {", ".join(_FIELDS)}.'
+        f'{place} has a field {field!r}; there is {", ".join(_FIELDS)}.'
       )
   for field in ('command', 'gin_files'):
     if not stage.get(field):
-      raise UserError(f'{where} has no {field!r}.')
-  _check_files(where, stage)
+      raise UserError(f'{place} has no {field!r}.')
+  _check_files(place, stage)
   if stage['command'] not in OUTPUTS:
     raise UserError(
-      f'{where}: command {stage["command"]!r}; give one of '
+      f'{place}: command {stage["command"]!r}; give one of '
       f'{", ".join(OUTPUTS)}.'
     )
   own_axes = stage.get('axes', axes)
   for axis in own_axes:
     if axis not in axes:
       raise UserError(
-        f'{where}: no axis {axis!r} in AXES; there is {", ".join(axes)}.'
+        f'{place}: no axis {axis!r} in AXES; there is {", ".join(axes)}.'
       )
   for axis, labels in stage.get('points', {}).items():
     if axis not in own_axes:
       raise UserError(
-        f'{where}: points of the axis {axis!r}, which it does not have.'
+        f'{place}: points of the axis {axis!r}, which it does not have.'
       )
     unknown = (
       [labels] if isinstance(labels, str) else set(labels) - {*axes[axis]}
     )
     if unknown or not labels:
       raise UserError(
-        f'{where}: points {labels!r} of {axis!r}; give some of '
+        f'{place}: points {labels!r} of {axis!r}; give some of '
         f'{tuple(axes[axis])!r}.'
       )
-  _check_after(where, stage, own_axes, stages, axes)
+  _check_after(place, stage, own_axes, stages, axes)
 
 
 def _check_after(
-  where: str,
+  place: str,
   stage: Mapping[str, Any],
   own_axes: Any,
   stages: Mapping[str, Mapping[str, Any]],
   axes: Mapping[str, Mapping[str, Any]],
 ) -> None:
   for binding, source in stage.get('after', {}).items():
-    needed, label = _parts(source)
-    if needed not in stages:
+    source_stage, label = _parts(source)
+    if source_stage not in stages:
       raise UserError(
-        f'{where}: {binding} comes from stage {needed!r}, which does not exist.'
+        f'{place}: {binding} comes from stage {source_stage!r}, which does not '
+        'exist.'
       )
-    more = set(stages[needed].get('axes', axes)) - set(own_axes)
+    more = set(stages[source_stage].get('axes', axes)) - set(own_axes)
     if more and not label:
       raise UserError(
-        f'{where} starts from {needed!r}, which has the axis {min(more)!r} as '
-        'well: add it.'
+        f'{place} starts from {source_stage!r}, which has the axis '
+        f'{min(more)!r} as well: add it.'
       )
 
 
@@ -156,39 +158,39 @@ def _check_axes(
 
 
 def _check_point(
-  where: str, fields: Mapping[str, Any], stages: Mapping[str, Any]
+  place: str, fields: Mapping[str, Any], stages: Mapping[str, Any]
 ) -> None:
   per_stage = fields.get('per_stage', {})
-  _check_dict(f"{where}: 'per_stage'", per_stage)
-  for field, only in (
+  _check_dict(f"{place}: 'per_stage'", per_stage)
+  for field, names in (
     ('stages', fields.get('stages', ())),
     ('per_stage', tuple(per_stage)),
   ):
-    unknown = [only] if isinstance(only, str) else set(only) - set(stages)
+    unknown = [names] if isinstance(names, str) else set(names) - set(stages)
     if unknown:
       raise UserError(
-        f'{where} is for the stages {only!r} in {field!r}; give some of '
+        f'{place} is for the stages {names!r} in {field!r}; give some of '
         f'{tuple(stages)!r}.'
       )
   for part in (fields, *per_stage.values()):
-    _check_dict(where, part)
-    _check_files(where, part)
-    _check_dict(f"{where}: 'after'", part.get('after', {}))
+    _check_dict(place, part)
+    _check_files(place, part)
+    _check_dict(f"{place}: 'after'", part.get('after', {}))
     for binding, source in part.get('after', {}).items():
-      needed, _ = _parts(source)
-      if needed not in stages:
+      source_stage, _ = _parts(source)
+      if source_stage not in stages:
         raise UserError(
-          f'{where}: {binding} comes from stage {needed!r}, which does not '
-          'exist.'
+          f'{place}: {binding} comes from stage {source_stage!r}, which does '
+          'not exist.'
         )
 
 
-def _check_dict(where: str, value: Any) -> None:
+def _check_dict(place: str, value: Any) -> None:
   if not isinstance(value, Mapping):
-    raise UserError(f'{where} must be a dict, and is {value!r}.')
+    raise UserError(f'{place} must be a dict, and is {value!r}.')
 
 
-def _check_files(where: str, part: Mapping[str, Any]) -> None:
+def _check_files(place: str, part: Mapping[str, Any]) -> None:
   for field in ('gin_files', 'last_gin_files'):
     if isinstance(part.get(field, ()), str):
-      raise UserError(f'{where}: {field} must be a tuple of files.')
+      raise UserError(f'{place}: {field} must be a tuple of files.')

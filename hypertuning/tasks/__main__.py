@@ -1,4 +1,4 @@
-"""Lists tasks, shows what a model sees of one, checks a file of rows.
+"""Lists tasks, shows a task as models read it, or checks a file of rows.
 
 python -m hypertuning.tasks list
 python -m hypertuning.tasks show toy --n 3
@@ -18,10 +18,15 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs a command; returns the exit code."""
+  """Runs a command, and returns its exit code.
+
+  Args:
+    arguments: arguments of the command line; None takes those of the process.
+  """
   options = _parser().parse_args(arguments)
   try:
-    # Not before the arguments are right: TensorFlow takes seconds.
+    # This imports TensorFlow, which takes seconds: bad arguments are refused
+    # before.
     from hypertuning.tasks import show
 
     return {'list': _list, 'show': _show, 'validate': _validate}[
@@ -83,13 +88,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _import_all(modules: list[str]) -> None:
-  """Every module of tasks/, and those that were asked for."""
+  """Imports all modules in tasks/, and further ones by their names."""
   from hypertuning import tasks
   from hypertuning.data import lookup
 
-  for found in pkgutil.iter_modules(tasks.__path__):
-    if not found.name.startswith('_'):
-      importlib.import_module(f'hypertuning.tasks.{found.name}')
+  for module_info in pkgutil.iter_modules(tasks.__path__):
+    if not module_info.name.startswith('_'):
+      importlib.import_module(f'hypertuning.tasks.{module_info.name}')
   for module in modules:
     lookup.import_tasks(module)
 

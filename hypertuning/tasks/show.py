@@ -1,4 +1,4 @@
-"""What a model will see of a task: texts, token counts, what is cut."""
+"""Shows the texts of a task as a model reads them, and how long they are."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,17 +23,18 @@ def describe(
   lengths: Lengths | None = None,
   sample: int = 200,
 ) -> Iterator[str]:
-  """Lines that show a task's episodes and the lengths of its features.
+  """Yields lines that show a task's episodes and the lengths of its features.
 
   Args:
-    name: a registered task or mixture.
-    split: of the task.
-    count: episodes to show in full.
-    lengths: TASK_FEATURE_LENGTHS; None cuts nothing.
-    sample: episodes for the statistics.
+    name: name of a registered task or mixture.
+    split: name of a split of the task.
+    count: number of episodes that are shown in full.
+    lengths: value of TASK_FEATURE_LENGTHS; None cuts nothing.
+    sample: number of episodes for the statistics.
 
   Raises:
-    UserError: no such task or split, or lengths that leave nothing.
+    UserError: there is no such task or split, or the lengths leave nothing of
+      its texts.
   """
   if lengths is not None:
     features.check_lengths(lengths)
@@ -44,7 +45,7 @@ def describe(
     title = _string(episode.get('task', b''))
     yield f'--- episode {number}' + (f' of {title}' if title else '')
     yield from _episode(episode, text_format)
-  # Lengths before anything is cut.
+  # Statistics are about whole texts, before anything is cut.
   whole = lookup.episodes(name, None, split).take(sample)
   sizes = _sizes(whole.as_numpy_iterator())
   yield ''
@@ -58,7 +59,17 @@ def describe_file(
   queries: int,
   vocabulary: Vocabulary,
 ) -> tuple[list[str], bool]:
-  """Lines that say what is in a file of rows, and whether it can be used.
+  """Describes a file of rows, and says whether it can be used.
+
+  Args:
+    path: path of the file.
+    fields: names that fields have in the file, see `row_files.read`.
+    shots: number of shots per episode that the rows must suffice for.
+    queries: number of queries per episode that the rows must suffice for.
+    vocabulary: vocabulary that counts the tokens.
+
+  Returns:
+    Lines of text, and whether the file can be used.
 
   Raises:
     UserError: the file cannot be read at all.
@@ -79,7 +90,9 @@ def describe_file(
     lines += [f'  definition: {task.definition}'] if task.definition else []
     lines += _labels(task)
     sizes = {
-      field: _encoded([getattr(row, field) for row in task.rows], vocabulary)
+      field: _token_counts(
+        [getattr(row, field) for row in task.rows], vocabulary
+      )
       for field in ('inputs', 'targets')
     }
     lines += [f'  {line}' for line in _statistics(sizes, None)]
@@ -87,20 +100,26 @@ def describe_file(
 
 
 def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
-  """`field=name` pairs as the names of fields in a file.
+  """Parses pairs FIELD=NAME, which name the fields in a file.
+
+  Args:
+    pairs: texts of the form FIELD=NAME.
+
+  Returns:
+    A dict from fields to names.
 
   Raises:
-    UserError: a pair of another form.
+    UserError: a text has another form.
   """
-  found = {}
+  fields = {}
   for pair in pairs:
     field, equals, name = pair.partition('=')
     if not equals or not name:
       raise UserError(
         f'--field {pair}: write FIELD=NAME; fields are {", ".join(FIELDS)}.'
       )
-    found[field] = name
-  return found
+    fields[field] = name
+  return fields
 
 
 def _episode(
@@ -133,14 +152,14 @@ def _sizes(episodes: Iterator[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   return {name: np.array(values) for name, values in sizes.items()}
 
 
-def _encoded(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
+def _token_counts(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
   return np.array([len(vocabulary.encode(text)) for text in texts])
 
 
 def _statistics(
   sizes: Mapping[str, np.ndarray], lengths: Lengths | None
 ) -> Iterator[str]:
-  """Percentiles, share that is cut and a histogram of each feature."""
+  """Yields percentiles, the share that is cut, and a histogram per feature."""
   for name, values in sizes.items():
     if not len(values):
       continue
@@ -163,7 +182,7 @@ def _statistics(
 
 
 def _labels(task: RowTask) -> list[str]:
-  """A histogram of the targets, where they are labels."""
+  """A histogram of the targets, if they are labels."""
   targets = [row.targets for row in task.rows]
   kinds = sorted(set(targets))
   if len(kinds) > max(10, len(targets) // 10):
@@ -181,7 +200,7 @@ def _string(value: Any) -> str:
 
 
 def registered() -> list[str]:
-  """A line for every registered task and mixture, with its splits."""
+  """One line per registered task or mixture, with its splits."""
   lines = []
   for name in sorted(seqio.TaskRegistry.names()):
     task = seqio.TaskRegistry.get(name)

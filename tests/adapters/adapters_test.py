@@ -186,7 +186,7 @@ def test_closed_form(params, text, plain, kind):
 
 def test_closed_form_of_copies_on_one_layer():
   """Pitfall 8: P equal prefix tokens are one whose logit is log P higher."""
-  cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+  cfg = tiny.shallow()
   params = tiny.t5_params(cfg, seed=2)
   text = tiny.text(BATCH)
   one = tiny.prefix(cfg, BATCH, length=1)
@@ -409,7 +409,7 @@ def test_sites_are_selectable(params, text, plain):
   """A site that phi does not have is that of the plain model."""
   for where, make in (((SITES[1],), tiny.prefix), (SITES[::2], tiny.lora)):
     phi = make(CONFIG, BATCH, where=where)
-    assert [phi.at(site) is not None for site in SITES] == [
+    assert [phi.site_adapter(site) is not None for site in SITES] == [
       site in where for site in SITES
     ]
     got = check_reference(params, text, phi)
@@ -467,7 +467,7 @@ def test_repeat_and_average(make):
 @pytest.mark.parametrize('make', [tiny.prefix, tiny.lora])
 def test_gradient_of_a_shared_phi_is_the_sum_over_queries(text, make):
   """Pitfall 23: two episodes of two queries against four passes."""
-  cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+  cfg = tiny.shallow()
   params = tiny.t5_params(cfg)
   phi = make(cfg, 2)
 

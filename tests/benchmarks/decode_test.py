@@ -43,7 +43,7 @@ def test_flops_of_decoding_are_those_by_hand(scan):
 
 def test_benchmark_measures_both_in_turn(capsys):
   pytest.importorskip('hf_reference')
-  model = tiny.model(tiny.config(num_encoder_layers=1, num_decoder_layers=1))
+  model = tiny.model(tiny.shallow())
   found = decode.measure(
     model=model, batch_size=2, input_length=6, target_length=3, rounds=2
   )

@@ -19,7 +19,7 @@ from hypertuning.engine import batching, partitioning, phi_tuning, train_state
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import learned
 
-LENGTHS = {'hyper_inputs': 24, 'inputs': (2, 6), 'targets': (2, 4)}
+LENGTHS = runner.LENGTHS  # the programs of other tests' runs
 TASKS = {
   f'times_{n}': [(str(i), f'{n * i % 10}') for i in range(24)]
   for n in (3, 7, 9)
@@ -143,15 +143,17 @@ def test_step_0_is_the_hypermodel_exactly(checkpoint, tmp_path):
   episodes = lookup.episodes('times_tuning', LENGTHS, 'validation')
   batch = next(iter(batching.to_batches(model, episodes, LENGTHS, 3)))
   batch = {name: jnp.asarray(value.numpy()) for name, value in batch.items()}
-  scores = model.score_batch(params, batch, flax_mutables={'frozen': frozen})
+  score = jax.jit(model.score_batch)
+  scores = score(params, batch, flax_mutables={'frozen': frozen})
   tokens = batch['target_weights'].sum((1, 2))
   want = -np.asarray(scores).sum(1) / np.asarray(tokens)
   np.testing.assert_allclose([at_0[name] for name in TASKS], want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tasks_side_by_side_are_as_alone():
   """Clipping by the global norm would mix them, were they one tree."""
-  cfg = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+  cfg = tiny.shallow()
   model = tiny.model(cfg, learned.Learned(cfg, LoRASpec(2)))
   batch = {**tiny.episodes(count=3), 'is_real': np.ones(3, np.int32)}
   shapes = {k: v.shape for k, v in tiny.episodes().items()}

@@ -77,6 +77,7 @@ def test_resumed_run_equals_one_that_never_stopped(tmp_path):
   assert len(set(runner.losses(tmp_path / 'whole').values())) == 6
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on_with_the_next_episode(tmp_path):
   runner.train(tmp_path, total_steps=2)
   runner.train(tmp_path, total_steps=3, batch_size=16)
@@ -250,6 +251,7 @@ def test_every_step_and_microbatch_has_its_own_dropout():
   assert len(set(seen)) == 3
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_a_number_stops_the_run(tmp_path):
   """And no state after it is saved."""
   model = runner.model(optimizer_def=optax.sgd(1e30))
@@ -261,6 +263,7 @@ def test_loss_that_is_not_a_number_stops_the_run(tmp_path):
   assert set(runner.losses(tmp_path)) == set(range(1, step))
 
 
+@pytest.mark.slow
 def test_another_optimizer_in_the_same_directory_is_refused(tmp_path):
   runner.train(tmp_path, total_steps=1)
   with pytest.raises(UserError, match='Use another MODEL_DIR'):

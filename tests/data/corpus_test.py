@@ -94,7 +94,11 @@ def test_text_folder_task(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['hyperpretrain_python', 'python_docs_lm', 'downstream_toy']
+  'name',
+  [
+    *('hyperpretrain_python', 'python_docs_lm'),
+    pytest.param('downstream_toy', marks=pytest.mark.slow),
+  ],
 )
 def test_training_resumes_with_the_same_batches(name, tmp_path):
   task = seqio.get_mixture_or_task(name)

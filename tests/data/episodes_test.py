@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypertuning.data import episodes, fewshot, vocabularies
+from hypertuning.data import episodes, fewshot, fitting, vocabularies
 from hypertuning.data.text_format import t5_format
 from hypertuning.errors import UserError
 
@@ -238,7 +238,7 @@ def test_context_gives_way_to_the_query(room, shots):
 
 def test_a_shot_too_long_by_itself_does_not_take_the_others_along():
   shots = tf.ragged.constant([[5] * 9, [6, 6], [7, 7]])
-  kept = fewshot._whole_shots(shots, 4)
+  kept = fitting.whole_shots(shots, 4)
   assert kept.to_list() == [[6, 6], [7, 7]]
 
 

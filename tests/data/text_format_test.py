@@ -106,7 +106,9 @@ def layout(request, answers, lengths, form, in_context):
 TEXTS = st.text('ab \né', max_size=8)
 
 
-@pytest.mark.parametrize('name', ['t5', 'markers', 'lines'])
+@pytest.mark.parametrize(
+  'name', ['t5', pytest.param('markers', marks=pytest.mark.slow), 'lines']
+)
 @settings(max_examples=4, deadline=None)
 @given(
   st.lists(st.tuples(TEXTS, TEXTS), max_size=4),

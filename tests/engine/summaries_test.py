@@ -46,7 +46,7 @@ def test_tables_are_written_whole(tmp_path):
 
 
 def test_progress_without_a_terminal_is_lines(capsys):
-  progress = summaries.Progress(5, done=2, label='run', seconds=0.0)
+  progress = summaries.Progress(5, start=2, label='run', seconds=0.0)
   progress.update(loss='2.50')
   progress.update()
   progress.say('between')

@@ -13,8 +13,8 @@ from hypertuning.data import registry
 from hypertuning.errors import UserError
 from hypertuning.evaluation import phi_modes
 
-CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
-LENGTHS = {'hyper_inputs': 24, 'inputs': (2, 6), 'targets': (2, 4)}
+CONFIG = tiny.shallow()
+LENGTHS = runner.LENGTHS  # the programs of other tests' runs
 
 
 def numbered(count):

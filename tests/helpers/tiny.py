@@ -41,6 +41,12 @@ def config(**overrides) -> t5.T5Config:
   return t5.T5Config(**{**fields, **overrides})
 
 
+def shallow(**overrides) -> t5.T5Config:
+  """`config` with 1 + 1 layers, where depth does not matter."""
+  layers = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
+  return config(**{**layers, **overrides})
+
+
 def random_params(shapes, seed: int = 0):
   """Weights of T5's scale for a tree of `jax.eval_shape`."""
   rng = np.random.default_rng(seed)

@@ -192,4 +192,4 @@ class Toy(nn.Module):
     return adapters.sites['self'].key.shape[1]
 
   def _sites(self, adapters):
-    return stack.at_sites(adapters, ('self', 'mlp'))
+    return stack.site_adapters(adapters, ('self', 'mlp'))

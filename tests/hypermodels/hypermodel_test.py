@@ -22,14 +22,8 @@ from hypertuning.networks import t5
 # Axes that two devices divide, but for what nobody divides.
 DOWNSTREAM = tiny.config(num_heads=4, num_encoder_layers=1)
 # Another width, depth, head count, MLP and vocabulary.
-HYPER = tiny.config(
-  vocab_size=40,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=6,
-  mlp_dim=24,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
+HYPER = tiny.shallow(
+  vocab_size=40, emb_dim=16, num_heads=2, head_dim=6, mlp_dim=24
 )
 HEADS = {
   'prefix': heads.PrefixHead(DOWNSTREAM, PrefixSpec(3), 10),

@@ -15,7 +15,7 @@ from hypertuning.adapters import LoRASpec, PrefixSpec
 from hypertuning.engine import train_state, train_step
 from hypertuning.hypermodels import heads, hyper_t5, learned
 
-CONFIG = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+CONFIG = tiny.shallow()
 SPECS = {'prefix': PrefixSpec(2), 'lora': LoRASpec(2)}
 HEADS = {
   'prefix': heads.PrefixHead(CONFIG, SPECS['prefix'], 8),

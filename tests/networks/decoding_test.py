@@ -245,7 +245,7 @@ def test_decoding_stops_when_every_row_has_ended(decode):
 # Decode functions over the network, through the model object. One layer each:
 # cache_test.py has two.
 
-SMALL = tiny.config(num_encoder_layers=1, num_decoder_layers=1)
+SMALL = tiny.shallow()
 
 
 @pytest.fixture(scope='module')

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import glob
 import json
 import os
 import signal
@@ -639,6 +640,10 @@ def test_a_killed_cell_says_so(tmp_path):
   assert work[0].failure == 'killed by SIGKILL'
 
 
+@pytest.mark.skipif(
+  bool(glob.glob('/dev/nvidia*')),
+  reason='where there are NVIDIA devices, commands are not forked',
+)
 def test_a_forked_command_holds_the_lock(tmp_path):
   """A sweep that is killed leaves none free that is still written to."""
   path = tmp_path / '.lock'
@@ -649,8 +654,7 @@ def test_a_forked_command_holds_the_lock(tmp_path):
     return file
 
   launch = launcher.Launcher({'hypertuning.eval'})
-  if not launch._forked:
-    pytest.skip('commands are not forked where there are GPUs')
+  assert launch._forked
   file = lock()
   try:
     process = launch('hypertuning.eval', ['--help'], tmp_path / cells.LOG, file)

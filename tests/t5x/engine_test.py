@@ -4,13 +4,10 @@ Every run is a command as a user gives it. Both runners start from one
 checkpoint: their initial weights come from other streams of the same seed.
 """
 
-import glob
-import json
 import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -18,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runner
+import t5x_runner
 import tiny
 from flax.core import freeze
-from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.util import tensor_util
 
 from hypertuning import trees
 from hypertuning.adapters import io
@@ -59,46 +55,9 @@ TRAIN = {
 }
 
 
-def command(script: str, run_file: str, bindings, model=MODEL) -> list[str]:
-  """A command line of t5x or of the embedded runner."""
-  files = [*model]
-  if script == 'train':
-    files.append('gin/optimizers/adamw.gin')
-  files.append(run_file)
-  if run_file.startswith('gin/local'):
-    return runner.command(script, files, bindings)
-  return [
-    *(sys.executable, '-m', f't5x.{script}'),
-    f'--gin_search_paths={runner.ROOT}',
-    # On simulated devices t5x's own partitioner makes one model of all.
-    '--gin.PARTITIONER=@t5x_engine.HostPartitioner()',
-    *runner.flags(files, bindings),
-  ]
-
-
-def run(script: str, run_file: str, bindings, devices=1, code=0, **kwargs):
-  """Runs a command; returns what it said on stderr."""
-  done = subprocess.run(
-    command(script, run_file, bindings, **kwargs),
-    env=runner.environment(devices),
-    cwd=FOLDER,
-    capture_output=True,
-    text=True,
-    timeout=900,
-  )
-  assert done.returncode == code, done.stderr[-4000:]
-  return done.stderr
-
-
-def t5x_losses(model_dir) -> dict[int, float]:
-  """Training losses by step, of all starts; a later start wins."""
-  found: dict[int, float] = {}
-  for path in sorted(glob.glob(f'{model_dir}/train/events*')):
-    events = event_accumulator.EventAccumulator(path, {'tensors': 0})
-    events.Reload()
-    for event in events.Tensors('loss'):
-      found[event.step] = float(tensor_util.make_ndarray(event.tensor_proto))
-  return found
+def run(script: str, run_file: str, bindings, **kwargs) -> str:
+  """Runs a command beside the task module; returns what it said on stderr."""
+  return t5x_runner.run(script, run_file, bindings, MODEL, FOLDER, **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +98,9 @@ def engine(folder, start):
     'EVAL_PERIOD': HALF,
     'EVAL_STEPS': 1,
   }
-  arguments = command('train', 'gin/runs/multitask.gin', bindings)
+  arguments = t5x_runner.command(
+    'train', 'gin/runs/multitask.gin', bindings, MODEL
+  )
   process = subprocess.Popen(
     arguments,
     env=runner.environment(),
@@ -159,7 +120,7 @@ def engine(folder, start):
 
 
 def test_both_runners_give_one_loss_curve(embedded, engine):
-  ours, theirs = runner.losses(embedded), t5x_losses(engine)
+  ours, theirs = runner.losses(embedded), t5x_runner.losses(engine)
   assert list(theirs) and set(range(1, STEPS + 1)) == set(ours)
   assert set(range(HALF + 1, STEPS + 1)) <= set(theirs)
   for step, loss in theirs.items():
@@ -189,16 +150,12 @@ def test_devices_do_not_change_the_losses(
     },
     devices=8,
   )
-  ours, theirs = runner.losses(embedded), t5x_losses(model_dir)
+  ours, theirs = runner.losses(embedded), t5x_runner.losses(model_dir)
   assert len(theirs) == STEPS
   for step, loss in theirs.items():
     # Sums over devices are in another order; 200 steps of AdamW on it.
     assert loss == pytest.approx(ours[step], abs=2e-3), step
     assert step > 20 or loss == pytest.approx(ours[step], abs=1e-4)
-
-
-def read_lines(path) -> list[dict]:
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize('source', ['engine', 'embedded'])
@@ -224,19 +181,19 @@ def test_scores_and_texts_are_those_of_the_embedded_runner(
     where = {'EVAL_OUTPUT_DIR': str(out / task)}
     run('eval', 'gin/local/eval.gin', {**bindings, **where})
     name = f't5x/inference_eval/{task}'
-    [theirs] = read_lines(out / f'{name}-metrics.jsonl')
+    [theirs] = t5x_runner.read_lines(out / f'{name}-metrics.jsonl')
     ours = next(
       row
-      for row in read_lines(out / task / 'results.jsonl')
+      for row in t5x_runner.read_lines(out / task / 'results.jsonl')
       if row['phi'] == 'generated'
     )
     assert theirs['accuracy'] == pytest.approx(ours['accuracy'])
     said = [
       row
-      for row in read_lines(out / task / 'predictions.jsonl')
+      for row in t5x_runner.read_lines(out / task / 'predictions.jsonl')
       if row['phi'] == 'generated'
     ]
-    rows = read_lines(out / f'{name}-{STEPS:06}.jsonl')
+    rows = t5x_runner.read_lines(out / f'{name}-{STEPS:06}.jsonl')
     if task == 'even':
       texts = [text for row in rows for text in row['prediction']]
       assert texts == [row['prediction'] for row in said]
@@ -270,7 +227,7 @@ def test_t5x_writes_the_phi_of_every_episode(folder, engine):
     assert a.shape[0] == 7  # fourteen rows, two an episode
     np.testing.assert_allclose(a, b, atol=1e-5)
   [answers] = (folder / 'infer').glob('even-*-00001')
-  rows = read_lines(answers)
+  rows = t5x_runner.read_lines(answers)
   assert len(rows) == 7 and set(rows[0]['aux']) == {'scores'}
 
 

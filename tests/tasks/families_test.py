@@ -82,7 +82,7 @@ def test_natural_instructions_has_the_published_lists_and_instances():
   folder = shared.DATA / 'superni'
   for split, count in (('train', 756), ('test', 119)):
     path = folder / 'splits' / 'default' / f'{split}_tasks.txt'
-    assert len(natural_instructions._listed(path)) == count
+    assert len(natural_instructions._read_names(path)) == count
   name = natural_instructions.natural_instructions(
     str(folder), 'ni_real', track='offline'
   )
@@ -304,7 +304,7 @@ def test_no_mean_of_fewer_tasks_stands_beside_one_of_all():
       ('b_2', 'other'),
     )
   ]
-  found = aggregation.grouped(rows, lambda task: task[0])
+  found = aggregation.group_means(rows, lambda task: task[0])
   assert [(row['task'], row['phi']) for row in found] == [
     ('a', 'generated'),
     ('b', 'generated'),

@@ -98,6 +98,7 @@ def test_validate_names_every_bad_line(capsys, tmp_path):
   assert '16 shots + 1 queries need 17' in out
 
 
+@pytest.mark.slow
 def test_a_real_process_has_help_and_one_line_of_error(tmp_path):
   def call(*arguments):
     return subprocess.run(

@@ -94,7 +94,10 @@ def test_shots_answer_every_symbol_query():
       assert VOCABULARY.decode(target.tolist()) == table[x[-1]]
 
 
-@pytest.mark.parametrize('family, shots', [('symbols', 6), ('strings', 4)])
+@pytest.mark.parametrize(
+  'family, shots',
+  [('symbols', 6), pytest.param('strings', 4, marks=pytest.mark.slow)],
+)
 def test_forms_differ_in_what_stands_before_the_query(family, shots):
   name = f'toy_{family}'
   forms = [examples(name + form, 'train', 40) for form in toy.FORMS]
@@ -109,12 +112,23 @@ def test_forms_differ_in_what_stands_before_the_query(family, shots):
     assert taught['teacher_inputs'].tolist() == context['inputs'].tolist()
 
 
-def test_mixtures_give_batches():
+@pytest.mark.parametrize(
+  'names',
+  [
+    ('toy',),
+    pytest.param(
+      (*(f'toy{form}' for form in toy.FORMS if form), 'downstream_toy'),
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=['plain', 'other forms'],
+)
+def test_mixtures_give_batches(names):
   families = {
     f'toy_{f}{form}' for f in ('symbols', 'strings') for form in toy.FORMS
   }
   assert families <= set(seqio.TaskRegistry.names())
-  for name in (*(f'toy{form}' for form in toy.FORMS), 'downstream_toy'):
+  for name in names:
     task = seqio.get_mixture_or_task(name)
     ds = task.get_dataset(LENGTHS, 'validation', shuffle=False, num_epochs=1)
     ds = features.EpisodeFeatureConverter()(ds, LENGTHS)
