@@ -75,6 +75,7 @@ setuptools.setup(
     ],
     'plan': ['libtpu>=0.0.52'],  # the TPU compiler; needs no TPU
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'gcs': ['google-cloud-storage>=3.17'],  # saves checkpoints in buckets
     # t5x itself is on no package index: install it, airio and jestimator with
     # `pip install --no-deps` from their repositories. These are what they need
     # beyond our own requirements.

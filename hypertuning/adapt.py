@@ -20,7 +20,6 @@ if __name__ == '__main__':
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import gin_utils, spread
+from hypertuning import files, gin_utils, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
@@ -107,6 +106,7 @@ def adapt(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
+  folder = files.check_writable(output_dir, 'ADAPT_OUTPUT_DIR')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '
@@ -189,16 +189,13 @@ def adapt(
     sizes = {'episodes': len(names) * test_visits, 'questions': questions}
     results += summarize(task.name, task_curves, sizes, metric, target)
   results += aggregation.averages(results)
+  files.remove(output_dir, 'results.jsonl')
+  gin_utils.save_config(output_dir)
   for name, (whole, names) in tuned.items():
-    io.save(
-      whole,
-      os.path.join(output_dir, f'{name}.safetensors'),
-      model=str(checkpoint_path),
-      config={'tasks': names},
-    )
+    file = folder / f'{name}.safetensors'
+    io.save(whole, file, model=str(checkpoint_path), config={'tasks': names})
   summaries.write_jsonl(output_dir, 'curves', curves)
   summaries.write_jsonl(output_dir, 'results', results)
-  gin_utils.save_config(output_dir)
   columns = ('task', 'phi', 'episodes', 'questions', 'loss', metric)
   print(scoring.table(results, (*columns, *_TO_TARGET)))
   return results

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import gin_utils, tables
+from hypertuning import files, gin_utils, tables
 from hypertuning.data import aggregation, lookup
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
@@ -86,6 +86,7 @@ def evaluate(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
+  files.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
@@ -186,9 +187,10 @@ def evaluate(
       results.append(row)
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
+  files.remove(output_dir, 'results.jsonl')
+  gin_utils.save_config(output_dir)
   summaries.write_jsonl(output_dir, 'predictions', predictions)
   summaries.write_jsonl(output_dir, 'results', results)
-  gin_utils.save_config(output_dir)
   print(scoring.table(results))
   return results
 

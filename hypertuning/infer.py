@@ -19,7 +19,6 @@ if __name__ == '__main__':
   gin_utils.run('hypertuning.infer', 'infer')
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -28,7 +27,7 @@ import jax
 import numpy as np
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import gin_utils
+from hypertuning import files, gin_utils
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
@@ -93,6 +92,7 @@ def infer(
     UserError: the input is bad; the message names the binding, file or line at
       fault.
   """
+  folder = files.check_writable(output_dir, 'INFER_OUTPUT_DIR')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
@@ -141,16 +141,17 @@ def infer(
         )
     progress.update(answers=len(rows))
   progress.close()
+  files.remove(output_dir, 'predictions.jsonl')
+  gin_utils.save_config(output_dir)
   if save_adapters:
     io.save(
       jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
-      os.path.join(output_dir, 'adapters.safetensors'),
+      folder / 'adapters.safetensors',
       model=str(checkpoint_path),
       config={'episodes': list(phis)},
     )
   summaries.write_jsonl(output_dir, 'predictions', rows)
-  gin_utils.save_config(output_dir)
-  print(f'{len(rows)} answers in {output_dir}/predictions.jsonl')
+  print(f'{len(rows)} answers in {folder}/predictions.jsonl')
   return rows
 
 

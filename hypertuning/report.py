@@ -15,9 +15,10 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.report', 'report')
 
-import pathlib
 import re
 from collections.abc import Callable, Sequence
+
+from etils import epath
 
 from hypertuning import files
 from hypertuning.errors import UserError
@@ -32,7 +33,7 @@ def report(
   sections: Sequence[Callable[[Sweep], Section]],
   title: str,
   aggregate: Aggregate | None = None,
-) -> pathlib.Path:
+) -> epath.Path:
   """Writes the page and its tables into the sweep's folder.
 
   Args:
@@ -52,6 +53,7 @@ def report(
       metric that the sweep does not have.
   """
   sweep = sweep_results.read(sweep_dir, aggregate)
+  files.check_writable(sweep_dir, 'SWEEP_DIR')
   parts = [section(sweep) for section in sections]
   tables = [table for section in parts for table in section.tables]
   for kind, names in {
@@ -75,7 +77,7 @@ def report(
     files.write_text(sweep_dir, f'{table.name}.csv', records)
   text = page.html(title, sweep_dir, parts)
   files.write_text(sweep_dir, 'report.html', text)
-  path = pathlib.Path(sweep_dir, 'report.html')
+  path = sweep.folder / 'report.html'
   for table in parts[0].tables if parts else ():
     print(page.markdown(table))
   print(f'Report: {path}')

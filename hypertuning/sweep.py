@@ -20,9 +20,10 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.sweep', 'sweep')
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from hypertuning.errors import UserError
 from hypertuning.reporting import sweep_results as reporting
@@ -125,13 +126,13 @@ def sweep(
       )
     raise UserError(
       f'{count}{reasons[first.folder]} (see '
-      f'{pathlib.Path(first.folder, cells.LOG)}). Run the same command again '
+      f'{first.folder / cells.LOG}). Run the same command again '
       'to try them once more.'
     )
   return work
 
 
-def _unusable(results: reporting.Sweep) -> dict[pathlib.Path, str]:
+def _unusable(results: reporting.Sweep) -> dict[epath.Path, str]:
   """Maps the folder of each cell without usable results to the reason."""
   return {
     results.folder / cell.name: cell.reason or cell.state

@@ -27,7 +27,7 @@ from hypertuning import gin_utils, trees
 from hypertuning.adapters import io
 from hypertuning.data import lookup
 from hypertuning.data.text_format import TextFormat
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders
 from hypertuning.engine import warm_start as warm_start_lib
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -97,7 +97,7 @@ class WarmStart(utils.TrainStateInitializer):
     """
     self._start = warm_start or warm_start_lib.WarmStart()
     if self._start.path:
-      checkpoints.find(self._start.path, 'INITIAL_CHECKPOINT_PATH')
+      checkpoint_folders.find(self._start.path, 'INITIAL_CHECKPOINT_PATH')
     super().__init__(*args, **kwargs)
 
   def from_scratch(self, init_rng: jax.Array) -> Any:

@@ -16,7 +16,6 @@ if __name__ == '__main__':
 
 import dataclasses
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -24,9 +23,10 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_utils, model_config
+from hypertuning import files, gin_utils, model_config
 from hypertuning.engine import (
   batching,
+  checkpoint_folders,
   checkpoints,
   summaries,
   train_state,
@@ -95,13 +95,15 @@ def train(
     UserError: the input is bad; the message names the binding or file at fault.
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
-  latest_step = checkpoints.latest_step(model_dir)
+  latest_step = checkpoint_folders.latest_step(model_dir)
   if latest_step is not None and latest_step >= total_steps:
     print(
       f'{model_dir}: finished, {latest_step} of TRAIN_STEPS = {total_steps} '
       'done.'
     )
     return None
+  folder = files.check_writable(model_dir, 'MODEL_DIR')
+  checkpoint_folders.check_saving(folder)
   for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
@@ -127,6 +129,15 @@ def train(
     )
   else:
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
+  left = total_steps - (latest_step or 0)
+  saves = -(-left // checkpoint_period) if checkpoint_period else 1
+  files.check_writable(
+    model_dir,
+    'MODEL_DIR',
+    # A checkpoint is deleted once a newer one is saved.
+    min(saves, keep_checkpoints + 1 - checkpoint_folders.count(folder))
+    * checkpoints.size(state.as_saved()),
+  )
   _print_counts(state)
 
   checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
@@ -187,7 +198,7 @@ class _Loop:
   ) -> TrainState:
     """Trains to the last step, or until a signal comes."""
     first, total = int(state.step), self._periods['total']
-    label = os.path.basename(os.path.abspath(self._model_dir))
+    label = files.folder(self._model_dir).name
     progress = summaries.Progress(total, first, label)
     with _Interruption() as interruption:
       for step in range(first + 1, total + 1):
@@ -205,8 +216,9 @@ class _Loop:
           self._writer.write(step, {f'eval/{k}': v for k, v in results.items()})
           progress.say(_losses(step, results))
         if last or self._due('checkpoint', step):
-          self._checkpointer.save(step, state.as_saved(), batches.position())
+          # A run that goes on from this checkpoint keeps the lines before it.
           self._writer.flush()
+          self._checkpointer.save(step, state.as_saved(), batches.position())
         if last:
           break
     progress.close()

@@ -26,7 +26,7 @@ LAYERS = {
   'paths': set(),
   'padding': set(),
   'text_files': {'errors'},
-  'files': set(),
+  'files': {'errors'},
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
@@ -36,7 +36,7 @@ LAYERS = {
     *('errors', 'files', 'text_files', 'paths', 'old_names', 'quiet'),
   },
   'model_config': {'files'},
-  'adapters': {'errors', 'trees', 'text_files'},
+  'adapters': {'errors', 'files', 'text_files', 'trees'},
   'networks': {'errors', 'padding', 'adapters'},
   'hypermodels': {'errors', 'padding', 'adapters', 'networks'},
   'objectives': {'errors'},
@@ -52,6 +52,7 @@ LAYERS = {
   'engine': {
     'errors',
     'files',
+    'text_files',
     'trees',
     'adapters',
     'data',
@@ -69,7 +70,7 @@ LAYERS = {
   },
   'benchmarks': {
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
-    'planning',
+    *('planning', 'files'),
   },
   'tasks': {'errors', 'paths', 'text_files', 'old_names', 'data'},
   't5x_engine': {

@@ -31,7 +31,7 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_utils
+from hypertuning import files, gin_utils
 from hypertuning.data.features import check_lengths
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
@@ -93,6 +93,8 @@ def measure(
   Raises:
     UserError: the input is bad; the message names the binding at fault.
   """
+  if output_dir is not None:
+    files.check_writable(output_dir, 'COST_OUTPUT_DIR')
   if not model.has_hypermodel:
     raise UserError(
       'HYPERMODEL = None: this model makes no phi; take a hypermodel, such as '
@@ -156,8 +158,9 @@ def measure(
     }
   )
   if output_dir is not None:
-    summaries.write_jsonl(output_dir, 'results', rows)
+    files.remove(output_dir, 'results.jsonl')
     gin_utils.save_config(output_dir)
+    summaries.write_jsonl(output_dir, 'results', rows)
   print(table(rows))
   return rows
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders, checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class WarmStart:
       UserError: names the binding of the checkpoint.
     """
     if self.path:
-      checkpoints.find(self.path, 'INITIAL_CHECKPOINT_PATH')
-    checkpoints.check_teacher(needs_teacher, self.teacher, self.path)
+      checkpoint_folders.find(self.path, 'INITIAL_CHECKPOINT_PATH')
+    checkpoint_folders.check_teacher(needs_teacher, self.teacher, self.path)
 
   def fill(self, target: Mapping[str, Any]) -> dict:
     """Fills the variables of a model with the values of the checkpoints.

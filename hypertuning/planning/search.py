@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from hypertuning import files, text_files
 from hypertuning.errors import UserError
 from hypertuning.planning.step import Costs
@@ -118,7 +120,7 @@ class Cache:
 
   def __init__(self, folder: str) -> None:
     """Takes the path of the folder, which is made when costs are first put."""
-    self._folder = pathlib.Path(folder).expanduser()
+    self._folder = files.folder(folder, '--cache_dir')
 
   def get(self, key: str) -> Costs | None:
     """The costs that were put with this key; None if they cannot be read."""
@@ -130,9 +132,9 @@ class Cache:
   def put(self, key: str, costs: Costs) -> None:
     """Writes costs, which the next search can then get by their key."""
     text = json.dumps(dataclasses.asdict(costs), indent=1)
-    files.write_text(str(self._folder), self._path(key).name, text)
+    files.write_text(self._folder, self._path(key).name, text)
 
-  def _path(self, key: str) -> pathlib.Path:
+  def _path(self, key: str) -> epath.Path:
     return self._folder / f'{key}.json'
 
 

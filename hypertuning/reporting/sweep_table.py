@@ -2,13 +2,12 @@
 
 import csv
 import io
-import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from etils import epath
 
 from hypertuning import files, tables
 from hypertuning.errors import UserError
@@ -38,7 +37,7 @@ def write(
   Raises:
     UserError: no cell has the metric in this phi mode.
   """
-  folder = str(sweep.folder)
+  folder = sweep.folder
   files.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
@@ -177,7 +176,7 @@ def _markdown(
 
 
 def _plot(
-  path: pathlib.Path, groups: Mapping[Key, Sequence[float]], metric: str
+  path: epath.Path, groups: Mapping[Key, Sequence[float]], metric: str
 ) -> None:
   """Draws one bar per group, the mean of its cells, and the cells as dots."""
   labels = [' · '.join(filter(None, key)) for key in groups]
@@ -193,7 +192,6 @@ def _plot(
   axis.set_xlabel(metric, fontsize=8)
   axis.invert_yaxis()  # the first group on top
   axis.spines[['top', 'right']].set_visible(False)
-  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
-  figure.savefig(temporary, dpi=150)
-  temporary.replace(path)
+  with files.whole(path) as temporary:
+    figure.savefig(temporary, dpi=150)
   pyplot.close(figure)

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import runner
+from etils import epath
 from scipy import stats
 
 from hypertuning import sweep
@@ -31,7 +32,12 @@ SEEDS = {'0': {'RANDOM_SEED': 0}, '1': {'RANDOM_SEED': 1}}
 
 
 def write_cell(folder, point, rows, stage='eval'):
-  path = folder / 'cells' / stage / cells.folder_name(list(point.values()))
+  path = (
+    epath.Path(folder)
+    / 'cells'
+    / stage
+    / cells.folder_name(list(point.values()))
+  )
   cell = Cell(stage, point, path, 'hypertuning.eval', FILES)
   path.mkdir(parents=True)
   text = '\n'.join(json.dumps(row) for row in rows)
@@ -449,9 +455,12 @@ def test_slips_of_a_sweep(tmp_path):
     ({'average_over': 'sed'}, "AVERAGE_OVER = 'sed': no such axis"),
     (
       {'output_dir': str(tmp_path / 'file')},
-      "SWEEP_DIR = '.*/file': File exists",
+      "SWEEP_DIR = '.*/file': cannot be written .*file is no folder",
     ),
-    ({'output_dir': str(tmp_path / 'file/a')}, "SWEEP_DIR = '.*/a': Not a dir"),
+    (
+      {'output_dir': str(tmp_path / 'file/a')},
+      "SWEEP_DIR = '.*/a': cannot be written .Not a dir",
+    ),
   ):
     given = {'output_dir': str(tmp_path / 'out'), 'stages': {'run': TRAIN}}
     with pytest.raises(UserError, match=message):

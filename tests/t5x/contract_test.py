@@ -17,7 +17,7 @@ import runner
 import tiny
 
 from hypertuning import trees
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders, checkpoints
 from hypertuning.networks import t5
 
 # Not `t5x` itself: where it is missing, Python takes this folder for it.
@@ -78,7 +78,7 @@ def model_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('t5x') / 'run'
   bindings = {**TRAIN, 'MODEL_DIR': str(folder)}
   run('train', 'pretrain', {**bindings, 'TRAIN_STEPS': 2})
-  assert checkpoints.latest_step(folder) == 2
+  assert checkpoint_folders.latest_step(folder) == 2
   log = run('train', 'pretrain', {**bindings, 'TRAIN_STEPS': 4})
   assert 'main loop over steps 2-4' in log
   return folder

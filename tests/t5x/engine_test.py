@@ -21,7 +21,7 @@ from flax.core import freeze
 
 from hypertuning import trees
 from hypertuning.adapters import io
-from hypertuning.engine import checkpoints, t5x_format
+from hypertuning.engine import checkpoint_folders, checkpoints, t5x_format
 from hypertuning.errors import UserError
 from hypertuning.networks import t5
 
@@ -114,7 +114,7 @@ def engine(folder, start):
     time.sleep(0.05)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  assert checkpoints.latest_step(str(model_dir)) == HALF
+  assert checkpoint_folders.latest_step(str(model_dir)) == HALF
   run('train', 'gin/runs/multitask.gin', bindings)
   return model_dir
 
@@ -249,7 +249,7 @@ def test_a_run_goes_on_in_the_other_runner(folder, embedded, engine):
       run('train', 'gin/runs/multitask.gin', bindings)
     else:
       run('train', 'gin/local/train.gin', bindings)
-    assert checkpoints.latest_step(str(copy)) == STEPS + 4
+    assert checkpoint_folders.latest_step(str(copy)) == STEPS + 4
     before, after = (
       trees.flatten_paths(
         checkpoints.restore_variables(str(copy / f'checkpoint_{step}'))
