@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import seqio
@@ -75,8 +76,8 @@ def adapt(
     data: seqio tasks of episodes, and the split whose tasks are tuned: one that
       was not trained on. The batch size is the number of tasks that are tuned
       side by side. A step asks each of them as many queries as the lengths of
-      `inputs` have room for. The seed draws random starting weights and the
-      order in which the rows of a task are asked.
+      `inputs` have room for. The seed draws random starting weights, the
+      order in which the rows of a task are asked, and sampled text.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are tuned.
     total_steps: number of tuning steps per task.
@@ -170,7 +171,7 @@ def adapt(
       start = tuner.start(group_data.start, draws)
       if start_adapters:
         start = _from_file(start_adapters, start, first, names)
-      test = _Test(task, group_data, len(group), metric)
+      test = _Test(task, group_data, group, metric, data.seed)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
         start, group_data.train, total_steps, eval_period, label
@@ -341,14 +342,28 @@ class _Test:
   """Measures the loss and the metric of every task, with any adapters."""
 
   def __init__(
-    self, task: seqio.Task, data: _Data, tasks: int, metric: str
+    self,
+    task: seqio.Task,
+    data: _Data,
+    names: Sequence[str],
+    metric: str,
+    seed: int,
   ) -> None:
     self._task, self._data = task, data
-    self._tasks, self._metric = tasks, metric
+    self._tasks, self._metric = len(names), metric
+    # One key per task and visit: neither the group that a task is tuned in nor
+    # the step that is tested changes what is drawn.
+    keys = [
+      eval_step.episode_keys(seed, name, 0, len(data.test)) for name in names
+    ]
+    self._keys = jnp.stack(keys, axis=1)
 
   def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
     outputs = eval_step.collect(
-      lambda batch: answer(phi, batch), self._data.test
+      lambda batch, first: answer(
+        phi, batch, self._keys[first // self._tasks]
+      ),
+      self._data.test,
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)
     texts = scoring.by_episode(outputs['text'], counts)

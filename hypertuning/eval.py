@@ -58,7 +58,8 @@ def evaluate(
   Args:
     model: the model that the checkpoint was saved from.
     data: the episodes, from a split whose tasks were not trained on. Its seed
-      also seeds sampled decoding.
+      also seeds sampled decoding and the noise of the phi mode 'random': an
+      episode's random numbers depend on the seed, its task and its number.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are evaluated.
     partitioner: the devices, and how the model and the batches are divided over
@@ -117,7 +118,6 @@ def evaluate(
   step_fn = partitioner.compile(
     eval_step.make_step(model, modes, decode, draws)
   )
-  rng = jax.random.key(data.seed)
 
   results: list[Row] = []
   predictions: list[Row] = []
@@ -125,7 +125,12 @@ def evaluate(
     dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
-      lambda batch: step_fn(params, frozen, batch, rng),
+      lambda batch, first, name=task.name: step_fn(
+        params,
+        frozen,
+        batch,
+        eval_step.episode_keys(data.seed, name, first, batch_size),
+      ),
       _watched(batches, task.name),
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last

@@ -35,6 +35,7 @@ from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
+from hypertuning.evaluation import eval_step
 from hypertuning.models import HyperTuningModel
 
 
@@ -112,14 +113,17 @@ def infer(
     model, data.shapes(model), partitioner, checkpoint_path
   )
   step_fn = partitioner.compile(_make_step(model))
-  rng = jax.random.key(data.seed)
 
   rows: list[dict[str, Any]] = []
   phis: dict[int, Any] = {}
   progress = summaries.Progress(None, label='answering')
-  for part in parts:
+  for number, part in enumerate(parts):
+    # One key per episode: what is drawn does not depend on the batch size.
+    keys = eval_step.episode_keys(
+      data.seed, data.name or '', number * data.batch_size, data.batch_size
+    )
     phi, tokens, scores = jax.device_get(
-      step_fn(params, frozen, part.batch, rng)
+      step_fn(params, frozen, part.batch, keys)
     )
     for i, name in enumerate(part.names):
       if save_adapters:
@@ -152,17 +156,17 @@ def _make_step(model: HyperTuningModel) -> Any:
   """Makes the function that answers a batch.
 
   Returns:
-    A function `(params, frozen, batch, rng) -> (phi, tokens, scores)`. Phi is
-    generated once per episode, for all of its queries.
+    A function `(params, frozen, batch, keys) -> (phi, tokens, scores)`; `keys`
+    are random keys `[episodes]`. Phi is generated once per episode, for all of its queries.
   """
 
   def step(
-    params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
+    params: Any, frozen: Any, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> tuple[Any, jax.Array, jax.Array]:
     mutables = {'frozen': frozen}
     phi = model.generate_adapters(params, batch, mutables)
     tokens, aux = model.predict_batch_with_aux(
-      params, batch, rng, flax_mutables=mutables, adapters=phi
+      params, batch, keys, flax_mutables=mutables, adapters=phi
     )
     return phi, tokens, aux['scores']
 

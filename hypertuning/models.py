@@ -292,7 +292,8 @@ class HyperTuningModel:
     Args:
       params: trainable variables.
       batch: one batch of model features; targets give the length only.
-      rng: key for sampling.
+      rng: for sampling: one key, or one per episode `[episodes]`. With a key per
+        episode, what is drawn does not depend on the batch.
       decoder_params: further arguments of the decode function.
       return_all_decodes: whether to return all decodes, the best one last.
       num_decodes: number of beams or samples per query.
@@ -311,6 +312,10 @@ class HyperTuningModel:
     memory: Any = self.module.apply(
       variables, batch['input_tokens'], adapters, length, method='start'
     )
+
+    if rng is not None:
+      keys = decoding.row_keys(rng, episodes)
+      rng = decoding.divided_keys(keys, queries).reshape(-1)
 
     def step(ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
       outputs: Any = self.module.apply(variables, ids, memory, method='step')
@@ -368,7 +373,7 @@ class HyperTuningModel:
       frozen: frozen variables.
       batch: one batch of model features.
       adapters: phi `[episodes, ...]`; None for no phi.
-      rng: key for sampled decoding.
+      rng: for sampled decoding, see `predict_batch_with_aux`.
       decode: whether to decode text.
 
     Returns:

@@ -267,8 +267,11 @@ def _make_evaluate(
 
   def evaluate(state: TrainState) -> dict[str, float]:
     outputs = eval_step.collect(
-      lambda batch: step_fn(
-        state.params, state.frozen, batch, jax.random.key(0)
+      lambda batch, first: step_fn(
+        state.params,
+        state.frozen,
+        batch,
+        eval_step.episode_keys(0, '', first, len(batch['is_real'])),
       ),
       batching.on_devices(dataset, partitioner.batch, count),
     )

@@ -115,9 +115,17 @@ class Tuner:
         yield step, seconds, phi
     progress.close()
 
-  def answer(self, phi: Adapters, batch: Batch) -> Mapping[str, jax.Array]:
-    """Scores and texts of a batch with phi, see `HyperTuningModel.answer`."""
-    return self._answer(self._params, self._frozen, phi, batch)
+  def answer(
+    self, phi: Adapters, batch: Batch, keys: jax.Array | None = None
+  ) -> Mapping[str, jax.Array]:
+    """Scores and texts of a batch with phi, see `HyperTuningModel.answer`.
+
+    Args:
+      phi: adapters `[tasks, ...]`.
+      batch: model features of one row per task.
+      keys: random keys `[tasks]`, for sampled decoding.
+    """
+    return self._answer(self._params, self._frozen, phi, batch, keys)
 
   def _losses(
     self, phi: Adapters, params: Any, frozen: Any, batch: Batch
@@ -140,6 +148,11 @@ class Tuner:
     return optax.apply_updates(phi, updates), state
 
   def _scores_and_texts(
-    self, params: Any, frozen: Any, phi: Adapters, batch: Batch
+    self,
+    params: Any,
+    frozen: Any,
+    phi: Adapters,
+    batch: Batch,
+    keys: jax.Array | None,
   ) -> dict[str, jax.Array]:
-    return self._model.answer(params, frozen, batch, phi)
+    return self._model.answer(params, frozen, batch, phi, keys)

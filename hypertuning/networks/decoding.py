@@ -49,7 +49,9 @@ def sample(
       the end included.
     end_ids: ids that end a sequence.
     num_decodes: independent draws per text.
-    rng: key for the draws, needed where the temperature is not 0.
+    rng: one key, or one per text `[batch]`; needed where the temperature is not
+      0. With a key per text, a text's draws depend neither on the batch that it
+      is in nor on its place there.
     temperature: divides the logits.
     top_k: if not 0, only the k likeliest tokens may be drawn.
     top_p: only the likeliest tokens up to this mass may be drawn.
@@ -67,15 +69,17 @@ def sample(
   if num_decodes > 1:
     memory = memory.repeat(num_decodes)
   rows = batch * num_decodes
+  keys = None
+  if temperature and rng is not None:
+    keys = divided_keys(row_keys(rng, batch), num_decodes).reshape(rows)
 
   def body(state: _State) -> _State:
     logits, memory = step(state.ids, state.memory)
     logits = logits.astype(jnp.float32)
-    if temperature and rng is not None:
+    if keys is not None:
       filtered = _filter(logits / temperature, top_k, top_p)
-      ids = jax.random.categorical(
-        jax.random.fold_in(rng, state.step), filtered
-      )
+      now = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
+      ids = jax.vmap(jax.random.categorical)(now, filtered)
     else:
       ids = jnp.argmax(logits, axis=-1)
     ids = jnp.where(state.done, PAD_ID, ids.astype(jnp.int32))
@@ -107,6 +111,32 @@ def sample(
     final.sequences.reshape(batch, num_decodes, -1),
     final.scores.reshape(batch, num_decodes),
   )
+
+
+def row_keys(rng: jax.Array, rows: int) -> jax.Array:
+  """One random key per row.
+
+  Args:
+    rng: one key `[]`, as `jax.random.key` or `PRNGKey` make it, from which each
+      row gets another; or one key per row `[rows]`, which stay as they are.
+    rows: number of rows.
+
+  Returns:
+    Keys `[rows]`.
+  """
+  if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    rng = jax.random.wrap_key_data(rng)
+  return rng if rng.ndim else divided_keys(rng[None], rows)[0]
+
+
+def divided_keys(keys: jax.Array, count: int) -> jax.Array:
+  """`count` keys of each key: `[rows]` to `[rows, count]`.
+
+  The first keys of a row do not depend on their count.
+  """
+  numbers = jnp.arange(count)
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  return jax.vmap(fold, (0, None))(keys, numbers)
 
 
 def is_end(ids: jax.Array, end_ids: Sequence[int]) -> jax.Array:
