@@ -31,7 +31,7 @@ import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import gin_utils, spread
+from hypertuning import gin_effect, gin_utils, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
@@ -181,6 +181,7 @@ def adapt(
         ):
           row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
           found.append({**row, metric: tested})
+        gin_effect.check_overridden()
       parts.append(jax.device_get(phi))
     whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     tuned[task.name] = whole, names
@@ -360,9 +361,7 @@ class _Test:
 
   def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
     outputs = eval_step.collect(
-      lambda batch, first: answer(
-        phi, batch, self._keys[first // self._tasks]
-      ),
+      lambda batch, first: answer(phi, batch, self._keys[first // self._tasks]),
       self._data.test,
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)

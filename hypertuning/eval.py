@@ -17,13 +17,14 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.eval', 'evaluate')
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from hypertuning import gin_utils, tables
+from hypertuning import gin_effect, gin_utils, tables
 from hypertuning.data import aggregation, lookup
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
@@ -119,18 +120,19 @@ def evaluate(
     eval_step.make_step(model, modes, decode, draws)
   )
 
+  def step(
+    name: str, batch: Mapping[str, jax.Array], first: int
+  ) -> Mapping[str, jax.Array]:
+    keys = eval_step.episode_keys(data.seed, name, first, batch_size)
+    return step_fn(params, frozen, batch, keys)
+
   results: list[Row] = []
   predictions: list[Row] = []
   for task, episodes in zip(tasks, datasets, strict=True):
     dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
-      lambda batch, first, name=task.name: step_fn(
-        params,
-        frozen,
-        batch,
-        eval_step.episode_keys(data.seed, name, first, batch_size),
-      ),
+      functools.partial(step, task.name),
       _watched(batches, task.name),
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
@@ -179,6 +181,7 @@ def _watched(
   progress = summaries.Progress(None, label=f'evaluating {name}')
   for batch in batches:
     yield batch
+    gin_effect.check_overridden()
     progress.update()
   progress.close()
 

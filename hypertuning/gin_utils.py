@@ -14,7 +14,7 @@ import gin
 from absl import app, flags
 from gin import config as gin_config
 
-from hypertuning import files, old_names, paths, quiet
+from hypertuning import files, gin_effect, old_names, paths, quiet
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -78,7 +78,10 @@ def run(module: str, function: str, configured: bool = True) -> None:
       parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
       target = getattr(imported, function)
-      call(target) if configured else target()
+      if not configured:
+        return target()
+      gin_effect.check_reached(target, _FLAGS.gin_bindings, _own_files())
+      call(target)
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr)
       sys.exit(2)
@@ -232,6 +235,14 @@ def save_config(folder: str, name: str = 'config.gin') -> None:
 def one_line(error: Exception) -> str:
   """An error's message without line breaks and gin's list of callers."""
   return ' '.join(str(error).split('\n  In call to configurable')[0].split())
+
+
+def _own_files() -> list[str]:
+  """The gin files of the command line that do not come with hypertuning."""
+  roots = [*_FLAGS.gin_search_paths, str(paths.data_root())]
+  found = [_find(file, roots).resolve() for file in _FLAGS.gin_file]
+  shipped = paths.data_root().resolve() / 'gin'
+  return [str(file) for file in found if shipped not in file.parents]
 
 
 def _rewrite(argument: str) -> str:

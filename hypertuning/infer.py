@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import gin_utils
+from hypertuning import gin_effect, gin_utils
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
@@ -125,6 +125,7 @@ def infer(
     phi, tokens, scores = jax.device_get(
       step_fn(params, frozen, part.batch, keys)
     )
+    gin_effect.check_overridden()
     for i, name in enumerate(part.names):
       if save_adapters:
         phis.setdefault(name, jax.tree.map(lambda x, i=i: x[i], phi))
@@ -157,7 +158,8 @@ def _make_step(model: HyperTuningModel) -> Any:
 
   Returns:
     A function `(params, frozen, batch, keys) -> (phi, tokens, scores)`; `keys`
-    are random keys `[episodes]`. Phi is generated once per episode, for all of its queries.
+    are random keys `[episodes]`. Phi is generated once per episode, for all of
+    its queries.
   """
 
   def step(

@@ -11,49 +11,20 @@ import re
 
 from gin import config as gin_config
 
-from hypertuning import files
+from hypertuning import files, gin_effect
 
-_MACRO = 'gin.macro'
 # No part of what a checkpoint is decoded or scored with.
 _LEFT_OUT = 'OPTIMIZER'
 
 
 def save(folder: str) -> None:
   """Writes `model.gin`; nothing where gin did not build the model."""
-  config = _reachable('MODEL')
+  config = {
+    key: {'value': None} if key == (_LEFT_OUT, gin_effect.MACRO) else bound
+    for key, bound in gin_effect.reachable(macros=['MODEL']).items()
+  }
   if config:
     files.write_text(folder, 'model.gin', _text(config))
-
-
-def _reachable(name: str) -> dict:
-  """All bindings that a macro's value can depend on."""
-  # Gin has no public way to read its configuration.
-  config = gin_config._CONFIG
-  found: dict = {}
-  scopes, selectors = {''}, set()
-  macros = {name}
-  size = -1
-  while size < len(found):  # a scope that is found late may open more bindings
-    size = len(found)
-    for (scope, selector), bound in config.items():
-      if selector == _MACRO:
-        applies = scope in macros
-      else:
-        parts = set(scope.split('/'))
-        applies = selector in selectors and parts <= scopes
-      if not applies or (scope, selector) in found:
-        continue
-      if (scope, selector) == (_LEFT_OUT, _MACRO):
-        bound = {'value': None}
-      found[scope, selector] = bound
-      for reference in gin_config.iterate_references(bound):
-        scope, _, _ = reference.scoped_selector.rpartition('/')
-        if reference.configurable.selector == _MACRO:
-          macros.add(scope)
-        else:
-          scopes.update(scope.split('/'))
-          selectors.add(reference.configurable.selector)
-  return found
 
 
 def _text(config: dict) -> str:

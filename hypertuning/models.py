@@ -283,7 +283,7 @@ class HyperTuningModel:
     rng: jax.Array | None = None,
     decoder_params: Mapping[str, Any] | None = None,
     return_all_decodes: bool = False,
-    num_decodes: int = 1,
+    num_decodes: int | None = None,
     flax_mutables: Tree | None = None,
     adapters: Adapters | str | None = GENERATE,
   ) -> tuple[jax.Array, dict[str, Any]]:
@@ -292,11 +292,12 @@ class HyperTuningModel:
     Args:
       params: trainable variables.
       batch: one batch of model features; targets give the length only.
-      rng: for sampling: one key, or one per episode `[episodes]`. With a key per
-        episode, what is drawn does not depend on the batch.
+      rng: for sampling: one key, or one per episode `[episodes]`, with which
+        what is drawn does not depend on the batch.
       decoder_params: further arguments of the decode function.
       return_all_decodes: whether to return all decodes, the best one last.
-      num_decodes: number of beams or samples per query.
+      num_decodes: number of beams or samples per query; None leaves it to the
+        decode function.
       flax_mutables: the collection `frozen`.
       adapters: see `score_batch`.
 
@@ -321,16 +322,17 @@ class HyperTuningModel:
       outputs: Any = self.module.apply(variables, ids, memory, method='step')
       return outputs
 
+    if num_decodes is not None:
+      decoder_params = {'num_decodes': num_decodes, **(decoder_params or {})}
     sequences, scores = self._decode_fn(
       step,
       memory,
       end_ids=self.text_format.end_ids if self.text_format else (),
-      num_decodes=num_decodes,
       rng=rng,
       **(decoder_params or {}),
     )
-    sequences = sequences.reshape(episodes, queries, num_decodes, length)
-    scores = scores.reshape(episodes, queries, num_decodes)
+    sequences = sequences.reshape(episodes, queries, -1, length)
+    scores = scores.reshape(episodes, queries, -1)
     if not return_all_decodes:
       sequences, scores = sequences[:, :, -1], scores[:, :, -1]
     aux: dict[str, Any] = {'scores': scores}

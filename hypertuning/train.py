@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_utils, model_config
+from hypertuning import gin_effect, gin_utils, model_config
 from hypertuning.engine import (
   batching,
   checkpoints,
@@ -126,6 +126,7 @@ def train(
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
   _print_counts(state)
 
+  gin_effect.check_overridden()
   checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
   try:
     if done is not None:

@@ -73,9 +73,9 @@ def with_phi(
       depend on the batch.
 
   Returns:
-    Adapters of the same shapes as `phi` (in the mode `random` with one row per
-    episode, also where all episodes share one phi), or None where the mode is `none` or
-    the model has no hypermodel.
+    Adapters of the same shapes as `phi`, or None where the mode is `none` or
+    the model has no hypermodel. In the mode `random` there is one row per
+    episode, also where all episodes share one phi.
   """
   if mode == NONE or phi is None:
     return None

@@ -7,7 +7,7 @@ ascending score: the best decode of a row is its last.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,10 +145,18 @@ def is_end(ids: jax.Array, end_ids: Sequence[int]) -> jax.Array:
 
 
 def greedy(
-  step: Step, memory: Memory, **kwargs: Any
+  step: Step,
+  memory: Memory,
+  *,
+  end_ids: Sequence[int],
+  num_decodes: int = 1,
+  rng: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """The likeliest token at every step; arguments and results as `sample`."""
-  return sample(step, memory, **kwargs, temperature=0.0)
+  del rng
+  return sample(
+    step, memory, end_ids=end_ids, num_decodes=num_decodes, temperature=0.0
+  )
 
 
 class _Beams(NamedTuple):
