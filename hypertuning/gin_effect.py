@@ -111,8 +111,14 @@ def check_overridden() -> None:
   called: dict[str, list[tuple[str, set[str]]]] = {}
   for (scope, selector), used in gin_config._OPERATIVE_CONFIG.items():
     called.setdefault(selector, []).append((scope, set(used)))
+  # What nothing refers to is the command itself, called from Python.
+  referred = {
+    reference.configurable.selector
+    for reference in gin_config.iterate_references(gin_config._CONFIG)
+  }
   for (scope, selector), bound in gin_config._CONFIG.items():
-    if selector == MACRO:
+    owners = {selector, selector.rpartition('.')[0]}
+    if selector == MACRO or not owners & referred:
       continue
     calls = [
       used
