@@ -229,7 +229,12 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
 
 def save_config(folder: str, name: str = 'config.gin') -> None:
   """Writes the resolved configuration into a folder, beside its results."""
-  files.write_text(folder, name, gin.config_str())
+  files.write_text(folder, name, config_text())
+
+
+def config_text() -> str:
+  """The resolved configuration, as `save_config` writes it."""
+  return gin.config_str()
 
 
 def one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.train', 'train')
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -24,10 +25,11 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_effect, gin_utils, model_config
+from hypertuning import gin_effect, gin_utils, locks, model_config
 from hypertuning.engine import (
   batching,
   checkpoints,
+  restarts,
   summaries,
   train_state,
   train_step,
@@ -96,9 +98,6 @@ def train(
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
   done = checkpoints.latest_step(model_dir)
-  if done is not None and done >= total_steps:
-    print(f'{model_dir}: finished, {done} of TRAIN_STEPS = {total_steps} done.')
-    return None
   for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
@@ -106,6 +105,14 @@ def train(
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None)
   data.check(model)
+  settings = restarts.settings(model, data, warm_start, random_seed)
+  if done is not None:
+    restarts.check(model_dir, settings)
+    if done >= total_steps:
+      print(
+        f'{model_dir}: finished, {done} of TRAIN_STEPS = {total_steps} done.'
+      )
+      return None
   batches = data.train_batches(model, partitioner)
   evaluate = None
   if eval_period:
@@ -127,13 +134,22 @@ def train(
   _print_counts(state)
 
   gin_effect.check_overridden()
-  checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
-  try:
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(locks.writing(model_dir, 'MODEL_DIR'))
+    if checkpoints.latest_step(model_dir) != done:
+      raise UserError(
+        f'MODEL_DIR = {model_dir!r}: another command has trained there in the '
+        'meantime; run this one again to go on from there.'
+      )
+    checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
+    stack.callback(checkpointer.close)
     if done is not None:
       saved, position = checkpointer.restore(done, state.as_saved())
       state = state.from_saved(saved)
       batches.move(position)
       print(f'Going on from step {done}.', file=sys.stderr)
+      restarts.keep_config(model_dir, done, gin_utils.config_text())
+    restarts.record(model_dir, settings)
     gin_utils.save_config(model_dir)
     model_config.save(model_dir)
     step_fn = partitioner.compile(
@@ -154,8 +170,6 @@ def train(
         'checkpoint': checkpoint_period,
       },
     ).run(state, batches)
-  finally:
-    checkpointer.close()
 
 
 class _Loop:

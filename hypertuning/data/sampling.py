@@ -7,7 +7,7 @@ and number, so that an iterator over the numbers can be saved and restored.
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,16 @@ class Table:
   most: Mapping[str, int]
   group: tf.Tensor
   label: tf.Tensor
+
+  def content(self) -> Iterator[bytes]:
+    """Tasks, rows and rates as bytes, in order."""
+    for array in (self.rate, self.query_span, self.shot_span):
+      yield array.numpy().tobytes()
+    for texts in (self.name, self.definition, self.inputs, self.targets):
+      yield from texts.numpy()
+    for values in self.extra.values():
+      yield values.row_splits.numpy().tobytes()
+      yield from values.values.numpy()
 
   def episodes(self, queries: int) -> list[int]:
     """For each task, how many episodes make every row a query once."""
