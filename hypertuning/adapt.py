@@ -31,11 +31,17 @@ import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import gin_effect, gin_utils, spread
+from hypertuning import gin_effect, gin_utils, locks, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
-from hypertuning.engine import batching, phi_tuning, summaries, train_state
+from hypertuning.engine import (
+  batching,
+  checkpoints,
+  phi_tuning,
+  summaries,
+  train_state,
+)
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -108,6 +114,7 @@ def adapt(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
+  checkpoints.refuse_run(output_dir, 'ADAPT_OUTPUT_DIR')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '
@@ -190,16 +197,17 @@ def adapt(
       task.name, found, len(names) * test_visits, metric, target
     )
   results += aggregation.averages(results)
-  for name, (whole, names) in tuned.items():
-    io.save(
-      whole,
-      os.path.join(output_dir, f'{name}.safetensors'),
-      model=str(checkpoint_path),
-      config={'tasks': names},
-    )
-  summaries.write_jsonl(output_dir, 'curves', curves)
-  summaries.write_jsonl(output_dir, 'results', results)
-  gin_utils.save_config(output_dir)
+  with locks.writing(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
+    for name, (whole, names) in tuned.items():
+      io.save(
+        whole,
+        os.path.join(output_dir, f'{name}.safetensors'),
+        model=str(checkpoint_path),
+        config={'tasks': names},
+      )
+    summaries.write_jsonl(output_dir, 'curves', curves)
+    summaries.write_jsonl(output_dir, 'results', results)
+    gin_utils.save_config(output_dir)
   columns = ('task', 'phi', 'episodes', 'loss', metric, *_TO_TARGET)
   print(scoring.table(results, columns))
   return results

@@ -24,9 +24,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import gin_effect, gin_utils, tables
+from hypertuning import gin_effect, gin_utils, locks, tables
 from hypertuning.data import aggregation, lookup
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, checkpoints, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -85,6 +85,7 @@ def evaluate(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
+  checkpoints.refuse_run(output_dir, 'EVAL_OUTPUT_DIR')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
@@ -167,9 +168,11 @@ def evaluate(
       results.append(row)
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
-  summaries.write_jsonl(output_dir, 'predictions', predictions)
-  summaries.write_jsonl(output_dir, 'results', results)
-  gin_utils.save_config(output_dir)
+  gin_effect.check_overridden()
+  with locks.writing(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
+    summaries.write_jsonl(output_dir, 'predictions', predictions)
+    summaries.write_jsonl(output_dir, 'results', results)
+    gin_utils.save_config(output_dir)
   print(scoring.table(results))
   return results
 

@@ -27,11 +27,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import gin_effect, gin_utils
+from hypertuning import gin_effect, gin_utils, locks
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, checkpoints, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -93,6 +93,7 @@ def infer(
     UserError: the input is bad; the message names the binding, file or line at
       fault.
   """
+  checkpoints.refuse_run(output_dir, 'INFER_OUTPUT_DIR')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
@@ -140,15 +141,16 @@ def infer(
         )
     progress.update(answers=len(rows))
   progress.close()
-  if save_adapters:
-    io.save(
-      jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
-      os.path.join(output_dir, 'adapters.safetensors'),
-      model=str(checkpoint_path),
-      config={'episodes': list(phis)},
-    )
-  summaries.write_jsonl(output_dir, 'predictions', rows)
-  gin_utils.save_config(output_dir)
+  with locks.writing(output_dir, 'INFER_OUTPUT_DIR', wait=True):
+    if save_adapters:
+      io.save(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
+        os.path.join(output_dir, 'adapters.safetensors'),
+        model=str(checkpoint_path),
+        config={'episodes': list(phis)},
+      )
+    summaries.write_jsonl(output_dir, 'predictions', rows)
+    gin_utils.save_config(output_dir)
   print(f'{len(rows)} answers in {output_dir}/predictions.jsonl')
   return rows
 

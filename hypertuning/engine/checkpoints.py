@@ -9,6 +9,7 @@ format or in its own.
 
 import itertools
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
 _PREFIX = 'checkpoint'
+# The files of a checkpoint go one by one: what lacks some may be about to go.
+_DELETION_SECONDS = 0.5
 # Rules of `fill` for two kinds of checkpoint: that of the whole model, and that
 # of a public T5, which becomes the downstream model.
 SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
@@ -139,6 +142,25 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   return steps[max(steps)]
 
 
+def refuse_run(folder: str, binding: str) -> None:
+  """Refuses the folder of a run as that of other results.
+
+  They would replace the run's `config.gin`, which says how it was trained.
+
+  Args:
+    folder: folder that gets the results.
+    binding: name that the user bound it to.
+
+  Raises:
+    UserError: the folder has checkpoints.
+  """
+  if latest_step(folder) is not None:
+    raise UserError(
+      f'{binding} = {folder!r}: is the folder of a run, whose config.gin would '
+      'be overwritten; give another, such as a folder in it.'
+    )
+
+
 def check_teacher(needed: bool, path: str | None, initial: str | None) -> None:
   """Refuses a teacher without weights, and weights without a teacher.
 
@@ -173,6 +195,20 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
     'decoder': ...}`.
   """
   folder = find(path, binding)
+  try:
+    return _variables(folder)
+  except Exception:
+    # A training that goes on deletes old checkpoints, also while they are read;
+    # its last one is read instead, unless the path names one of them.
+    time.sleep(_DELETION_SECONDS)
+    found = find(path, binding)
+    if found == folder:
+      raise
+    return _variables(found)
+
+
+def _variables(folder: epath.Path) -> dict:
+  """All variables of the checkpoint in a folder, see `restore_variables`."""
   if t5x_format.is_checkpoint(folder):
     saved = t5x_format.read(folder)
   else:
