@@ -37,8 +37,8 @@ from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.engine import (
   batching,
-  checkpoints,
   phi_tuning,
+  restarts,
   summaries,
   train_state,
 )
@@ -114,7 +114,7 @@ def adapt(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
-  checkpoints.refuse_run(output_dir, 'ADAPT_OUTPUT_DIR')
+  restarts.refuse_run(output_dir, 'ADAPT_OUTPUT_DIR')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '
@@ -177,7 +177,7 @@ def adapt(
       )
       start = tuner.start(group_data.start, draws)
       if start_adapters:
-        start = _from_file(start_adapters, start, first, names)
+        start = phi_tuning.from_file(start_adapters, start, first, names)
       test = _Test(task, group_data, group, metric, data.seed)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
@@ -389,32 +389,3 @@ class _Test:
       loss = -float(outputs['score'][mine].sum() / max(tokens, 1))
       found.append((loss, values[self._metric]))
     return found
-
-
-def _from_file(
-  path: str, expected: Adapters, first: int, names: Sequence[str]
-) -> Adapters:
-  """The adapters of a file for the group of tasks that starts at `first`."""
-  count = jax.tree.leaves(expected)[0].shape[0]
-  header = io.read_header(path)
-  rows = next(iter(header.shapes.values()))[0]
-  if rows not in (1, len(names)):
-    raise UserError(
-      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
-      f'{len(names)} are needed, one per task.'
-    )
-  tasks = header.config.get('tasks', ['unknown'])
-  if rows > 1 and tasks != names:
-    raise UserError(
-      f'START_ADAPTERS = {path!r}: of other tasks ({tasks[0]!r}, ...) than '
-      f'these ({names[0]!r}, ...).'
-    )
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected
-  )
-  loaded = io.load(path, expected=shapes)
-  # A file may hold bfloat16; the adapters are tuned in float32 all the same.
-  loaded = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), loaded, shapes)
-  if rows == 1:
-    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)
-  return jax.tree.map(lambda x: x[first : first + count], loaded)

@@ -26,7 +26,7 @@ import numpy as np
 
 from hypertuning import gin_effect, gin_utils, locks, tables
 from hypertuning.data import aggregation, lookup
-from hypertuning.engine import batching, checkpoints, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -85,7 +85,7 @@ def evaluate(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
-  checkpoints.refuse_run(output_dir, 'EVAL_OUTPUT_DIR')
+  restarts.refuse_run(output_dir, 'EVAL_OUTPUT_DIR')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)

@@ -20,13 +20,17 @@ _Key = tuple[str, str]  # a scope, and the full name of a function
 
 
 def reachable(
-  macros: Collection[str] = (), selectors: Collection[str] = ()
+  macros: Collection[str] = (),
+  selectors: Collection[str] = (),
+  without: str = '',
 ) -> dict[_Key, dict[str, Any]]:
   """All bindings that macros, or calls of functions, can depend on.
 
   Args:
     macros: names of macros.
     selectors: full names of functions, as gin registers them.
+    without: name of a macro whose value is not looked into, and is None in the
+      result.
 
   Returns:
     The part of gin's configuration that they can depend on.
@@ -47,6 +51,8 @@ def reachable(
         applies = bool(owners & functions) and set(scope.split('/')) <= scopes
       if not applies or (scope, selector) in found:
         continue
+      if (scope, selector) == (without, MACRO):
+        bound = {'value': None}
       found[scope, selector] = bound
       for reference in gin_config.iterate_references(bound):
         scope, _, _ = reference.scoped_selector.rpartition('/')

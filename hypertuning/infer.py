@@ -31,7 +31,7 @@ from hypertuning import gin_effect, gin_utils, locks
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
-from hypertuning.engine import batching, checkpoints, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -93,7 +93,7 @@ def infer(
     UserError: the input is bad; the message names the binding, file or line at
       fault.
   """
-  checkpoints.refuse_run(output_dir, 'INFER_OUTPUT_DIR')
+  restarts.refuse_run(output_dir, 'INFER_OUTPUT_DIR')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:

@@ -19,10 +19,7 @@ _LEFT_OUT = 'OPTIMIZER'
 
 def save(folder: str) -> None:
   """Writes `model.gin`; nothing where gin did not build the model."""
-  config = {
-    key: {'value': None} if key == (_LEFT_OUT, gin_effect.MACRO) else bound
-    for key, bound in gin_effect.reachable(macros=['MODEL']).items()
-  }
+  config = gin_effect.reachable(macros=['MODEL'], without=_LEFT_OUT)
   if config:
     files.write_text(folder, 'model.gin', _text(config))
 

@@ -292,12 +292,10 @@ class HyperTuningModel:
     Args:
       params: trainable variables.
       batch: one batch of model features; targets give the length only.
-      rng: for sampling: one key, or one per episode `[episodes]`, with which
-        what is drawn does not depend on the batch.
+      rng: for sampling: one key, or one per episode `[episodes]`.
       decoder_params: further arguments of the decode function.
       return_all_decodes: whether to return all decodes, the best one last.
-      num_decodes: number of beams or samples per query; None leaves it to the
-        decode function.
+      num_decodes: beams or samples per query; None: as the decode function has.
       flax_mutables: the collection `frozen`.
       adapters: see `score_batch`.
 
@@ -314,10 +312,6 @@ class HyperTuningModel:
       variables, batch['input_tokens'], adapters, length, method='start'
     )
 
-    if rng is not None:
-      keys = decoding.row_keys(rng, episodes)
-      rng = decoding.divided_keys(keys, queries).reshape(-1)
-
     def step(ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
       outputs: Any = self.module.apply(variables, ids, memory, method='step')
       return outputs
@@ -328,7 +322,7 @@ class HyperTuningModel:
       step,
       memory,
       end_ids=self.text_format.end_ids if self.text_format else (),
-      rng=rng,
+      rng=decoding.query_keys(rng, episodes, queries),
       **(decoder_params or {}),
     )
     sequences = sequences.reshape(episodes, queries, -1, length)

@@ -37,7 +37,7 @@ def describe(
   for task in lookup.members(name):
     if split not in task.splits:
       continue
-    settings = [_preprocessors(task)]
+    settings: list[Any] = [_preprocessors(task)]
     if isinstance(chosen, seqio.Mixture):
       settings.append(chosen.get_rate(task))
     if isinstance(task.source, EpisodeSource) and not use_cached:

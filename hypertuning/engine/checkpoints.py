@@ -24,8 +24,6 @@ from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
 _PREFIX = 'checkpoint'
-# The files of a checkpoint go one by one: what lacks some may be about to go.
-_DELETION_SECONDS = 0.5
 # Rules of `fill` for two kinds of checkpoint: that of the whole model, and that
 # of a public T5, which becomes the downstream model.
 SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
@@ -142,25 +140,6 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   return steps[max(steps)]
 
 
-def refuse_run(folder: str, binding: str) -> None:
-  """Refuses the folder of a run as that of other results.
-
-  They would replace the run's `config.gin`, which says how it was trained.
-
-  Args:
-    folder: folder that gets the results.
-    binding: name that the user bound it to.
-
-  Raises:
-    UserError: the folder has checkpoints.
-  """
-  if latest_step(folder) is not None:
-    raise UserError(
-      f'{binding} = {folder!r}: is the folder of a run, whose config.gin would '
-      'be overwritten; give another, such as a folder in it.'
-    )
-
-
 def check_teacher(needed: bool, path: str | None, initial: str | None) -> None:
   """Refuses a teacher without weights, and weights without a teacher.
 
@@ -198,13 +177,10 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
   try:
     return _variables(folder)
   except Exception:
-    # A training that goes on deletes old checkpoints, also while they are read;
-    # its last one is read instead, unless the path names one of them.
-    time.sleep(_DELETION_SECONDS)
-    found = find(path, binding)
-    if found == folder:
+    time.sleep(0.5)  # a training may be deleting it, file after file
+    if (newest := find(path, binding)) == folder:
       raise
-    return _variables(found)
+    return _variables(newest)
 
 
 def _variables(folder: epath.Path) -> dict:

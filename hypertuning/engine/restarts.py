@@ -137,6 +137,25 @@ def keep_config(model_dir: str, step: int, text: str) -> None:
     files.write_text(model_dir, name, path.read_text())
 
 
+def refuse_run(folder: str, binding: str) -> None:
+  """Refuses the folder of a run as that of other results.
+
+  They would replace the run's `config.gin`, which says how it was trained.
+
+  Args:
+    folder: folder that gets the results.
+    binding: name that the user bound it to.
+
+  Raises:
+    UserError: the folder has checkpoints.
+  """
+  if checkpoints.latest_step(folder) is not None:
+    raise UserError(
+      f'{binding} = {folder!r}: is the folder of a run, whose config.gin would '
+      'be overwritten; give another, such as a folder in it.'
+    )
+
+
 def _has_moved(name: str, before: str, now: str) -> bool:
   """Whether a setting is a checkpoint that was moved since the run started.
 

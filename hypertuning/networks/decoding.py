@@ -129,6 +129,21 @@ def row_keys(rng: jax.Array, rows: int) -> jax.Array:
   return rng if rng.ndim else divided_keys(rng[None], rows)[0]
 
 
+def query_keys(
+  rng: jax.Array | None, episodes: int, queries: int
+) -> jax.Array | None:
+  """One random key per query `[episodes * queries]`; None without a key.
+
+  Args:
+    rng: None, one key, or one per episode `[episodes]`.
+    episodes: number of episodes.
+    queries: number of queries per episode.
+  """
+  if rng is None:
+    return None
+  return divided_keys(row_keys(rng, episodes), queries).reshape(-1)
+
+
 def divided_keys(keys: jax.Array, count: int) -> jax.Array:
   """`count` keys of each key: `[rows]` to `[rows, count]`.
 
