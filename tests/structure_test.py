@@ -26,13 +26,17 @@ LAYERS = {
   'paths': set(),
   'padding': set(),
   'files': set(),
+  'gin_effect': {'errors'},
+  'locks': {'errors'},
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
   'trees': set(),
   'old_names': {'errors'},
-  'gin_utils': {'errors', 'files', 'paths', 'old_names', 'quiet'},
-  'model_config': {'files'},
+  'gin_utils': {
+    *('errors', 'files', 'gin_effect', 'paths', 'old_names', 'quiet'),
+  },
+  'model_config': {'files', 'gin_effect'},
   'adapters': {'errors', 'trees'},
   'networks': {'errors', 'padding', 'adapters'},
   'hypermodels': {'errors', 'padding', 'adapters', 'networks'},
@@ -45,6 +49,7 @@ LAYERS = {
   },
   'evaluation': {
     *('errors', 'spread', 'tables', 'adapters', 'data', 'models'),
+    'networks',
   },
   'engine': {
     'errors',
