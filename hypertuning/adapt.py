@@ -24,16 +24,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import files, gin_utils, spread
+from hypertuning import files, gin_effect, gin_utils, locks, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
-from hypertuning.engine import batching, phi_tuning, summaries, train_state
+from hypertuning.engine import (
+  batching,
+  phi_tuning,
+  restarts,
+  summaries,
+  train_state,
+)
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -74,8 +81,8 @@ def adapt(
     data: seqio tasks of episodes, and the split whose tasks are tuned: one that
       was not trained on. The batch size is the number of tasks that are tuned
       side by side. A step asks each of them as many queries as the lengths of
-      `inputs` have room for. The seed draws random starting weights and the
-      order in which the rows of a task are asked.
+      `inputs` have room for. The seed draws random starting weights, the
+      order in which the rows of a task are asked, and sampled text.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are tuned.
     total_steps: number of tuning steps per task.
@@ -107,6 +114,7 @@ def adapt(
     UserError: the input is bad; the message names the binding or file at fault.
   """
   folder = files.check_writable(output_dir, 'ADAPT_OUTPUT_DIR')
+  restarts.refuse_run(output_dir, 'ADAPT_OUTPUT_DIR')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '
@@ -170,8 +178,8 @@ def adapt(
       questions += scoring.number_of(group_data.targets)
       start = tuner.start(group_data.start, draws)
       if start_adapters:
-        start = _from_file(start_adapters, start, first, names)
-      test = _Test(task, group_data, len(group), metric)
+        start = phi_tuning.from_file(start_adapters, start, first, names)
+      test = _Test(task, group_data, group, metric, data.seed)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
         start, group_data.train, total_steps, eval_period, label
@@ -182,6 +190,7 @@ def adapt(
           scoring.check_loss(name, step, loss)
           row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
           task_curves.append({**row, metric: metric_value})
+        gin_effect.check_overridden()
       parts.append(jax.device_get(phi))
     whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     tuned[task.name] = whole, names
@@ -189,13 +198,14 @@ def adapt(
     sizes = {'episodes': len(names) * test_visits, 'questions': questions}
     results += summarize(task.name, task_curves, sizes, metric, target)
   results += aggregation.averages(results)
-  files.remove(output_dir, 'results.jsonl')
-  gin_utils.save_config(output_dir)
-  for name, (whole, names) in tuned.items():
-    file = folder / f'{name}.safetensors'
-    io.save(whole, file, model=str(checkpoint_path), config={'tasks': names})
-  summaries.write_jsonl(output_dir, 'curves', curves)
-  summaries.write_jsonl(output_dir, 'results', results)
+  with locks.writing(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
+    files.remove(output_dir, 'results.jsonl')
+    gin_utils.save_config(output_dir)
+    for name, (whole, names) in tuned.items():
+      file = folder / f'{name}.safetensors'
+      io.save(whole, file, model=str(checkpoint_path), config={'tasks': names})
+    summaries.write_jsonl(output_dir, 'curves', curves)
+    summaries.write_jsonl(output_dir, 'results', results)
   columns = ('task', 'phi', 'episodes', 'questions', 'loss', metric)
   print(scoring.table(results, (*columns, *_TO_TARGET)))
   return results
@@ -338,14 +348,26 @@ class _Test:
   """Measures the loss and the metric of every task, with any adapters."""
 
   def __init__(
-    self, task: seqio.Task, data: _Data, tasks: int, metric: str
+    self,
+    task: seqio.Task,
+    data: _Data,
+    names: Sequence[str],
+    metric: str,
+    seed: int,
   ) -> None:
     self._task, self._data = task, data
-    self._tasks, self._metric = tasks, metric
+    self._tasks, self._metric = len(names), metric
+    # One key per task and visit: neither the group that a task is tuned in nor
+    # the step that is tested changes what is drawn.
+    keys = [
+      eval_step.episode_keys(seed, name, 0, len(data.test)) for name in names
+    ]
+    self._keys = jnp.stack(keys, axis=1)
 
   def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
     outputs = eval_step.collect(
-      lambda batch: answer(phi, batch), self._data.test
+      lambda batch, first: answer(phi, batch, self._keys[first // self._tasks]),
+      self._data.test,
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)
     texts = scoring.by_episode(outputs['text'], counts)
@@ -364,32 +386,3 @@ class _Test:
       loss = -float(outputs['score'][mine].sum() / max(tokens, 1))
       results.append((loss, values[self._metric]))
     return results
-
-
-def _from_file(
-  path: str, own_adapters: Adapters, first: int, names: Sequence[str]
-) -> Adapters:
-  """The adapters of a file for the group of tasks that starts at `first`."""
-  count = jax.tree.leaves(own_adapters)[0].shape[0]
-  header = io.read_header(path)
-  rows = next(iter(header.shapes.values()))[0]
-  if rows not in (1, len(names)):
-    raise UserError(
-      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
-      f'{len(names)} are needed, one per task.'
-    )
-  tasks = header.config.get('tasks', ['unknown'])
-  if rows > 1 and tasks != names:
-    raise UserError(
-      f'START_ADAPTERS = {path!r}: of other tasks ({tasks[0]!r}, ...) than '
-      f'these ({names[0]!r}, ...).'
-    )
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), own_adapters
-  )
-  adapters = io.load(path, expected=shapes)
-  # A file may hold bfloat16; the adapters are tuned in float32 all the same.
-  adapters = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), adapters, shapes)
-  if rows == 1:
-    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), adapters)
-  return jax.tree.map(lambda x: x[first : first + count], adapters)

@@ -17,6 +17,7 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.eval', 'evaluate')
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,9 +25,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import files, gin_utils, tables
+from hypertuning import files, gin_effect, gin_utils, locks, tables
 from hypertuning.data import aggregation, lookup
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -59,7 +60,8 @@ def evaluate(
   Args:
     model: the model that the checkpoint was saved from.
     data: the episodes, from a split whose tasks were not trained on. Its seed
-      also seeds sampled decoding.
+      also seeds sampled decoding and the noise of the phi mode 'random': an
+      episode's random numbers depend on the seed, its task and its number.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are evaluated.
     partitioner: the devices, and how the model and the batches are divided over
@@ -87,6 +89,7 @@ def evaluate(
     UserError: the input is bad; the message names the binding or file at fault.
   """
   files.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
+  restarts.refuse_run(output_dir, 'EVAL_OUTPUT_DIR')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
@@ -119,8 +122,8 @@ def evaluate(
     scoring.questions_of(task, dataset.take(limit), data.lengths['targets'][0])
     for task, dataset in zip(tasks, datasets, strict=True)
   ]
-  for task, found in zip(tasks, questions, strict=True):
-    _check_draws(task.name, found.targets, draws)
+  for task, task_questions in zip(tasks, questions, strict=True):
+    _check_draws(task.name, task_questions.targets, draws)
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
@@ -128,18 +131,25 @@ def evaluate(
   step_fn = partitioner.compile(
     eval_step.make_step(model, modes, decode, draws)
   )
-  rng = jax.random.key(data.seed)
+
+  def step(
+    name: str, batch: Mapping[str, jax.Array], first: int
+  ) -> Mapping[str, jax.Array]:
+    keys = eval_step.episode_keys(data.seed, name, first, batch_size)
+    return step_fn(params, frozen, batch, keys)
 
   results: list[Row] = []
   predictions: list[Row] = []
-  for task, episodes, found in zip(tasks, datasets, questions, strict=True):
+  for task, episodes, task_questions in zip(
+    tasks, datasets, questions, strict=True
+  ):
     dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
-      lambda batch: step_fn(params, frozen, batch, rng),
+      functools.partial(step, task.name),
       _with_progress(batches, task.name),
     )
-    targets, counts, numbers, sources = found
+    targets, counts, numbers, sources = task_questions
     answered = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
     if answered.tolist() != counts:
       raise UserError(
@@ -187,10 +197,12 @@ def evaluate(
       results.append(row)
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
-  files.remove(output_dir, 'results.jsonl')
-  gin_utils.save_config(output_dir)
-  summaries.write_jsonl(output_dir, 'predictions', predictions)
-  summaries.write_jsonl(output_dir, 'results', results)
+  gin_effect.check_overridden()
+  with locks.writing(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
+    files.remove(output_dir, 'results.jsonl')
+    gin_utils.save_config(output_dir)
+    summaries.write_jsonl(output_dir, 'predictions', predictions)
+    summaries.write_jsonl(output_dir, 'results', results)
   print(scoring.table(results))
   return results
 
@@ -202,6 +214,7 @@ def _with_progress(
   progress = summaries.Progress(None, label=f'evaluating {name}')
   for batch in batches:
     yield batch
+    gin_effect.check_overridden()
     progress.update()
   progress.close()
 

@@ -278,7 +278,7 @@ class Mirror:
         self._sizes[file.name] = size
 
 
-def lock_file(path: str | os.PathLike) -> pathlib.Path:
+def lock_file(path: str | os.PathLike, name: str = '.lock') -> pathlib.Path:
   """The file whose lock guards a folder.
 
   A bucket has no locks. The lock of a folder there is on this disk, and keeps
@@ -286,11 +286,13 @@ def lock_file(path: str | os.PathLike) -> pathlib.Path:
 
   Args:
     path: see `folder`.
+    name: name of the file in a folder on a disk; a folder has one lock per
+      name.
   """
   place = folder(path)
   if not is_remote(place):
-    return pathlib.Path(place, '.lock')
-  digest = hashlib.sha256(os.fspath(place).encode()).hexdigest()[:32]
+    return pathlib.Path(place, name)
+  digest = hashlib.sha256(f'{place}/{name}'.encode()).hexdigest()[:32]
   locks = pathlib.Path(tempfile.gettempdir(), f'hypertuning-{os.getuid()}')
   locks.mkdir(exist_ok=True)
   return locks / f'{digest}.lock'

@@ -15,7 +15,14 @@ import gin
 from absl import app, flags
 from gin import config as gin_config
 
-from hypertuning import files, old_names, paths, quiet, text_files
+from hypertuning import (
+  files,
+  gin_effect,
+  old_names,
+  paths,
+  quiet,
+  text_files,
+)
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -81,7 +88,10 @@ def run(module: str, function: str, configured: bool = True) -> None:
       parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
       target = getattr(imported, function)
-      call(target) if configured else target()
+      if not configured:
+        return target()
+      gin_effect.check_reached(target, _FLAGS.gin_bindings, _own_files())
+      call(target)
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr)
       sys.exit(2)
@@ -232,12 +242,25 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
 
 def save_config(folder: str, name: str = 'config.gin') -> None:
   """Writes the resolved configuration into a folder, beside its results."""
-  files.write_text(folder, name, gin.config_str())
+  files.write_text(folder, name, config_text())
+
+
+def config_text() -> str:
+  """The resolved configuration, as `save_config` writes it."""
+  return gin.config_str()
 
 
 def one_line(error: Exception) -> str:
   """An error's message without line breaks and gin's list of callers."""
   return ' '.join(str(error).split('\n  In call to configurable')[0].split())
+
+
+def _own_files() -> list[str]:
+  """The gin files of the command line that do not come with hypertuning."""
+  roots = [*_FLAGS.gin_search_paths, str(paths.data_root())]
+  found = [_find(file, roots).resolve() for file in _FLAGS.gin_file]
+  shipped = paths.data_root().resolve() / 'gin'
+  return [str(file) for file in found if shipped not in file.parents]
 
 
 def _rewrite(argument: str) -> str:

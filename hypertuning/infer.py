@@ -27,14 +27,15 @@ import jax
 import numpy as np
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import files, gin_utils
+from hypertuning import files, gin_effect, gin_utils, locks
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
+from hypertuning.evaluation import eval_step
 from hypertuning.models import HyperTuningModel
 
 
@@ -93,6 +94,7 @@ def infer(
       fault.
   """
   folder = files.check_writable(output_dir, 'INFER_OUTPUT_DIR')
+  restarts.refuse_run(output_dir, 'INFER_OUTPUT_DIR')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
@@ -113,15 +115,19 @@ def infer(
     model, data.shapes(model), partitioner, checkpoint_path
   )
   step_fn = partitioner.compile(_make_step(model, save_adapters))
-  rng = jax.random.key(data.seed)
 
   rows: list[dict[str, Any]] = []
   phis: dict[int, Any] = {}
   progress = summaries.Progress(None, label='answering')
-  for part in parts:
-    phi, tokens, scores = jax.device_get(
-      step_fn(params, frozen, part.batch, rng)
+  for number, part in enumerate(parts):
+    # One key per episode: what is drawn does not depend on the batch size.
+    keys = eval_step.episode_keys(
+      data.seed, data.name or '', number * data.batch_size, data.batch_size
     )
+    phi, tokens, scores = jax.device_get(
+      step_fn(params, frozen, part.batch, keys)
+    )
+    gin_effect.check_overridden()
     for i, name in enumerate(part.names):
       if save_adapters:
         phis.setdefault(name, jax.tree.map(lambda x, i=i: x[i], phi))
@@ -141,16 +147,17 @@ def infer(
         )
     progress.update(answers=len(rows))
   progress.close()
-  files.remove(output_dir, 'predictions.jsonl')
-  gin_utils.save_config(output_dir)
-  if save_adapters:
-    io.save(
-      jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
-      folder / 'adapters.safetensors',
-      model=str(checkpoint_path),
-      config={'episodes': list(phis)},
-    )
-  summaries.write_jsonl(output_dir, 'predictions', rows)
+  with locks.writing(output_dir, 'INFER_OUTPUT_DIR', wait=True):
+    files.remove(output_dir, 'predictions.jsonl')
+    gin_utils.save_config(output_dir)
+    if save_adapters:
+      io.save(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
+        folder / 'adapters.safetensors',
+        model=str(checkpoint_path),
+        config={'episodes': list(phis)},
+      )
+    summaries.write_jsonl(output_dir, 'predictions', rows)
   print(f'{len(rows)} answers in {folder}/predictions.jsonl')
   return rows
 
@@ -163,22 +170,23 @@ def _make_step(model: HyperTuningModel, returns_phi: bool) -> Any:
     returns_phi: whether the function returns phi; the model needs a hypermodel.
 
   Returns:
-    A function `(params, frozen, batch, rng) -> (phi, tokens, scores)`. Phi is
-    generated once per episode, for all of its queries. It is returned with a
-    row per episode, even if they all share it; None without `returns_phi`.
+    A function `(params, frozen, batch, keys) -> (phi, tokens, scores)`; `keys`
+    are random keys `[episodes]`. Phi is generated once per episode, for all of
+    its queries. It is returned with a row per episode, even if they all share
+    it; None without `returns_phi`.
   """
 
   def step(
-    params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
+    params: Any, frozen: Any, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> tuple[Any, jax.Array, jax.Array]:
     phi = model.generate_adapters(params, batch, {'frozen': frozen})
     # The targets' scores are not read, so the compiler leaves them out.
-    answer = model.answer(params, frozen, batch, phi, rng)
-    kept = None
+    answer = model.answer(params, frozen, batch, phi, keys)
+    phi_rows = None
     if returns_phi:
       assert phi is not None
-      kept = adapters_lib.expand(phi, len(batch['input_tokens']))
-    return kept, answer['text'], answer['text_score']
+      phi_rows = adapters_lib.expand(phi, len(batch['input_tokens']))
+    return phi_rows, answer['text'], answer['text_score']
 
   return step
 

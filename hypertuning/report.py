@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from etils import epath
 
-from hypertuning import files
+from hypertuning import files, gin_effect
 from hypertuning.errors import UserError
 from hypertuning.reporting import page, sweep_results
 from hypertuning.reporting.sections import Section
@@ -71,6 +71,7 @@ def report(
           f'report.sections: two {kind} are called {name!r}; bind another name '
           'for one of them.'
         )
+  gin_effect.check_overridden()
   for table in tables:
     files.write_text(sweep_dir, f'{table.name}.md', page.markdown(table))
     records = page.as_csv(table.records)

@@ -14,6 +14,7 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.train', 'train')
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -23,11 +24,12 @@ from typing import Any
 
 import jax
 
-from hypertuning import files, gin_utils, model_config
+from hypertuning import files, gin_effect, gin_utils, locks, model_config
 from hypertuning.engine import (
   batching,
   checkpoint_folders,
   checkpoints,
+  restarts,
   summaries,
   train_state,
   train_step,
@@ -96,14 +98,11 @@ def train(
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
   latest_step = checkpoint_folders.latest_step(model_dir)
-  if latest_step is not None and latest_step >= total_steps:
-    print(
-      f'{model_dir}: finished, {latest_step} of TRAIN_STEPS = {total_steps} '
-      'done.'
-    )
-    return None
-  folder = files.check_writable(model_dir, 'MODEL_DIR')
-  checkpoint_folders.check_saving(folder)
+  is_finished = latest_step is not None and latest_step >= total_steps
+  folder = files.folder(model_dir, 'MODEL_DIR')
+  if not is_finished:
+    files.check_writable(model_dir, 'MODEL_DIR')
+    checkpoint_folders.check_saving(folder)
   for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
     if value < 1:
       raise UserError(f'{name} = {value}: must be 1 or more.')
@@ -111,6 +110,15 @@ def train(
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None)
   data.check(model)
+  settings = restarts.settings(model, data, warm_start, random_seed)
+  if latest_step is not None:
+    restarts.check(model_dir, settings)
+  if is_finished:
+    print(
+      f'{model_dir}: finished, {latest_step} of TRAIN_STEPS = {total_steps} '
+      'done.'
+    )
+    return None
   batches = data.train_batches(model, partitioner)
   evaluate = None
   if eval_period:
@@ -140,8 +148,16 @@ def train(
   )
   _print_counts(state)
 
-  checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
-  try:
+  gin_effect.check_overridden()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(locks.writing(model_dir, 'MODEL_DIR'))
+    if checkpoint_folders.latest_step(model_dir) != latest_step:
+      raise UserError(
+        f'MODEL_DIR = {model_dir!r}: another command has trained there in the '
+        'meantime; run this one again to go on from there.'
+      )
+    checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
+    stack.callback(checkpointer.close)
     if latest_step is not None:
       saved_state, position = checkpointer.restore(
         latest_step, state.as_saved()
@@ -149,6 +165,8 @@ def train(
       state = state.from_saved(saved_state)
       batches.move(position)
       print(f'Going on from step {latest_step}.', file=sys.stderr)
+      restarts.keep_config(model_dir, latest_step, gin_utils.config_text())
+    restarts.record(model_dir, settings)
     gin_utils.save_config(model_dir)
     model_config.save(model_dir)
     step_fn = partitioner.compile(
@@ -169,8 +187,6 @@ def train(
         'checkpoint': checkpoint_period,
       },
     ).run(state, batches)
-  finally:
-    checkpointer.close()
 
 
 class _Loop:
@@ -284,8 +300,11 @@ def _make_evaluate(
 
   def evaluate(state: TrainState) -> dict[str, float]:
     outputs = eval_step.collect(
-      lambda batch: step_fn(
-        state.params, state.frozen, batch, jax.random.key(0)
+      lambda batch, first: step_fn(
+        state.params,
+        state.frozen,
+        batch,
+        eval_step.episode_keys(0, '', first, len(batch['is_real'])),
       ),
       batching.on_devices(dataset, partitioner.batch, count),
     )

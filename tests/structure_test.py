@@ -27,15 +27,18 @@ LAYERS = {
   'padding': set(),
   'text_files': {'errors'},
   'files': {'errors'},
+  'gin_effect': {'errors'},
+  'locks': {'errors', 'files'},
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
   'trees': set(),
   'old_names': {'errors'},
   'gin_utils': {
-    *('errors', 'files', 'text_files', 'paths', 'old_names', 'quiet'),
+    *('errors', 'files', 'text_files', 'gin_effect', 'paths', 'old_names'),
+    'quiet',
   },
-  'model_config': {'files'},
+  'model_config': {'files', 'gin_effect'},
   'adapters': {'errors', 'files', 'text_files', 'trees'},
   'networks': {'errors', 'padding', 'adapters'},
   'hypermodels': {'errors', 'padding', 'adapters', 'networks'},
@@ -48,6 +51,7 @@ LAYERS = {
   },
   'evaluation': {
     *('errors', 'padding', 'spread', 'tables', 'adapters', 'data', 'models'),
+    'networks',
   },
   'engine': {
     'errors',

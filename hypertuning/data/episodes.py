@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -187,6 +187,22 @@ class EpisodeSource(seqio.DataSource):
     other = copy.copy(self)
     other._first = first
     return other
+
+  def describe(self, split: str) -> tuple[Iterator[bytes], str]:
+    """What the episodes of a split are drawn from.
+
+    Returns:
+      The split's tasks and rows as bytes, and the settings of the episodes.
+    """
+    settings = {
+      'shots': self._shots[split],
+      'queries': self._queries,
+      'balanced': self._balanced,
+      'at_most': self._at_most,
+      'in_turn': self._in_turn,
+      'train_episodes': self._train_episodes,
+    }
+    return self._table(split).content(), repr(settings)
 
   def for_tuning(
     self,

@@ -73,6 +73,16 @@ class Table:
   group: tf.Tensor
   label: tf.Tensor
 
+  def content(self) -> Iterator[bytes]:
+    """Tasks, rows and rates as bytes, in order."""
+    for array in (self.rate, self.query_span, self.shot_span):
+      yield array.numpy().tobytes()
+    for texts in (self.name, self.definition, self.inputs, self.targets):
+      yield from texts.numpy()
+    for values in self.extra.values():
+      yield values.row_splits.numpy().tobytes()
+      yield from values.values.numpy()
+
   def episodes(self, queries: int) -> list[int]:
     """The number of episodes per task in which every row is a query once."""
     return [math.ceil(size / queries) for size in self.sizes]

@@ -10,6 +10,7 @@ format or in its own.
 import contextlib
 import itertools
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,17 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
     'decoder': ...}`.
   """
   folder = checkpoint_folders.find(path, binding)
+  try:
+    return _variables(folder)
+  except Exception:
+    time.sleep(0.5)  # a training may be deleting it, file after file
+    if (newest := checkpoint_folders.find(path, binding)) == folder:
+      raise
+    return _variables(newest)
+
+
+def _variables(folder: epath.Path) -> dict:
+  """All variables of the checkpoint in a folder, see `restore_variables`."""
   if t5x_format.is_checkpoint(folder):
     contents = t5x_format.read(folder)
   else:
