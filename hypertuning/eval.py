@@ -37,6 +37,7 @@ from hypertuning.evaluation.phi_modes import (
   neighbors,
 )
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Names, Path
 
 Row = dict[str, Any]
 
@@ -45,12 +46,12 @@ def evaluate(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
+  checkpoint_path: Path,
+  output_dir: Path,
   partitioner: Partitioner,
-  num_batches: int | None = None,
-  phi_modes: Sequence[str] | None = None,
-  draws: int = 1,
+  num_batches: Count | None = None,
+  phi_modes: Names | None = None,
+  draws: Count = 1,
   aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
 ) -> list[Row]:
   """Evaluates every task of a mixture.

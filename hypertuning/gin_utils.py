@@ -14,10 +14,12 @@ import gin
 from absl import app, flags
 from gin import config as gin_config
 
+from hypertuning import bindings as bindings_lib
 from hypertuning import files, old_names, paths, quiet
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
+_INCLUDE = re.compile(r"include\s+['\"](.+?)['\"]")
 flags.disclaim_key_flags()  # so that --help shows them with the command's own
 
 
@@ -119,12 +121,14 @@ def parse(
   with _without_path_errors():
     for file in files:
       found = str(_find(file, roots))
+      _check_includes(found, roots)
       try:
         gin.parse_config_file(found)
       except Exception as error:  # gin passes on errors of any kind
         raise UserError(_explain(error, found)) from error
   for binding in bindings:
     _parse_binding(binding)
+  bindings_lib.check()
   _check_macros(files, bindings)
   gin.finalize()
 
@@ -145,15 +149,46 @@ def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
   search = _FLAGS.gin_search_paths if _FLAGS.is_parsed() else ()
   try:
     path = _find(file, [*search, str(paths.data_root())])
+  except UserError:
+    return  # the error is reported when the file is parsed
+  for place, line in _own_lines(path):
+    yield place, line
+    if included := _INCLUDE.match(line):
+      yield from _numbered_lines(included[1])
+
+
+def _own_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Pairs (`file:line`, the line) of one gin file; none if it is no text."""
+  try:
     text = path.read_text('utf-8')
-  except (UserError, ValueError):
+  except ValueError:
     return  # the error is reported when the file is parsed
   for number, line in enumerate(text.splitlines(), start=1):
-    if not line.strip() or line.lstrip().startswith('#'):
+    if line.strip() and not line.lstrip().startswith('#'):
+      yield f'{path}:{number}', line
+
+
+def _check_includes(
+  file: str, roots: Sequence[str], includers: tuple[str, ...] = ()
+) -> None:
+  """Refuses files that include themselves.
+
+  Args:
+    file: path of a file that exists.
+    roots: folders where included files are looked for.
+    includers: paths of the files that led to this one.
+  """
+  for place, line in _own_lines(pathlib.Path(file)):
+    included = _INCLUDE.match(line)
+    if not included:
       continue
-    yield f'{path}:{number}', line
-    if included := re.match(r"include\s+['\"](.+?)['\"]", line):
-      yield from _numbered_lines(included[1])
+    try:
+      path = str(_find(included[1], roots))
+    except UserError:
+      continue  # gin's own error names the line
+    if path in (file, *includers):
+      raise UserError(f'{place}: {included[1]} includes itself.')
+    _check_includes(path, roots, (*includers, file))
 
 
 def _place(macro: str, files: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ runner that comes with hypertuning calls the same methods.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,15 @@ from hypertuning.networks import decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
 from hypertuning.networks.memory import Memory
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import (
+  Dtype,
+  NotNegative,
+  Object,
+  Positive,
+  Regex,
+  Share,
+  ShareBelowOne,
+)
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
@@ -43,15 +52,17 @@ class HyperTuningModel:
     self,
     downstream: nn.Module,
     hypermodel: nn.Module | None,
-    text_format: Any,
-    optimizer_def: Any,
-    trainable_regex: str = 'hypermodel/.*',
-    frozen_dtype: Any = None,
+    text_format: Object,
+    optimizer_def: Object,
+    trainable_regex: Regex = 'hypermodel/.*',
+    frozen_dtype: Dtype | None = None,
     decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.greedy,
-    loss_normalizing_factor: float | str | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    distillation_weight: float = 0.0,
+    loss_normalizing_factor: Positive
+    | Literal['NUM_REAL_TARGET_TOKENS']
+    | None = None,
+    label_smoothing: ShareBelowOne = 0.0,
+    z_loss: NotNegative = 0.0,
+    distillation_weight: Share = 0.0,
     teacher: nn.Module | None = None,
     return_adapters: bool = False,
   ) -> None:

@@ -30,6 +30,7 @@ from hypertuning.data.caclm import SegmentLengths
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Name, Path, ShareBelowOne
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
 # Windows of documentation in bytes; T5's vocabulary would need a file. B is
@@ -43,7 +44,7 @@ Preprocessor = Callable[..., tf.data.Dataset]
 
 @takes_text_format
 def python_docs(
-  name: str = 'hyperpretrain_python',
+  name: Name = 'hyperpretrain_python',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -60,9 +61,9 @@ def python_docs(
 
 @takes_text_format
 def python_docs_lm(
-  name: str = 'python_docs_lm',
+  name: Name = 'python_docs_lm',
   lengths: SegmentLengths = LM_LENGTHS,
-  queries: int = 4,
+  queries: Count = 4,
   text_format: TextFormat | None = None,
 ) -> str:
   """The same text for pretraining a downstream model; returns the name.
@@ -79,9 +80,9 @@ def python_docs_lm(
 
 @takes_text_format
 def text_folder(
-  folder: str,
-  name: str = 'hyperpretrain_text',
-  pattern: str = '**/*.txt',
+  folder: Path,
+  name: Name = 'hyperpretrain_text',
+  pattern: Name = '**/*.txt',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -108,10 +109,10 @@ def text_folder(
 
 @takes_text_format
 def text_rows(
-  train: str,
-  validation: str,
-  name: str = 'hyperpretrain_rows',
-  field: str = 'text',
+  train: Path,
+  validation: Path,
+  name: Name = 'hyperpretrain_rows',
+  field: Name = 'text',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -135,12 +136,12 @@ def text_rows(
 
 @takes_text_format
 def text_rows_lm(
-  train: str,
-  validation: str,
-  name: str = 'text_rows_lm',
-  field: str = 'text',
+  train: Path,
+  validation: Path,
+  name: Name = 'text_rows_lm',
+  field: Name = 'text',
   lengths: SegmentLengths = LM_LENGTHS,
-  queries: int = 4,
+  queries: Count = 4,
   text_format: TextFormat | None = None,
 ) -> str:
   """The same texts for pretraining a downstream model; returns the name.
@@ -160,11 +161,11 @@ def text_rows_lm(
 
 @takes_text_format
 def c4(
-  name: str = 'hyperpretrain_c4',
-  tfds_name: str = 'c4/en:3.1.0',
+  name: Name = 'hyperpretrain_c4',
+  tfds_name: Name = 'c4/en:3.1.0',
   lengths: SegmentLengths | None = None,
   text_format: TextFormat | None = None,
-  parts: int = 4,
+  parts: Count = 4,
 ) -> str:
   """Hyperpretraining on C4, prepared by tensorflow-datasets; returns the name.
 
@@ -186,11 +187,11 @@ def c4(
 
 
 def downstream_mixture(
-  name: str = 'downstream_toy',
-  episodes: str = toy.NAME,
-  text: str = 'python_docs_lm',
-  text_rate: float = 0.15,
-  zero_shot_rate: float = 0.05,
+  name: Name = 'downstream_toy',
+  episodes: Name = toy.NAME,
+  text: Name = 'python_docs_lm',
+  text_rate: ShareBelowOne = 0.15,
+  zero_shot_rate: ShareBelowOne = 0.05,
 ) -> str:
   """Registers episodes mixed with text, for the downstream model.
 

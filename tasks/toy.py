@@ -15,16 +15,18 @@ import functools
 import itertools
 import string
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
 from hypertuning.data import registry
 from hypertuning.data.registry import FORMS
 from hypertuning.data.rows import Tasks
 from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Name, Natural, Part, Positive
 
 # As few as leave tables to hold out: a model has to meet every pair of a symbol
 # and a label many times.
@@ -32,12 +34,15 @@ SYMBOLS = string.ascii_lowercase[:10]
 LABELS = string.ascii_uppercase[:10]
 # Rows of a symbol differ in a filler; a table of one symbol has 20 rows.
 FILLERS = string.digits + '!#$%&(),-.'
+Symbols = Annotated[int, Interval(ge=1, le=len(SYMBOLS))]
+# There are 90 pairs of different symbols.
+Rows = Annotated[int, Interval(ge=1, le=90)]
 NAME = 'toy'
 _RATES = (3.0, 1.0)  # symbols take longer to learn than strings
 
 
 def adjacent_heads(
-  stddev: float = 1.0, strength: float = 8.0
+  stddev: Positive = 1.0, strength: Positive = 8.0
 ) -> Callable[..., jax.Array]:
   """Initial relative biases with which small models soon read examples.
 
@@ -67,10 +72,10 @@ def adjacent_heads(
 
 def symbol_tables(
   split: str,
-  tables: int = 4000,
-  held_out: int = 200,
-  most_symbols: int = 6,
-  seed: int = 0,
+  tables: Count = 4000,
+  held_out: Count = 200,
+  most_symbols: Symbols = 6,
+  seed: Natural = 0,
 ) -> Tasks:
   """Tables of lower-case symbols to labels.
 
@@ -99,7 +104,7 @@ def symbol_tables(
 
 
 def string_functions(
-  split: str, rows: int = 80, held_out: float = 0.2, seed: int = 0
+  split: str, rows: Rows = 80, held_out: Part = 0.2, seed: Natural = 0
 ) -> Tasks:
   """Functions of two letters: a label, or none, before and one behind.
 
@@ -130,14 +135,14 @@ def string_functions(
 
 
 def symbols(
-  name: str = 'toy_symbols',
-  shots: int = 6,
-  queries: int = 4,
-  tables: int = 4000,
-  held_out: int = 200,
-  most_symbols: int = 6,
-  seed: int = 0,
-  draws: int = 1,
+  name: Name = 'toy_symbols',
+  shots: Natural = 6,
+  queries: Count = 4,
+  tables: Count = 4000,
+  held_out: Count = 200,
+  most_symbols: Symbols = 6,
+  seed: Natural = 0,
+  draws: Count = 1,
 ) -> str:
   """Registers symbol tables in every form; returns the name.
 
@@ -162,13 +167,13 @@ def symbols(
 
 
 def strings(
-  name: str = 'toy_strings',
-  shots: int = 4,
-  queries: int = 4,
-  rows: int = 80,
-  held_out: float = 0.2,
-  seed: int = 0,
-  draws: int = 1,
+  name: Name = 'toy_strings',
+  shots: Natural = 4,
+  queries: Count = 4,
+  rows: Rows = 80,
+  held_out: Part = 0.2,
+  seed: Natural = 0,
+  draws: Count = 1,
 ) -> str:
   """Registers string functions in every form; returns the name.
 
@@ -188,12 +193,12 @@ def strings(
 
 
 def episodes(
-  name: str = NAME,
+  name: Name = NAME,
   form: str = '',
-  symbol_shots: int = 6,
-  string_shots: int = 4,
-  queries: int = 4,
-  draws: int = 1,
+  symbol_shots: Natural = 6,
+  string_shots: Natural = 4,
+  queries: Count = 4,
+  draws: Count = 1,
 ) -> str:
   """Registers both families and their mixture; returns its name.
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 
 from hypertuning.errors import UserError
 from hypertuning.padding import PAD_ID
+from hypertuning.ranges import Object
 
 Ids = tuple[int, ...]
 # A part of a format as the user gives it: a text, or the ids themselves where
@@ -146,7 +147,7 @@ class TextFormat:
 
 
 def custom_format(
-  vocabulary: Any,
+  vocabulary: Object,
   *,
   start: Part = (),
   definition: Part = (),
@@ -220,7 +221,7 @@ def t5_format(vocabulary: None) -> None: ...
 def t5_format(vocabulary: Any) -> TextFormat: ...
 
 
-def t5_format(vocabulary: Any) -> TextFormat | None:
+def t5_format(vocabulary: Object) -> TextFormat | None:
   """T5's: one sentinel before an input, one before its target, EOS at the end.
 
   Args:
@@ -246,7 +247,7 @@ def t5_format(vocabulary: Any) -> TextFormat | None:
 
 
 def markers_format(
-  vocabulary: Any,
+  vocabulary: Object,
   definition: str = 'Definition: ',
   inputs: str = ' Input: ',
   targets: str = ' Output: ',

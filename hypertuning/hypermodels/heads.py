@@ -26,6 +26,7 @@ from hypertuning.adapters import (
 from hypertuning.adapters.specs import HasSites
 from hypertuning.errors import UserError
 from hypertuning.networks import layers
+from hypertuning.ranges import Count
 
 
 class _MLP(nn.Module):
@@ -59,11 +60,18 @@ class PrefixHead(nn.Module):
     downstream: configuration of the network that will read the prefix.
     adapter: length and sites of the prefix.
     bottleneck: hidden size of the MLPs.
+
+  Raises:
+    UserError: the network has no such site, or no attention there.
   """
 
   downstream: HasSites
   adapter: PrefixSpec = PrefixSpec()
-  bottleneck: int = 512
+  bottleneck: Count = 512
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    self.adapter.at(self.downstream)  # refuses sites that are not there
 
   @property
   def num_queries(self) -> int:
@@ -122,14 +130,27 @@ class LoRAHead(nn.Module):
     queries_per_layer: the rank of a layer's update is divided among them.
 
   Raises:
-    UserError: `queries_per_layer` does not divide the rank, or a projection has
-      one size at one site and another one elsewhere.
+    UserError: `queries_per_layer` does not divide the rank, the network has no
+      such site or projection, or a projection has one size at one site and
+      another one elsewhere.
   """
 
   downstream: HasSites
   adapter: LoRASpec = LoRASpec()
-  bottleneck: int = 512
-  queries_per_layer: int = 1
+  bottleneck: Count = 512
+  queries_per_layer: Count = 1
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    rank = self.adapter.rank
+    if rank % self.queries_per_layer:
+      raise UserError(
+        f'LORA_QUERIES_PER_LAYER = {self.queries_per_layer} does not divide '
+        f'LORA_RANK = {rank}.'
+      )
+    sites = self.adapter.at(self.downstream)
+    for module in self.adapter.modules:
+      self._matrix(module, [x for x in sites.values() if module in x.modules])
 
   @property
   def num_queries(self) -> int:
@@ -140,12 +161,6 @@ class LoRAHead(nn.Module):
   @nn.compact
   def __call__(self, hidden: jax.Array) -> LoRA:
     """`[episodes, num_queries, d]` to `LoRA` factors for every episode."""
-    rank = self.adapter.rank
-    if rank % self.queries_per_layer:
-      raise UserError(
-        f'LORA_RANK = {rank} is not divided by LORA_QUERIES_PER_LAYER = '
-        f'{self.queries_per_layer}.'
-      )
     # [episodes, layers, queries, d]
     hidden = hidden.reshape(
       hidden.shape[0], -1, self.queries_per_layer, hidden.shape[-1]
