@@ -8,6 +8,7 @@ the user bound. `hypertuning.ranges` has the hints with ranges.
 import dataclasses
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -164,8 +165,10 @@ def _made(reference: Any) -> hints.Made:
   kind = reference.configurable.wrapped
   if not isinstance(kind, type):
     made = _hints(kind).get('return')
-    kinds = {x for x in typing.get_args(made) if x is not type(None)} or {made}
-    kind = kinds.pop() if len(kinds) == 1 else None
+    if isinstance(made, types.UnionType):  # that it may be None is no matter
+      made, *others = set(typing.get_args(made)) - {type(None)}
+      made = None if others else made
+    kind = made
   return hints.Made(
     repr(reference),
     kind if isinstance(kind, type) else None,

@@ -75,9 +75,9 @@ def run(module: str, function: str, configured: bool = True) -> None:
           f'{rest[1]!r} is not a flag; gin files are given as --gin_file=..., '
           'bindings as --gin.NAME=value.'
         )
-      with quiet.hidden_stderr():
+      with quiet.hidden_stderr():  # gin files import modules, too
         imported = importlib.import_module(module)
-      parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
+        parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
       target = getattr(imported, function)
       call(target) if configured else target()
@@ -87,7 +87,8 @@ def run(module: str, function: str, configured: bool = True) -> None:
     except KeyboardInterrupt:
       sys.exit(130)  # the exit code of a shell after SIGINT
 
-  app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
+  with quiet.closed_pipes():
+    app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
 
 
 def parse(
@@ -121,7 +122,7 @@ def parse(
   with _without_path_errors():
     for file in files:
       found = str(_find(file, roots))
-      _check_includes(found, roots)
+      _check_includes(str(pathlib.Path(found).resolve()), roots)
       try:
         gin.parse_config_file(found)
       except Exception as error:  # gin passes on errors of any kind
@@ -183,7 +184,7 @@ def _check_includes(
     if not included:
       continue
     try:
-      path = str(_find(included[1], roots))
+      path = str(_find(included[1], roots).resolve())
     except UserError:
       continue  # gin's own error names the line
     if path in (file, *includers):

@@ -93,10 +93,11 @@ def problem(hint: Any, value: Any) -> Problem | None:
     return None
   if not found:
     return None
-  path = _steps(value, found[0]['loc'])
-  same = [x for x in found if _steps(value, x['loc']) == path]
-  # Of a union's errors, those of another type say less than the others.
-  best = [x for x in same if 'type' not in x['type']] or same
+  # Of a union's errors, those of another type say less than the others, and
+  # those of a whole less than those of a part.
+  telling = [x for x in found if 'type' not in x['type']] or found
+  path = max((_steps(value, x['loc']) for x in telling), key=len)
+  best = [x for x in telling if _steps(value, x['loc']) == path]
   phrases = list(dict.fromkeys(_phrase(x) for x in best))
   rest = [x.removeprefix('must be ') for x in phrases[1:]]
   return Problem(path, ' or '.join([*phrases[:1], *rest]) + _meant(best))
@@ -129,7 +130,11 @@ def _phrase(error: Any) -> str:
   words = _WORDS.get(error['type'])
   if words is None:
     return error['msg'].replace('Input should be', 'must be')
-  return words.format(**error.get('ctx', {}))
+  said = {
+    name: int(x) if isinstance(x, float) and x in (0, 1) else x
+    for name, x in error.get('ctx', {}).items()
+  }
+  return words.format(**said)
 
 
 def _meant(errors: Sequence[Any]) -> str:

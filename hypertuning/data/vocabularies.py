@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+from google.protobuf import message
 
 from hypertuning.data import text_format
 from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError
+from hypertuning.ranges import Path
 
 
 @functools.cache
@@ -24,15 +26,24 @@ def byte_format() -> TextFormat:
   return text_format.t5_format(byte_vocabulary())
 
 
-def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
+def sentencepiece(path: Path) -> seqio.SentencePieceVocabulary:
   """A SentencePiece model with T5's 100 sentinels: 32,100 ids for T5's own.
 
   Raises:
-    UserError: there is no such file.
+    UserError: there is no such file, or it is no SentencePiece model.
   """
   if not tf.io.gfile.exists(path):
     raise UserError(f'{path}: no such SentencePiece model.')
-  return seqio.SentencePieceVocabulary(path, extra_ids=100)
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  try:
+    size = vocabulary.vocab_size  # reads the file
+  except (message.DecodeError, RuntimeError, ValueError, OSError) as error:
+    raise UserError(f'{path}: this is no SentencePiece model.') from error
+  except tf.errors.OpError as error:
+    raise UserError(f'{path}: cannot be read: {error.message}') from error
+  if size <= vocabulary.extra_ids:
+    raise UserError(f'{path}: this SentencePiece model has no pieces.')
+  return vocabulary
 
 
 class SeqioVocabulary:

@@ -36,7 +36,7 @@ def describe(
     UserError: no such task or split, or lengths that leave nothing.
   """
   if lengths is not None:
-    features.check_lengths(lengths)
+    features.check_lengths(lengths, binding='--lengths')
   task = lookup.get_task(name)
   text_format = lookup.format_of(task)
   episodes = lookup.episodes(name, lengths, split).take(count)
