@@ -88,10 +88,10 @@ def problem(hint: Any, value: Any) -> Problem | None:
   try:
     _adapter(hint).validate_python(value)
   except pydantic.ValidationError as error:
-    found = [x for x in error.errors() if not _is_late(x)]
+    found = error.errors()
   else:
     return None
-  if not found:
+  if any(_is_late(x) for x in found):
     return None
   # Of a union's errors, those of another type say less than the others, and
   # those of a whole less than those of a part.
