@@ -44,6 +44,7 @@ setuptools.setup(
   },
   install_requires=[
     'absl-py>=2.5.1',
+    'annotated-types>=0.8.0',
     'clu>=0.0.12',
     'flax>=0.12.8',
     'gin-config>=0.5.0',
@@ -54,6 +55,7 @@ setuptools.setup(
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
     'pyarrow>=26.0.1',
+    'pydantic>=2.14.4',
     'pyyaml>=6.0.3',
     'rouge-score>=0.1.2',
     'safetensors>=0.8.0',

@@ -46,6 +46,7 @@ from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, scoring
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Name, Number, Path, Regex
 
 Row = dict[str, Any]
 _START, _TUNED = 'start', 'tuned'
@@ -57,19 +58,19 @@ def adapt(
   model: HyperTuningModel,
   optimizer: optax.GradientTransformation,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
-  total_steps: int,
+  checkpoint_path: Path,
+  output_dir: Path,
+  total_steps: Count,
   partitioner: Partitioner,
-  max_tasks: int | None = None,
-  tuning_rows: int | None = None,
-  test_visits: int = 4,
-  draws: int = 1,
-  eval_period: int = 10,
-  metric: str = 'accuracy',
-  target: float = 90.0,
-  start_adapters: str | None = None,
-  fresh_regex: str = '',
+  max_tasks: Count | None = None,
+  tuning_rows: Count | None = None,
+  test_visits: Count = 4,
+  draws: Count = 1,
+  eval_period: Count = 10,
+  metric: Name = 'accuracy',
+  target: Number = 90.0,
+  start_adapters: Path | None = None,
+  fresh_regex: Regex = '',
 ) -> list[Row]:
   """Tunes the adapters of every task in a split of each seqio task.
 
@@ -121,17 +122,6 @@ def adapt(
       'gin/models/hyper_t5_prefix.gin or hyper_t5_lora.gin, and '
       'gin/models/learned.gin for adapters that are not generated.'
     )
-  for name, value in (
-    ('TRAIN_STEPS', total_steps),
-    ('EVAL_PERIOD', eval_period),
-    ('TASKS_AT_ONCE', data.batch_size),
-    ('TEST_VISITS', test_visits),
-    ('DRAWS', draws),
-    ('MAX_TASKS', max_tasks),
-    ('TUNING_ROWS', tuning_rows),
-  ):
-    if value is not None and value < 1:
-      raise UserError(f'{name} = {value}: must be 1 or more.')
   data.check(model)
   at_once = data.batch_size
   tasks = []
@@ -161,7 +151,7 @@ def adapt(
       episodes = source.for_tuning(
         data.split,
         tuning_rows,
-        data.lengths['inputs'][0],
+        data.queries,
         test_visits,
         draws,
         group,

@@ -39,6 +39,7 @@ from hypertuning.evaluation.phi_modes import (
   neighbors,
 )
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Names, Path
 
 Row = dict[str, Any]
 
@@ -47,12 +48,12 @@ def evaluate(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
+  checkpoint_path: Path,
+  output_dir: Path,
   partitioner: Partitioner,
-  num_batches: int | None = None,
-  phi_modes: Sequence[str] | None = None,
-  draws: int = 1,
+  num_batches: Count | None = None,
+  phi_modes: Names | None = None,
+  draws: Count = 1,
   aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
 ) -> list[Row]:
   """Evaluates every task of a mixture.
@@ -118,8 +119,9 @@ def evaluate(
     for task in tasks
   ]
   limit = -1 if num_batches is None else num_batches * batch_size
+  room: Any = data.lengths['targets']
   questions = [
-    scoring.questions_of(task, dataset.take(limit), data.lengths['targets'][0])
+    scoring.questions_of(task, dataset.take(limit), room[0])
     for task, dataset in zip(tasks, datasets, strict=True)
   ]
   for task, task_questions in zip(tasks, questions, strict=True):

@@ -37,6 +37,7 @@ from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +61,11 @@ def infer(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
+  checkpoint_path: Path,
+  output_dir: Path,
   partitioner: Partitioner,
-  input_path: str | None = None,
-  num_batches: int | None = None,
+  input_path: Path | None = None,
+  num_batches: Count | None = None,
   save_adapters: bool = False,
 ) -> list[dict[str, Any]]:
   """Answers every query of a file or of a seqio task.

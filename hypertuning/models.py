@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.core import freeze
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import objectives, trees
+from hypertuning import objectives, ranges, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data.text_format import check
 from hypertuning.errors import UserError
@@ -43,15 +43,15 @@ class HyperTuningModel:
     self,
     downstream: nn.Module,
     hypermodel: nn.Module | None,
-    text_format: Any,
-    optimizer_def: Any,
-    trainable_regex: str = 'hypermodel/.*',
-    frozen_dtype: Any = None,
+    text_format: ranges.Object,
+    optimizer_def: ranges.Object,
+    trainable_regex: ranges.Regex = 'hypermodel/.*',
+    frozen_dtype: ranges.Dtype | None = None,
     decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.greedy,
-    loss_normalizing_factor: float | str | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    distillation_weight: float = 0.0,
+    loss_normalizing_factor: ranges.LossFactor | None = None,
+    label_smoothing: ranges.ShareBelowOne = 0.0,
+    z_loss: ranges.NotNegative = 0.0,
+    distillation_weight: ranges.Share = 0.0,
     teacher: nn.Module | None = None,
     return_adapters: bool = False,
   ) -> None:

@@ -22,6 +22,7 @@ from etils import epath
 
 from hypertuning import files, gin_effect
 from hypertuning.errors import UserError
+from hypertuning.ranges import Path
 from hypertuning.reporting import page, sweep_results
 from hypertuning.reporting.sections import Section
 from hypertuning.reporting.sweep_results import Aggregate, Sweep
@@ -29,7 +30,7 @@ from hypertuning.reporting.sweep_results import Aggregate, Sweep
 
 def report(
   *,
-  sweep_dir: str,
+  sweep_dir: Path,
   sections: Sequence[Callable[[Sweep], Section]],
   title: str,
   aggregate: Aggregate | None = None,

@@ -26,6 +26,7 @@ from typing import Any
 from etils import epath
 
 from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Name, Path
 from hypertuning.reporting import sweep_results as reporting
 from hypertuning.reporting import sweep_table
 from hypertuning.sweeping import cells, expansion, scheduler
@@ -34,13 +35,13 @@ from hypertuning.sweeping.cells import Cell
 
 def sweep(
   *,
-  output_dir: str,
+  output_dir: Path,
   stages: Mapping[str, Mapping[str, Any]],
   axes: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
-  num_workers: int = 1,
-  metric: str = 'accuracy',
-  phi: str | None = None,
-  average_over: str = 'seed',
+  num_workers: Count = 1,
+  metric: Name = 'accuracy',
+  phi: Name | None = None,
+  average_over: Name = 'seed',
 ) -> Sequence[Cell]:
   """Runs the cells that are not done, and writes the tables.
 
@@ -85,8 +86,6 @@ def sweep(
     UserError: the input is bad, or cells failed. Failed cells are reported once
       all other cells have ended.
   """
-  if not isinstance(num_workers, int) or num_workers < 1:
-    raise UserError(f'NUM_WORKERS = {num_workers!r}: give 1 or more.')
   axes = {} if axes is None else axes
   work = expansion.expand(output_dir, stages, axes)
   if average_over != reporting.SEED and average_over not in axes:

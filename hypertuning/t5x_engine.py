@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gin
 import jax
 import numpy as np
 import optax
@@ -23,7 +24,7 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from t5x import infer, optimizers, partitioning, utils
 
-from hypertuning import gin_utils, trees
+from hypertuning import bindings, gin_utils, trees
 from hypertuning.adapters import io
 from hypertuning.data import lookup
 from hypertuning.data.text_format import TextFormat
@@ -342,4 +343,6 @@ def _leave() -> None:
 
 
 sys.excepthook = _one_line
+# t5x reads the gin files itself, and finalizes the configuration.
+gin.config.register_finalize_hook(bindings.check)
 logging.set_verbosity(logging.WARNING)

@@ -41,24 +41,25 @@ from hypertuning.engine.warm_start import WarmStart
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, phi_modes, statistics
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Natural, Path
 
 
 def train(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  total_steps: int,
-  model_dir: str,
+  total_steps: Count,
+  model_dir: Path,
   partitioner: Partitioner,
   eval_data: TaskData | None = None,
   warm_start: WarmStart | None = None,
-  eval_period: int = 500,
-  eval_steps: int | None = 8,
-  checkpoint_period: int = 500,
-  keep_checkpoints: int = 3,
-  log_period: int = 20,
-  num_microbatches: int = 1,
-  random_seed: int = 0,
+  eval_period: Natural = 500,
+  eval_steps: Count | None = 8,
+  checkpoint_period: Natural = 500,
+  keep_checkpoints: Count = 3,
+  log_period: Count = 20,
+  num_microbatches: Count = 1,
+  random_seed: Natural = 0,
 ) -> TrainState | None:
   """Trains a model until it has done `total_steps` steps.
 
@@ -103,9 +104,6 @@ def train(
   if not is_finished:
     files.check_writable(model_dir, 'MODEL_DIR')
     checkpoint_folders.check_saving(folder)
-  for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
-    if value < 1:
-      raise UserError(f'{name} = {value}: must be 1 or more.')
   partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None)

@@ -25,6 +25,7 @@ from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
 
 FIELDS = {'inputs': 'input', 'targets': 'output'}
 _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')
@@ -32,14 +33,14 @@ _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')
 
 @takes_text_format
 def function_vectors(
-  folder: str,
-  name: str = 'function_vectors',
-  held_out: int | Sequence[str] = 16,
-  shots: int = 16,
-  queries: int = 1,
-  most_asked: int | None = None,
-  draws: int | Sequence[int] = 1,
-  train_episodes: int | None = None,
+  folder: Path,
+  name: Name = 'function_vectors',
+  held_out: Count | Names = 16,
+  shots: Natural = 16,
+  queries: Count = 1,
+  most_asked: Count | None = None,
+  draws: Draws = 1,
+  train_episodes: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:

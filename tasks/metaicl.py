@@ -19,6 +19,7 @@ from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Name, Names, Natural, Path, Seeds
 
 SETTINGS = (
   'hr_to_lr',
@@ -73,12 +74,12 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
 
 @takes_text_format
 def train(
-  folder: str,
-  setting: str = 'hr_to_lr',
-  k: int = 16,
-  queries: int = 1,
-  symbol_labels: Sequence[str] | None = None,
-  train_episodes: int | None = None,
+  folder: Path,
+  setting: Name = 'hr_to_lr',
+  k: Natural = 16,
+  queries: Count = 1,
+  symbol_labels: Names | None = None,
+  train_episodes: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -125,10 +126,10 @@ def train(
 
 @takes_text_format
 def test(
-  folder: str,
-  setting: str = 'hr_to_lr',
-  k: int = 16,
-  seeds: Sequence[int] = SEEDS,
+  folder: Path,
+  setting: Name = 'hr_to_lr',
+  k: Natural = 16,
+  seeds: Seeds = SEEDS,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:

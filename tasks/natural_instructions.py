@@ -18,20 +18,21 @@ from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Name, Natural, Path
 
 POSITIVES = 2  # examples of the setting "definition + 2 positive"
 
 
 @takes_text_format
 def natural_instructions(
-  folder: str,
-  name: str = 'natural_instructions',
-  track: str = 'default',
-  setting: str = 'def_2pos',
-  shots: int = 4,
-  queries: int = 1,
-  instances: int = 100,
-  seed: int = 0,
+  folder: Path,
+  name: Name = 'natural_instructions',
+  track: Name = 'default',
+  setting: Name = 'def_2pos',
+  shots: Natural = 4,
+  queries: Count = 1,
+  instances: Count = 100,
+  seed: Natural = 0,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:

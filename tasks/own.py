@@ -14,7 +14,7 @@ otherwise, they come from the task's own rows.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import seqio
 
@@ -24,6 +24,7 @@ from hypertuning.data.rows import RowTask, Tasks
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Natural, Path
 
 METRICS = {
   'exact_match': metrics.exact_match,
@@ -34,14 +35,14 @@ METRICS = {
 
 @takes_text_format
 def task_file(
-  name: str,
-  train: str,
-  validation: str | None = None,
-  shots: int = 16,
-  queries: int = 1,
+  name: Name,
+  train: Path,
+  validation: Path | None = None,
+  shots: Natural = 16,
+  queries: Count = 1,
   balanced: bool = False,
-  draws: int | Sequence[int] = 1,
-  metric: str = 'exact_match',
+  draws: Draws = 1,
+  metric: Name = 'exact_match',
   fields: Mapping[str, str] | None = None,
   text_format: TextFormat | None = None,
 ) -> str:

@@ -23,6 +23,7 @@ from hypertuning.data.rows import Row, RowTask, distinct, fault_of_options
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
 
 # Starts of the names of the prompts that belong to T0's held-out data sets.
 HELD_OUT = (
@@ -43,14 +44,14 @@ T0_MIXTURE = pathlib.Path(__file__).with_name('t0_mixture.jsonl')
 
 @takes_text_format
 def t0_train(
-  folder: str,
-  name: str = 'p3_t0_train',
-  table: str | None = None,
-  shots: int = 16,
-  queries: int = 1,
-  longest_mean: int | None = 320,
-  most_rows: int | None = 10_000,
-  train_episodes: int | None = None,
+  folder: Path,
+  name: Name = 'p3_t0_train',
+  table: Path | None = None,
+  shots: Natural = 16,
+  queries: Count = 1,
+  longest_mean: Count | None = 320,
+  most_rows: Count | None = 10_000,
+  train_episodes: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -121,13 +122,13 @@ def t0_train(
 
 @takes_text_format
 def held_out(
-  folder: str,
-  name: str = 'p3_held_out',
-  shots: int = 16,
-  queries: int = 1,
-  draws: int | Sequence[int] = 1,
-  datasets: Sequence[str] = HELD_OUT,
-  most_rows: int | None = None,
+  folder: Path,
+  name: Name = 'p3_held_out',
+  shots: Natural = 16,
+  queries: Count = 1,
+  draws: Draws = 1,
+  datasets: Names = HELD_OUT,
+  most_rows: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -193,13 +194,13 @@ def held_out(
 
 @takes_text_format
 def templates(
-  file: str,
-  train: str,
-  validation: str,
-  prefix: str,
-  shots: int = 16,
-  queries: int = 1,
-  draws: int | Sequence[int] = 1,
+  file: Path,
+  train: Path,
+  validation: Path,
+  prefix: Name,
+  shots: Natural = 16,
+  queries: Count = 1,
+  draws: Draws = 1,
   only_original: bool = True,
   text_format: TextFormat | None = None,
 ) -> str:

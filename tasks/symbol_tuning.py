@@ -23,19 +23,20 @@ from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
 
 MOST_LABELS = 10  # a task with more is no classification task here
 
 
 @takes_text_format
 def train(
-  files: Sequence[str],
-  name: str = 'symbol_tuning_train',
-  shots: int = 16,
-  queries: int = 1,
+  files: Names,
+  name: Name = 'symbol_tuning_train',
+  shots: Natural = 16,
+  queries: Count = 1,
   fields: Mapping[str, str] | None = None,
-  words: str | None = None,
-  train_episodes: int | None = None,
+  words: Path | None = None,
+  train_episodes: Count | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers training with symbols, in which all tasks come equally often.
@@ -78,13 +79,13 @@ def train(
 
 @takes_text_format
 def test(
-  files: Sequence[str],
-  pools: Sequence[str] = (),
-  name: str = 'symbol_tuning_test',
-  shots: int = 16,
-  draws: int | Sequence[int] = 1,
+  files: Names,
+  pools: Sequence[Name] = (),
+  name: Name = 'symbol_tuning_test',
+  shots: Natural = 16,
+  draws: Draws = 1,
   fields: Mapping[str, str] | None = None,
-  words: str | None = None,
+  words: Path | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers a mixture of tasks that score symbols.

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from hypertuning.data import text_format
 from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError, one_line
+from hypertuning.ranges import Path
 
 
 @functools.cache
@@ -28,7 +29,7 @@ def byte_format() -> TextFormat:
   return text_format.t5_format(byte_vocabulary())
 
 
-def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
+def sentencepiece(path: Path) -> seqio.SentencePieceVocabulary:
   """A SentencePiece vocabulary with T5's 100 sentinels.
 
   Args:
@@ -41,11 +42,16 @@ def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
     raise UserError(f'{path}: no such SentencePiece model.')
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
   try:
-    _ = vocabulary.tokenizer  # which is read when first asked for
-  except (DecodeError, RuntimeError, tf.errors.OpError) as error:
+    size = vocabulary.vocab_size  # reads the file
+  except (
+    *(DecodeError, RuntimeError, ValueError, OSError),
+    tf.errors.OpError,
+  ) as error:
     raise UserError(
       f'{path}: no SentencePiece model, or a damaged one ({one_line(error)}).'
     ) from error
+  if size <= vocabulary.extra_ids:
+    raise UserError(f'{path}: this SentencePiece model has no pieces.')
   return vocabulary
 
 

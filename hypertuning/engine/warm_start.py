@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypertuning.engine import checkpoint_folders, checkpoints
+from hypertuning.ranges import Path, Regex, Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,11 @@ class WarmStart:
     unused: regex of the names in the checkpoint that the model may lack.
   """
 
-  path: str | None = None
-  teacher: str | None = None
-  rules: Sequence[tuple[str, str]] = checkpoints.SAME
-  fresh: str = ''
-  unused: str = ''
+  path: Path | None = None
+  teacher: Path | None = None
+  rules: Sequence[Rule] = checkpoints.SAME
+  fresh: Regex = ''
+  unused: Regex = ''
 
   def check(self, needs_teacher: bool) -> None:
     """Refuses missing checkpoints, before anything is computed.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from hypertuning.networks.memory import Memory
 from hypertuning.padding import PAD_ID
+from hypertuning.ranges import Count, Mass, Natural, NotNegative
 
 Step = Callable[[jax.Array, Memory], tuple[jax.Array, Memory]]
 _NEGATIVE = -1e7
@@ -35,11 +36,11 @@ def sample(
   memory: Memory,
   *,
   end_ids: Sequence[int],
-  num_decodes: int = 1,
+  num_decodes: Count = 1,
   rng: jax.Array | None = None,
-  temperature: float = 1.0,
-  top_k: int = 0,
-  top_p: float = 1.0,
+  temperature: NotNegative = 1.0,
+  top_k: Natural = 0,
+  top_p: Mass = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws every token; with the temperature 0, takes the likeliest one.
 
@@ -199,9 +200,9 @@ def beam_search(
   memory: Memory,
   *,
   end_ids: Sequence[int],
-  num_decodes: int = 4,
+  num_decodes: Count = 4,
   rng: jax.Array | None = None,
-  alpha: float = 0.6,
+  alpha: NotNegative = 0.6,
 ) -> tuple[jax.Array, jax.Array]:
   """Beam search with the length penalty of Wu et al. (2016), section 7.
 
@@ -306,7 +307,8 @@ def beam_search(
 def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
   """Sets the logits of tokens that must not be drawn to -1e7, see `sample`."""
   if top_k:
-    kth = jax.lax.top_k(logits, top_k)[0][..., -1:]
+    most = min(top_k, logits.shape[-1])
+    kth = jax.lax.top_k(logits, most)[0][..., -1:]
     logits = jnp.where(logits < kth, _NEGATIVE, logits)
   if top_p < 1.0:
     ordered = jnp.sort(logits, axis=-1)[..., ::-1]

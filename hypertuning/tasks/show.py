@@ -37,7 +37,7 @@ def describe(
       its texts.
   """
   if lengths is not None:
-    features.check_lengths(lengths)
+    features.check_lengths(lengths, binding='--lengths')
   task = lookup.get_task(name)
   text_format = lookup.format_of(task)
   episodes = lookup.episodes(name, lengths, split).take(count)

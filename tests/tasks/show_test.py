@@ -60,11 +60,11 @@ def test_show_prints_text_of_any_vocabulary(capsys):
 
 def test_show_says_what_is_wrong(capsys):
   code, _, err = run(capsys, 'show', 'toys')
-  assert code == 1 and "'toys' is not registered" in err
+  assert code == 2 and "'toys' is not registered" in err
   code, _, err = run(capsys, 'show', 'toy', '--lengths', '{')
-  assert code == 1 and '--lengths' in err
+  assert code == 2 and '--lengths' in err
   code, _, err = run(capsys, 'show', 'toy', '--split', 'test')
-  assert code == 1 and "no split 'test'" in err
+  assert code == 2 and "no split 'test'" in err
   with pytest.raises(SystemExit):
     run(capsys, 'show')
 
