@@ -7,8 +7,7 @@ This is the only place that lays out an episode's text: training, evaluation,
 another before each target.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -156,37 +155,15 @@ def episode_features(
     UserError: TASK_FEATURE_LENGTHS leaves no room for the ids of the format and
       one token of text.
   """
-  lengths = tuple(sorted((sequence_length or {}).items()))
-  convert = _layout(text_format, _hashable(lengths), in_context, taught)
-  return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _hashable(value: Any) -> Any:
-  """Lengths as gin gives them, in which lists may stand for tuples."""
-  if isinstance(value, (list, tuple)):
-    return tuple(map(_hashable, value))
-  return value
-
-
-@functools.lru_cache(maxsize=64)
-def _layout(
-  form: TextFormat,
-  lengths: tuple[tuple[str, Any], ...],
-  in_context: bool,
-  taught: bool,
-) -> Callable[[Episode], Episode]:
-  """The function that `episode_features` maps over episodes.
-
-  It is traced once for all tasks of a mixture that have the same format and
-  lengths: tracing takes half a second, and a benchmark has hundreds of tasks.
-  """
-  sequence_length = dict(lengths)
+  form = text_format
   hyper_room, input_room, target_room = _rooms(sequence_length, form)
   teacher_room = features.length_of(sequence_length, 'teacher_inputs')
-  hyper_length = sequence_length.get('hyper_inputs')
+  hyper_length = (sequence_length or {}).get('hyper_inputs')
   chunks = hyper_length[0] if isinstance(hyper_length, (tuple, list)) else None
 
-  @functools.partial(tf.function, autograph=False)
+  # Mapped as it is: t5x cannot save the place in a pipeline that calls another
+  # `tf.function`, even a shared one that would be traced once for all tasks.
+  @tf.autograph.experimental.do_not_convert
   def convert(episode: Episode) -> Episode:
     definition, shots, queries, answers = _encode(episode, form)
     count = queries.nrows()
@@ -261,7 +238,7 @@ def _layout(
       **{name: episode[name] for name in _EXTRA_FEATURES if name in episode},
     }
 
-  return convert
+  return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _encode(

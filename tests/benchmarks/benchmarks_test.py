@@ -1,7 +1,5 @@
 """Benchmarks run, and count as by hand; how fast things are, no test says."""
 
-import json
-
 import pytest
 import runner
 
@@ -125,8 +123,7 @@ def test_query_cost_is_measured_printed_and_written(tmp_path, capsys):
   assert rows[-1]['queries_by_seconds'] == query_cost.break_even(
     making, with_phi, in_context
   )
-  text = (tmp_path / 'results.jsonl').read_text()
-  assert [json.loads(line) for line in text.splitlines()] == rows
+  assert runner.read_lines(tmp_path / 'results.jsonl') == rows
   assert (tmp_path / 'config.gin').is_file()
   assert not list(tmp_path.glob('.*.tmp'))
   lines = [x for x in capsys.readouterr().out.splitlines() if x[:1] == '|']

@@ -4,7 +4,6 @@ Every run is a command as a user gives it, on two CPU devices: t5x splits the
 heads, the MLPs and the vocabulary over them.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -123,8 +122,7 @@ def test_t5x_evaluates_and_infers_every_query(model_dir, tmp_path):
   run('infer', 'infer', {**read, 'INFER_OUTPUT_DIR': str(tmp_path / 'infer')})
 
   def rows(file: str) -> list[dict]:
-    text = (tmp_path / file).read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return runner.read_lines(tmp_path / file)
 
   [metrics] = rows(f'eval/inference_eval/{TASK}-metrics.jsonl')
   assert metrics['step'] == 4 and 0 <= metrics['accuracy'] <= 100
