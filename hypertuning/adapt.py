@@ -324,13 +324,15 @@ def _data(
   held_out = lookup.episodes(name, lengths, 'validation')
   test_episodes = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(test_episodes, tasks)
+  questions = scoring.questions_of(
+    lookup.get_task(name), test_episodes, lengths['targets'][0]
+  )
+  questions.print_notes()
   return _Data(
     on_devices(held_out.take(tasks * draws), tasks * draws)[0],
     batching.TrainBatches(open_at, tasks, partitioner.batch),
     test,
-    scoring.questions_of(
-      lookup.get_task(name), test_episodes, lengths['targets'][0]
-    ).targets,
+    questions.targets,
   )
 
 

@@ -129,6 +129,8 @@ def evaluate(
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
+  for task_questions in questions:
+    task_questions.print_notes()
   decode = any(task.predict_metric_fns for task in tasks)
   step_fn = partitioner.compile(
     eval_step.make_step(model, modes, decode, draws)
@@ -151,7 +153,7 @@ def evaluate(
       functools.partial(step, task.name),
       _with_progress(batches, task.name),
     )
-    targets, counts, numbers, sources = task_questions
+    targets, counts, numbers, sources, _ = task_questions
     answered = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
     if answered.tolist() != counts:
       raise UserError(

@@ -55,6 +55,12 @@ class PrefixSpec:
       UserError: the network has no such site, or no attention there.
     """
     attentions = {k: site for k, site in config.sites.items() if site.kv_heads}
+    for name in self.sites:
+      if name in config.sites.keys() - attentions.keys():
+        raise UserError(
+          f'PREFIX_SITES = {tuple(self.sites)!r}: {name!r} has no attention; '
+          f'give some of {", ".join(attentions)}.'
+        )
     return _by_names('PREFIX_SITES', self.sites, attentions)
 
   def shapes(self, config: HasSites) -> Prefix:

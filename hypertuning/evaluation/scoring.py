@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,21 +40,26 @@ class Questions(NamedTuple):
     draws: number of the episode's draw of shots.
     sources: bytes that tell apart the tasks that phi is made for: the name of
       the task, or the hypermodel's input if tasks have no names.
+    notes: lines about all of them: how many queries have no room, how many
+      targets are cut, how many questions have options of the same tokens.
   """
 
   targets: list[Any]
   counts: list[int]
   draws: list[int]
   sources: list[bytes]
+  notes: list[str]
+
+  def print_notes(self) -> None:
+    """Prints the lines on stderr."""
+    for line in self.notes:
+      print(line, file=sys.stderr)
 
 
 def questions_of(
   task: seqio.Task, episodes: tf.data.Dataset, room: int
 ) -> Questions:
   """The questions of episodes.
-
-  Says in a line how many queries have no room, how many targets are cut, and
-  how many questions have options that are the same tokens.
 
   Args:
     task: the seqio task of the episodes.
@@ -66,7 +71,7 @@ def questions_of(
     UserError: there is no episode; a query has no target tokens; or the options
       of no question can be told apart.
   """
-  questions = Questions([], [], [], [])
+  questions = Questions([], [], [], [], [])
   num_queries, cut, alike = 0, 0, []
   for number, full_episode in enumerate(episodes.as_numpy_iterator()):
     real = is_real(full_episode['targets']).any(axis=1)
@@ -103,38 +108,36 @@ def questions_of(
     questions.sources.append(episode.get('task', hyper_text))
   if not questions.counts:
     raise UserError(f'{task.name}: the split to evaluate has no episodes.')
-  _say(task.name, num_queries, questions, cut, alike)
+  questions.notes.extend(
+    f'{task.name}: {note}.'
+    for note in _notes(task.name, num_queries, questions, cut, alike)
+  )
   return questions
 
 
-def _say(
+def _notes(
   name: str,
   queries: int,
-  found: Questions,
+  asked: Questions,
   cut: int,
   alike: Sequence[np.ndarray],
-) -> None:
-  """Prints what of the queries and targets the model does not see."""
-  count, questions = sum(found.counts), number_of(found.targets)
-  lines = []
+) -> Iterator[str]:
+  """Says what of the queries and targets the model does not see."""
+  count, questions = sum(asked.counts), number_of(asked.targets)
   if count < queries:
-    lines.append(
+    yield (
       f"{count} of {queries} queries are asked: TASK_FEATURE_LENGTHS['inputs'] "
       "and ['targets'] have no room for more per episode"
     )
   if cut:
-    lines.append(
-      f"{cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
-    )
+    yield f"{cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
   if alike:
     options = ' and '.join(map(repr, alike[0][:2].tolist()))
     text = f'{len(alike)} of {questions} questions have a right and a wrong '
     text += f'option of the same tokens ({options}), which cannot be ranked'
     if len(alike) >= questions:
       raise UserError(f'{name}: {text}: the vocabulary does not know them.')
-    lines.append(f'{text} and count as wrong')
-  for line in lines:
-    print(f'{name}: {line}.', file=sys.stderr)
+    yield f'{text} and count as wrong'
 
 
 def number_of(targets: Sequence[Any]) -> int:

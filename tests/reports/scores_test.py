@@ -134,12 +134,11 @@ def test_an_option_twice_counts_once():
     assert target['option'].tolist() == ['yes', 'no']
 
 
-def test_what_is_not_asked_or_cut_is_said(tmp_path, capsys):
+def test_what_is_not_asked_or_cut_is_said(tmp_path):
   _register(tmp_path, _rows(8), queries=4, name='four')
   asked = _questions('four', {**LENGTHS, 'targets': (3, 3)}, room=3)
   assert asked.counts == [3, 3] and scoring.number_of(asked.targets) == 6
-  lines = capsys.readouterr().err.splitlines()
-  assert lines == [
+  assert asked.notes == [
     "four: 6 of 8 queries are asked: TASK_FEATURE_LENGTHS['inputs'] and "
     "['targets'] have no room for more per episode.",
     "four: 4 of 6 targets are cut to TASK_FEATURE_LENGTHS['targets'].",
@@ -192,7 +191,7 @@ def test_means_say_of_how_many_questions_they_are():
   assert np.isnan(mean['score']) and np.isnan(worst['score'])
 
 
-def test_options_that_the_vocabulary_does_not_know(tmp_path, capsys):
+def test_options_that_the_vocabulary_does_not_know(tmp_path):
   """They are `<unk>` both: said and counted, refused if all are so."""
   unknown = ('{', '[')
   form = text_format.t5_format(_Letters())
@@ -200,8 +199,9 @@ def test_options_that_the_vocabulary_does_not_know(tmp_path, capsys):
   asked = [*_rows(3), *_rows(2, unknown[:1], unknown)]
   asked = [{**row, 'inputs': f'{n}a'} for n, row in enumerate(asked)]
   _register(tmp_path, asked, **more)
-  assert len(_questions('unknown_score_eval').targets) == 5
-  assert capsys.readouterr().err.splitlines() == [
+  questions = _questions('unknown_score_eval')
+  assert len(questions.targets) == 5
+  assert questions.notes == [
     'unknown_score_eval: 2 of 5 questions have a right and a wrong option of '
     "the same tokens ('{' and '['), which cannot be ranked and count as wrong."
   ]
