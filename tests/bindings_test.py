@@ -10,14 +10,24 @@ import os
 import gin
 import pytest
 import runner
+import seqio
 import wrong_bindings
 
 from hypertuning import bindings, gin_utils
 from hypertuning.errors import UserError
 from hypertuning.sweeping import expansion
 
+# Tasks that are registered again, with other numbers of rows, are the names that
+# other tests ask for.
+pytestmark = pytest.mark.usefixtures('own_registries')
 COUNT = int(os.environ.get('WRONG_BINDINGS', 150))
 _PREFIX = 'train a prefix'
+
+
+@pytest.fixture
+def own_registries(monkeypatch):
+  for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+    monkeypatch.setattr(registry, '_REGISTRY', dict(registry._REGISTRY))
 
 
 def _start(name: str, *given: str) -> None:

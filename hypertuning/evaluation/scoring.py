@@ -118,12 +118,12 @@ def questions_of(
 def _notes(
   name: str,
   queries: int,
-  asked: Questions,
+  questions: Questions,
   cut: int,
   alike: Sequence[np.ndarray],
 ) -> Iterator[str]:
   """Says what of the queries and targets the model does not see."""
-  count, questions = sum(asked.counts), number_of(asked.targets)
+  count, number = sum(questions.counts), number_of(questions.targets)
   if count < queries:
     yield (
       f"{count} of {queries} queries are asked: TASK_FEATURE_LENGTHS['inputs'] "
@@ -133,9 +133,9 @@ def _notes(
     yield f"{cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
   if alike:
     options = ' and '.join(map(repr, alike[0][:2].tolist()))
-    text = f'{len(alike)} of {questions} questions have a right and a wrong '
+    text = f'{len(alike)} of {number} questions have a right and a wrong '
     text += f'option of the same tokens ({options}), which cannot be ranked'
-    if len(alike) >= questions:
+    if len(alike) >= number:
       raise UserError(f'{name}: {text}: the vocabulary does not know them.')
     yield f'{text} and count as wrong'
 

@@ -148,8 +148,6 @@ def test_query_cost_is_measured_printed_and_written(tmp_path, capsys):
       r"^IN_CONTEXT_FEATURE_LENGTHS\['targets'\] = \(2, 5\), but",
     ),
     ({'batch_size': 3}, 'BATCH_SIZE = 3'),
-    ({'rounds': -1}, 'ROUNDS = -1'),
-    ({'calls_a_round': 0}, 'CALLS_A_ROUND = 0'),
     ({'rounds': 1, 'split': 'tset'}, "no split 'tset'"),
     (
       {'rounds': 1, 'checkpoint_path': '/no/such/run'},

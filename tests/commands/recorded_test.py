@@ -105,7 +105,7 @@ def test_number_of_beams_has_an_effect(tmp_path):
   ):
     path = tmp_path / 'own.gin'
     path.write_text(f'from __gin__ import dynamic_registration\n{BEAM}{own}')
-    bindings = {**runner.TRAIN, 'MODEL_DIR': ''}
+    bindings = {**runner.TRAIN, 'MODEL_DIR': 'run'}
     gin_utils.parse(
       [*runner.TRAIN_FILES, str(path)],
       [f'{name} = {value!r}' for name, value in bindings.items()],
@@ -142,11 +142,11 @@ def test_bindings_that_a_command_does_not_use(tmp_path, monkeypatch, capfd):
     'from __gin__ import dynamic_registration\n'
     'from hypertuning.networks import decoding\n'
     'decoding.sample.temperature = 0.7\n'
-    'TRAIN_STEPS = 0\n'
+    'TRAIN_STEPS = 1\n'
   )
   files = (*runner.TRAIN_FILES, str(own))
   bindings = {**runner.TRAIN, 'MODEL_DIR': str(tmp_path / 'run')}
-  bindings['TRAIN_STEPS'] = 0
+  bindings['MIXTURE_OR_TASK_NAME'] = 'no_such_task'
   code, err = runner.main('train', files, bindings, monkeypatch, capfd)
   assert code == 2
   assert f'{own}: this command does not use decoding.sample.temperature.' in err

@@ -451,7 +451,6 @@ def test_slips(tmp_path, stages, axes, message):
 def test_slips_of_a_sweep(tmp_path):
   (tmp_path / 'file').touch()
   for slip, message in (
-    ({'num_workers': '2'}, "NUM_WORKERS = '2': give 1 or more"),
     ({'average_over': 'sed'}, "AVERAGE_OVER = 'sed': no such axis"),
     (
       {'output_dir': str(tmp_path / 'file')},

@@ -86,7 +86,7 @@ def test_validate_a_good_file(capsys, tmp_path):
   assert "targets: 'e' 10, 'o' 10" in out
   assert 'inputs: 20 of 1.5 tokens on average' in out
   code, _, err = run(capsys, 'validate', path, '--field', 'inputs')
-  assert code == 1 and 'write FIELD=NAME' in err
+  assert code == 2 and 'write FIELD=NAME' in err
 
 
 def test_validate_names_every_bad_line(capsys, tmp_path):
@@ -112,5 +112,5 @@ def test_a_real_process_has_help_and_one_line_of_error(tmp_path):
 
   assert 'validate' in call('--help').stdout
   failed = call('validate', 'none.jsonl')
-  assert failed.returncode == 1 and 'Traceback' not in failed.stderr
+  assert failed.returncode == 2 and 'Traceback' not in failed.stderr
   assert 'none.jsonl: no such file' in failed.stderr
