@@ -17,8 +17,7 @@ from hypertuning import bindings, gin_utils
 from hypertuning.errors import UserError
 from hypertuning.sweeping import expansion
 
-# Tasks that are registered again, with other numbers of rows, are the names that
-# other tests ask for.
+# The toy tasks are registered again, with other numbers of rows.
 pytestmark = pytest.mark.usefixtures('own_registries')
 COUNT = int(os.environ.get('WRONG_BINDINGS', 150))
 _PREFIX = 'train a prefix'
@@ -26,8 +25,10 @@ _PREFIX = 'train a prefix'
 
 @pytest.fixture
 def own_registries(monkeypatch):
+  importlib.import_module('hypertuning.tasks.toy')  # registers once per process
   for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
-    monkeypatch.setattr(registry, '_REGISTRY', dict(registry._REGISTRY))
+    for name, task in registry._REGISTRY.items():
+      monkeypatch.setitem(registry._REGISTRY, name, task)
 
 
 def _start(name: str, *given: str) -> None:
