@@ -115,7 +115,7 @@ def adapt(
     UserError: the input is bad; the message names the binding or file at fault.
   """
   folder = files.check_writable(output_dir, 'ADAPT_OUTPUT_DIR')
-  restarts.refuse_run(output_dir, 'ADAPT_OUTPUT_DIR')
+  restarts.refuse_others(output_dir, 'ADAPT_OUTPUT_DIR', 'adapt')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '

@@ -90,7 +90,7 @@ def evaluate(
     UserError: the input is bad; the message names the binding or file at fault.
   """
   files.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
-  restarts.refuse_run(output_dir, 'EVAL_OUTPUT_DIR')
+  restarts.refuse_others(output_dir, 'EVAL_OUTPUT_DIR', 'eval')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)

@@ -24,7 +24,14 @@ from typing import Any
 
 import jax
 
-from hypertuning import files, gin_effect, gin_utils, locks, model_config
+from hypertuning import (
+  files,
+  gin_effect,
+  gin_utils,
+  locks,
+  model_config,
+  tables,
+)
 from hypertuning.engine import (
   batching,
   checkpoint_folders,
@@ -104,6 +111,7 @@ def train(
   if not is_finished:
     files.check_writable(model_dir, 'MODEL_DIR')
     checkpoint_folders.check_saving(folder)
+    restarts.refuse_others(model_dir, 'MODEL_DIR', 'train')
   partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None)
@@ -227,6 +235,7 @@ class _Loop:
         progress.update(**values)
         if self._evaluate and (step == total or self._due('eval', step)):
           results = self._evaluate(state)
+          self._check_finite(results, step, 'held-out ')
           self._writer.write(step, {f'eval/{k}': v for k, v in results.items()})
           progress.say(_losses(step, results))
         if last or self._due('checkpoint', step):
@@ -250,6 +259,28 @@ class _Loop:
     period = self._periods[period_name]
     return period > 0 and step % period == 0
 
+  def _check_finite(
+    self, values: Mapping[str, float], step: int, which: str = ''
+  ) -> None:
+    """Refuses losses and gradient norms that are not finite.
+
+    Args:
+      values: numbers of a step; their standard errors may be unknown.
+      step: number of the step.
+      which: words before the name, in the message.
+
+    Raises:
+      UserError: names the number and the step.
+    """
+    for name, value in values.items():
+      if name.endswith(tables.ERRORS) or math.isfinite(value):
+        continue
+      raise UserError(
+        f'{which}{name} is {value} at step {step}: lower LEARNING_RATE and run '
+        'the command again; it goes on from the last checkpoint in '
+        f'MODEL_DIR = {self._model_dir!r}.'
+      )
+
   def _write(self) -> float:
     """Writes the scalars of the steps since the last call.
 
@@ -257,18 +288,12 @@ class _Loop:
       The loss of the last step.
 
     Raises:
-      UserError: the loss or the gradient norm of a step is not finite.
+      UserError: a number of a step is not finite.
     """
     loss = math.nan
     for step, scalars in self._pending:
       values = {k: float(x) for k, x in jax.device_get(scalars).items()}
-      for name in ('loss', 'grad_norm'):
-        if not math.isfinite(values[name]):
-          raise UserError(
-            f'{name} is {values[name]} at step {step}: lower LEARNING_RATE and '
-            'run the command again; it goes on from the last checkpoint in '
-            f'MODEL_DIR = {self._model_dir!r}.'
-          )
+      self._check_finite(values, step)
       self._writer.write(step, {f'train/{k}': x for k, x in values.items()})
       loss = values['loss']
     self._pending.clear()

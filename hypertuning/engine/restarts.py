@@ -8,6 +8,7 @@ run starts, and compared at every later start. docs/restarts.md has the table.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ from hypertuning.models import HyperTuningModel
 FILE = 'settings.json'
 # Digests say nothing to a reader; whether they differ is all that counts.
 _DIGESTS = ('rows of ', 'settings of ')
+# The section of a command's own arguments in `config.gin`.
+_COMMAND = re.compile(
+  r'^# Parameters for (?:\w+\.)*(train|eval|infer|adapt)\.\w+:$', re.M
+)
 # A field of a model that changes neither its numbers nor its parameters.
 _FREE_FIELDS = {'remat_policy', 'parent', 'name'}
 _MODEL_FIELDS = {
@@ -135,22 +140,30 @@ def keep_config(model_dir: str, step: int, text: str) -> None:
     files.write_text(model_dir, name, path.read_text())
 
 
-def refuse_run(folder: str, binding: str) -> None:
-  """Refuses the folder of a run as that of other results.
+def refuse_others(folder: str, binding: str, command: str) -> None:
+  """Refuses a folder that has the results of another command.
 
-  They would replace the run's `config.gin`, which says how it was trained.
+  The `config.gin` there would be replaced, and would no longer say what made
+  the other files.
 
   Args:
     folder: folder that gets the results.
     binding: name that the user bound it to.
+    command: name of the command that writes them.
 
   Raises:
-    UserError: the folder has checkpoints.
+    UserError: the folder has checkpoints, or the `config.gin` of another
+      command.
   """
-  if checkpoint_folders.latest_step(folder) is not None:
+  path = files.folder(folder, binding) / 'config.gin'
+  text = path.read_text() if path.exists() else ''
+  others = set(_COMMAND.findall(text)) - {command}
+  if command != 'train' and checkpoint_folders.latest_step(folder) is not None:
+    others = {'train'}
+  if others:
     raise UserError(
-      f'{binding} = {folder!r}: is the folder of a run, whose config.gin would '
-      'be overwritten; give another, such as a folder in it.'
+      f'{binding} = {folder!r}: has the output of hypertuning.{min(others)}, '
+      'whose config.gin would be overwritten; give another folder.'
     )
 
 

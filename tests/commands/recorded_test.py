@@ -9,7 +9,7 @@ import pytest
 import runner
 
 from hypertuning import gin_effect, gin_utils, infer, locks, train
-from hypertuning.engine import batching, partitioning
+from hypertuning.engine import batching, partitioning, restarts
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, phi_modes
 
@@ -204,6 +204,15 @@ def test_a_second_training_in_one_folder(tmp_path):
 
 
 def test_results_do_not_go_into_the_folder_of_a_run(answers):
-  message = 'INFER_OUTPUT_DIR = .*: is the folder of a run'
+  message = 'INFER_OUTPUT_DIR = .*: has the output of hypertuning.train'
   with pytest.raises(UserError, match=message):
     answers('', INFER_OUTPUT_DIR=str(GOLDEN / 'checkpoint'))
+
+
+def test_results_do_not_go_beside_those_of_another_command(answers, tmp_path):
+  folder = str(tmp_path / 'out')
+  answers('', INFER_OUTPUT_DIR=folder)
+  answers('', INFER_OUTPUT_DIR=folder)
+  for command in ('train', 'eval', 'adapt'):
+    with pytest.raises(UserError, match='OUT = .*: has the output of .*infer'):
+      restarts.refuse_others(folder, 'OUT', command)
