@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -69,6 +70,41 @@ def test_show_says_what_is_wrong(capsys):
     run(capsys, 'show')
 
 
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (('show', 'toy', '--n=-1'), 'argument --n: -1: give 0 or more'),
+    (('show', 'toy', '--sample=-1'), 'argument --sample: -1: give 0 or more'),
+    (('show', 'toy', '--n=1e1'), 'argument --n: 1e1: give a whole number'),
+    (('validate', 'r', '--shots=-1'), '--shots: -1: give 0 or more'),
+    (('validate', 'r', '--queries=0'), '--queries: 0: give 1 or more'),
+  ],
+)
+def test_counts_are_checked_before_any_work(capsys, arguments, message):
+  with pytest.raises(SystemExit) as error:
+    command.main([*arguments])
+  captured = capsys.readouterr()
+  (line,) = captured.err.splitlines()
+  assert error.value.code == 2 and message in line and not captured.out
+
+
+def test_lengths_and_vocabularies_that_are_none(capsys, tmp_path):
+  path = write(tmp_path, [{'inputs': f'{n}', 'targets': 'a'} for n in range(4)])
+  for arguments, message in (
+    (('show', 'toy', '--n', '1', '--lengths', '5'), '--lengths'),
+    (('show', 'toy', '--n', '1', '--lengths', '[' * 4000), '--lengths'),
+    (('validate', path, '--vocabulary', path), path),
+  ):
+    code, _, err = run(capsys, *arguments)
+    (line,) = err.splitlines()
+    assert code == 2 and message in line
+
+
+def test_no_episodes_and_no_statistics(capsys):
+  code, out, _ = run(capsys, 'show', 'toy', '--n', '0', '--sample', '0')
+  assert code == 0 and 'episode' not in out
+
+
 def write(tmp_path, rows):
   path = tmp_path / 'mine.jsonl'
   path.write_text('\n'.join(json.dumps(row) for row in rows))
@@ -99,7 +135,10 @@ def test_validate_names_every_bad_line(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_process_has_help_and_one_line_of_error(tmp_path):
+def test_real_processes(tmp_path):
+  """Help, one line of error, no noise at the start, and a closed pipe."""
+  path = write(tmp_path, [{'inputs': f'{n}', 'targets': 'a'} for n in range(9)])
+
   def call(*arguments):
     return subprocess.run(
       [sys.executable, '-m', 'hypertuning.tasks', *arguments],
@@ -114,3 +153,15 @@ def test_a_real_process_has_help_and_one_line_of_error(tmp_path):
   failed = call('validate', 'none.jsonl')
   assert failed.returncode == 2 and 'Traceback' not in failed.stderr
   assert 'none.jsonl: no such file' in failed.stderr
+  assert not call('validate', path, '--shots', '1').stderr
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'hypertuning.tasks', 'show', 'toy', '--n', '2000'],
+    env=runner.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  process.stdout.readline()
+  process.stdout.close()
+  assert not process.stderr.read()
+  assert process.wait(120) == 128 + signal.SIGPIPE
