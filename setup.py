@@ -44,6 +44,7 @@ setuptools.setup(
   },
   install_requires=[
     'absl-py>=2.5.1',
+    'annotated-types>=0.8.0',
     'clu>=0.0.12',
     'flax>=0.12.8',
     'gin-config>=0.5.0',
@@ -54,6 +55,7 @@ setuptools.setup(
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
     'pyarrow>=26.0.1',
+    'pydantic>=2.14.4',
     'pyyaml>=6.0.3',
     'rouge-score>=0.1.2',
     'safetensors>=0.8.0',
@@ -75,6 +77,7 @@ setuptools.setup(
     ],
     'plan': ['libtpu>=0.0.52'],  # the TPU compiler; needs no TPU
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'gcs': ['google-cloud-storage>=3.17'],  # saves checkpoints in buckets
     # t5x itself is on no package index: install it, airio and jestimator with
     # `pip install --no-deps` from their repositories. These are what they need
     # beyond our own requirements.

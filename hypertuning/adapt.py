@@ -20,26 +20,33 @@ if __name__ == '__main__':
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import gin_utils, spread
+from hypertuning import files, gin_effect, gin_utils, locks, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
-from hypertuning.engine import batching, phi_tuning, summaries, train_state
+from hypertuning.engine import (
+  batching,
+  phi_tuning,
+  restarts,
+  summaries,
+  train_state,
+)
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, scoring
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Name, Number, Path, Regex
 
 Row = dict[str, Any]
 _START, _TUNED = 'start', 'tuned'
@@ -51,19 +58,19 @@ def adapt(
   model: HyperTuningModel,
   optimizer: optax.GradientTransformation,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
-  total_steps: int,
+  checkpoint_path: Path,
+  output_dir: Path,
+  total_steps: Count,
   partitioner: Partitioner,
-  max_tasks: int | None = None,
-  tuning_rows: int | None = None,
-  test_visits: int = 4,
-  draws: int = 1,
-  eval_period: int = 10,
-  metric: str = 'accuracy',
-  target: float = 90.0,
-  start_adapters: str | None = None,
-  fresh_regex: str = '',
+  max_tasks: Count | None = None,
+  tuning_rows: Count | None = None,
+  test_visits: Count = 4,
+  draws: Count = 1,
+  eval_period: Count = 10,
+  metric: Name = 'accuracy',
+  target: Number = 90.0,
+  start_adapters: Path | None = None,
+  fresh_regex: Regex = '',
 ) -> list[Row]:
   """Tunes the adapters of every task in a split of each seqio task.
 
@@ -75,8 +82,8 @@ def adapt(
     data: seqio tasks of episodes, and the split whose tasks are tuned: one that
       was not trained on. The batch size is the number of tasks that are tuned
       side by side. A step asks each of them as many queries as the lengths of
-      `inputs` have room for. The seed draws random starting weights and the
-      order in which the rows of a task are asked.
+      `inputs` have room for. The seed draws random starting weights, the
+      order in which the rows of a task are asked, and sampled text.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are tuned.
     total_steps: number of tuning steps per task.
@@ -97,9 +104,9 @@ def adapt(
       does not have them.
 
   Returns:
-    Two rows `{'task', 'phi', 'episodes', 'loss', metric, ...}` per seqio task,
-    with `phi` = 'start' and 'tuned', and their means over the seqio tasks.
-    Standard errors are over tasks. The rows of tuned adapters also have
+    Two rows `{'task', 'phi', 'episodes', 'questions', 'loss', metric, ...}` per
+    seqio task, with `phi` = 'start' and 'tuned', and their means over the seqio
+    tasks. Standard errors are over tasks. The rows of tuned adapters also have
     `reached` (the share of tasks that reached the target), and the means over
     tasks of `steps_to_target` and `seconds_to_target`. A task that never
     reaches the target counts with its whole tuning.
@@ -107,23 +114,14 @@ def adapt(
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
+  folder = files.check_writable(output_dir, 'ADAPT_OUTPUT_DIR')
+  restarts.refuse_others(output_dir, 'ADAPT_OUTPUT_DIR', 'adapt')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '
       'gin/models/hyper_t5_prefix.gin or hyper_t5_lora.gin, and '
       'gin/models/learned.gin for adapters that are not generated.'
     )
-  for name, value in (
-    ('TRAIN_STEPS', total_steps),
-    ('EVAL_PERIOD', eval_period),
-    ('TASKS_AT_ONCE', data.batch_size),
-    ('TEST_VISITS', test_visits),
-    ('DRAWS', draws),
-    ('MAX_TASKS', max_tasks),
-    ('TUNING_ROWS', tuning_rows),
-  ):
-    if value is not None and value < 1:
-      raise UserError(f'{name} = {value}: must be 1 or more.')
   data.check(model)
   at_once = data.batch_size
   tasks = []
@@ -147,13 +145,13 @@ def adapt(
   tuned: dict[str, tuple[Adapters, list[str]]] = {}
   for task, source, names in tasks:
     task_curves: list[Row] = []
-    parts = []
+    parts, questions = [], 0
     for first in range(0, len(names), at_once):
       group = names[first : first + at_once]
       episodes = source.for_tuning(
         data.split,
         tuning_rows,
-        data.lengths['inputs'][0],
+        data.queries,
         test_visits,
         draws,
         group,
@@ -167,10 +165,11 @@ def adapt(
         data.seed,
         partitioner,
       )
+      questions += scoring.number_of(group_data.targets)
       start = tuner.start(group_data.start, draws)
       if start_adapters:
-        start = _from_file(start_adapters, start, first, names)
-      test = _Test(task, group_data, len(group), metric)
+        start = phi_tuning.from_file(start_adapters, start, first, names)
+      test = _Test(task, group_data, group, metric, data.seed)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
         start, group_data.train, total_steps, eval_period, label
@@ -178,35 +177,34 @@ def adapt(
         for name, (loss, metric_value) in zip(
           group, test(tuner.answer, phi), strict=True
         ):
+          scoring.check_loss(name, step, loss)
           row = {'task': name, 'step': step, 'seconds': seconds, 'loss': loss}
           task_curves.append({**row, metric: metric_value})
+        gin_effect.check_overridden()
       parts.append(jax.device_get(phi))
     whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     tuned[task.name] = whole, names
     curves += task_curves
-    results += summarize(
-      task.name, task_curves, len(names) * test_visits, metric, target
-    )
+    sizes = {'episodes': len(names) * test_visits, 'questions': questions}
+    results += summarize(task.name, task_curves, sizes, metric, target)
   results += aggregation.averages(results)
-  for name, (whole, names) in tuned.items():
-    io.save(
-      whole,
-      os.path.join(output_dir, f'{name}.safetensors'),
-      model=str(checkpoint_path),
-      config={'tasks': names},
-    )
-  summaries.write_jsonl(output_dir, 'curves', curves)
-  summaries.write_jsonl(output_dir, 'results', results)
-  gin_utils.save_config(output_dir)
-  columns = ('task', 'phi', 'episodes', 'loss', metric, *_TO_TARGET)
-  print(scoring.table(results, columns))
+  with locks.writing(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
+    files.remove(output_dir, 'results.jsonl')
+    gin_utils.save_config(output_dir)
+    for name, (whole, names) in tuned.items():
+      file = folder / f'{name}.safetensors'
+      io.save(whole, file, model=str(checkpoint_path), config={'tasks': names})
+    summaries.write_jsonl(output_dir, 'curves', curves)
+    summaries.write_jsonl(output_dir, 'results', results)
+  columns = ('task', 'phi', 'episodes', 'questions', 'loss', metric)
+  print(scoring.table(results, (*columns, *_TO_TARGET)))
   return results
 
 
 def summarize(
   name: str,
   curves: Sequence[Row],
-  episodes: int,
+  sizes: Mapping[str, int],
   metric: str,
   target: float,
 ) -> list[Row]:
@@ -215,7 +213,7 @@ def summarize(
   Args:
     name: name of the seqio task.
     curves: rows `{'task', 'step', 'seconds', 'loss', metric}`, by step.
-    episodes: number of episodes that test all tasks together.
+    sizes: numbers of `episodes` and `questions` that test all tasks together.
     metric: name of the metric that is tested.
     target: value of the metric that a task should reach.
   """
@@ -227,7 +225,7 @@ def summarize(
   for phi, place in ((_START, 0), (_TUNED, -1)):
     values = [curve[task][place][metric] for task in tasks]
     losses = [curve[task][place]['loss'] for task in tasks]
-    row: Row = {'task': name, 'phi': phi, 'episodes': episodes}
+    row: Row = {'task': name, 'phi': phi, **sizes}
     row |= {'loss': float(np.mean(losses)), metric: float(np.mean(values))}
     if len(tasks) > 1:
       row[f'{metric}_stderr'] = spread.standard_error(values)
@@ -326,16 +324,15 @@ def _data(
   held_out = lookup.episodes(name, lengths, 'validation')
   test_episodes = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(test_episodes, tasks)
-  counts = np.concatenate(
-    [np.asarray(x['target_weights']).any(-1).sum(-1) for x in test]
+  questions = scoring.questions_of(
+    lookup.get_task(name), test_episodes, lengths['targets'][0]
   )
-  task = lookup.get_task(name)
-  first = held_out.take(tasks * draws)
+  questions.print_notes()
   return _Data(
-    on_devices(first, tasks * draws)[0],
+    on_devices(held_out.take(tasks * draws), tasks * draws)[0],
     batching.TrainBatches(open_at, tasks, partitioner.batch),
     test,
-    scoring.questions_of(task, test_episodes, counts).targets,
+    questions.targets,
   )
 
 
@@ -343,14 +340,26 @@ class _Test:
   """Measures the loss and the metric of every task, with any adapters."""
 
   def __init__(
-    self, task: seqio.Task, data: _Data, tasks: int, metric: str
+    self,
+    task: seqio.Task,
+    data: _Data,
+    names: Sequence[str],
+    metric: str,
+    seed: int,
   ) -> None:
     self._task, self._data = task, data
-    self._tasks, self._metric = tasks, metric
+    self._tasks, self._metric = len(names), metric
+    # One key per task and visit: neither the group that a task is tuned in nor
+    # the step that is tested changes what is drawn.
+    keys = [
+      eval_step.episode_keys(seed, name, 0, len(data.test)) for name in names
+    ]
+    self._keys = jnp.stack(keys, axis=1)
 
   def __call__(self, answer: Any, phi: Adapters) -> list[tuple[float, float]]:
     outputs = eval_step.collect(
-      lambda batch: answer(phi, batch), self._data.test
+      lambda batch, first: answer(phi, batch, self._keys[first // self._tasks]),
+      self._data.test,
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)
     texts = scoring.by_episode(outputs['text'], counts)
@@ -369,32 +378,3 @@ class _Test:
       loss = -float(outputs['score'][mine].sum() / max(tokens, 1))
       results.append((loss, values[self._metric]))
     return results
-
-
-def _from_file(
-  path: str, own_adapters: Adapters, first: int, names: Sequence[str]
-) -> Adapters:
-  """The adapters of a file for the group of tasks that starts at `first`."""
-  count = jax.tree.leaves(own_adapters)[0].shape[0]
-  header = io.read_header(path)
-  rows = next(iter(header.shapes.values()))[0]
-  if rows not in (1, len(names)):
-    raise UserError(
-      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
-      f'{len(names)} are needed, one per task.'
-    )
-  tasks = header.config.get('tasks', ['unknown'])
-  if rows > 1 and tasks != names:
-    raise UserError(
-      f'START_ADAPTERS = {path!r}: of other tasks ({tasks[0]!r}, ...) than '
-      f'these ({names[0]!r}, ...).'
-    )
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), own_adapters
-  )
-  adapters = io.load(path, expected=shapes)
-  # A file may hold bfloat16; the adapters are tuned in float32 all the same.
-  adapters = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), adapters, shapes)
-  if rows == 1:
-    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), adapters)
-  return jax.tree.map(lambda x: x[first : first + count], adapters)

@@ -17,15 +17,17 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.eval', 'evaluate')
 
+import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from hypertuning import gin_utils, tables
+from hypertuning import files, gin_effect, gin_utils, locks, tables
 from hypertuning.data import aggregation, lookup
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -37,6 +39,7 @@ from hypertuning.evaluation.phi_modes import (
   neighbors,
 )
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Names, Path
 
 Row = dict[str, Any]
 
@@ -45,12 +48,12 @@ def evaluate(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
+  checkpoint_path: Path,
+  output_dir: Path,
   partitioner: Partitioner,
-  num_batches: int | None = None,
-  phi_modes: Sequence[str] | None = None,
-  draws: int = 1,
+  num_batches: Count | None = None,
+  phi_modes: Names | None = None,
+  draws: Count = 1,
   aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
 ) -> list[Row]:
   """Evaluates every task of a mixture.
@@ -58,7 +61,8 @@ def evaluate(
   Args:
     model: the model that the checkpoint was saved from.
     data: the episodes, from a split whose tasks were not trained on. Its seed
-      also seeds sampled decoding.
+      also seeds sampled decoding and the noise of the phi mode 'random': an
+      episode's random numbers depend on the seed, its task and its number.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are evaluated.
     partitioner: the devices, and how the model and the batches are divided over
@@ -75,14 +79,18 @@ def evaluate(
       the mixture.
 
   Returns:
-    One row `{'task', 'phi', 'episodes', 'loss', 'loss_stderr', 'gap', metric,
-    metric_stderr, ...}` per task and phi mode, then the rows of `aggregate`.
+    One row `{'task', 'phi', 'episodes', 'questions', 'loss', 'loss_stderr',
+    'gap', metric, metric_stderr, ...}` per task and phi mode, then the rows of
+    `aggregate`. All numbers are over as many `questions`, an option's question
+    counted once.
     Standard errors (`..._stderr`) are over episodes. With several draws of
     shots, `..._std` is the standard deviation of a metric over the draws.
 
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
+  files.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
+  restarts.refuse_others(output_dir, 'EVAL_OUTPUT_DIR', 'eval')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
@@ -98,8 +106,8 @@ def evaluate(
     )
   data.check(model)
   tasks = lookup.members(data.required_name)
-  # All splits are opened before any weight is read, so that a missing split is
-  # reported at once.
+  # All splits are read before any weight, so that a missing split and options
+  # that cannot be ranked are reported at once.
   datasets = [
     lookup.episodes(
       task.name,
@@ -110,29 +118,48 @@ def evaluate(
     )
     for task in tasks
   ]
+  limit = -1 if num_batches is None else num_batches * batch_size
+  room: Any = data.lengths['targets']
+  questions = [
+    scoring.questions_of(task, dataset.take(limit), room[0])
+    for task, dataset in zip(tasks, datasets, strict=True)
+  ]
+  for task, task_questions in zip(tasks, questions, strict=True):
+    _check_draws(task.name, task_questions.targets, draws)
   params, frozen = train_state.restore_variables(
     model, data.shapes(model), partitioner, checkpoint_path
   )
+  for task_questions in questions:
+    task_questions.print_notes()
   decode = any(task.predict_metric_fns for task in tasks)
   step_fn = partitioner.compile(
     eval_step.make_step(model, modes, decode, draws)
   )
-  rng = jax.random.key(data.seed)
+
+  def step(
+    name: str, batch: Mapping[str, jax.Array], first: int
+  ) -> Mapping[str, jax.Array]:
+    keys = eval_step.episode_keys(data.seed, name, first, batch_size)
+    return step_fn(params, frozen, batch, keys)
 
   results: list[Row] = []
   predictions: list[Row] = []
-  for task, episodes in zip(tasks, datasets, strict=True):
+  for task, episodes, task_questions in zip(
+    tasks, datasets, questions, strict=True
+  ):
     dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
-      lambda batch: step_fn(params, frozen, batch, rng),
+      functools.partial(step, task.name),
       _with_progress(batches, task.name),
     )
-    counts = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
-    targets, numbers, sources = scoring.questions_of(
-      task, episodes.take(len(counts)), counts
-    )
-    _check_draws(task.name, targets, draws)
+    targets, counts, numbers, sources, _ = task_questions
+    answered = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
+    if answered.tolist() != counts:
+      raise UserError(
+        f'{task.name}: {sum(counts)} queries were read, but {answered.sum()} '
+        'of them were answered.'
+      )
     others = neighbors(len(counts), batch_size, draws)
     in_turn = all(
       source != sources[other]
@@ -143,13 +170,20 @@ def evaluate(
       if mode == OTHER and not in_turn:
         print(f"{task.name}: no row of 'other', tasks do not come in turn.")
         continue
-      row = {'task': task.name, 'phi': mode, 'episodes': len(counts)}
-      row |= _of_mode(summary, mode)
-      scores = scoring.by_episode(outputs[f'score/{mode}'], counts)
+      scores = scoring.check_scores(
+        f'{task.name}, phi {mode}', outputs[f'score/{mode}'], counts
+      )
+      row = {
+        'task': task.name,
+        'phi': mode,
+        'episodes': len(counts),
+        'questions': scoring.number_of(targets),
+        **_of_mode(summary, mode),
+      }
       texts = None
       if task.predict_metric_fns:
         texts = scoring.texts_of(
-          task, scoring.by_episode(outputs[f'text/{mode}'], counts)
+          task, scoring.by_episode(outputs[f'text/{mode}'], answered)
         )
         row |= scoring.measure(
           task.predict_metric_fns, targets, texts, numbers, draws
@@ -157,12 +191,22 @@ def evaluate(
       row |= scoring.measure(
         task.score_metric_fns, targets, scores, numbers, draws
       )
+      if row.get('ties'):
+        tied = round(row['ties'] * row['questions'] / 100)
+        print(
+          f'{task.name}, phi {mode}: {tied} of {row["questions"]} questions '
+          'have several likeliest options, and are right only if all are.',
+          file=sys.stderr,
+        )
       results.append(row)
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
-  summaries.write_jsonl(output_dir, 'predictions', predictions)
-  summaries.write_jsonl(output_dir, 'results', results)
-  gin_utils.save_config(output_dir)
+  gin_effect.check_overridden()
+  with locks.writing(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
+    files.remove(output_dir, 'results.jsonl')
+    gin_utils.save_config(output_dir)
+    summaries.write_jsonl(output_dir, 'predictions', predictions)
+    summaries.write_jsonl(output_dir, 'results', results)
   print(scoring.table(results))
   return results
 
@@ -174,6 +218,7 @@ def _with_progress(
   progress = summaries.Progress(None, label=f'evaluating {name}')
   for batch in batches:
     yield batch
+    gin_effect.check_overridden()
     progress.update()
   progress.close()
 

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib.util  # gin 0.5.0 uses `util` without importing it
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -14,11 +15,22 @@ import gin
 from absl import app, flags
 from gin import config as gin_config
 
-from hypertuning import files, old_names, paths, quiet
+from hypertuning import bindings as bindings_lib
+from hypertuning import (
+  files,
+  gin_effect,
+  gin_files,
+  old_names,
+  paths,
+  quiet,
+  text_files,
+)
 from hypertuning.errors import UserError
 
 _FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help shows them with the command's own
+# Before gin's own reader, which takes a mark for a token and knows no UTF-16.
+gin_config._FILE_READERS.insert(0, (text_files.open_text, os.path.isfile))
 
 
 def define_flags() -> None:
@@ -73,19 +85,23 @@ def run(module: str, function: str, configured: bool = True) -> None:
           f'{rest[1]!r} is not a flag; gin files are given as --gin_file=..., '
           'bindings as --gin.NAME=value.'
         )
-      with quiet.hidden_stderr():
+      with quiet.hidden_stderr():  # gin files import modules, too
         imported = importlib.import_module(module)
-      parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
+        parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
       target = getattr(imported, function)
-      call(target) if configured else target()
+      if not configured:
+        return target()
+      gin_effect.check_reached(target, _FLAGS.gin_bindings, _own_files())
+      call(target)
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr)
       sys.exit(2)
     except KeyboardInterrupt:
       sys.exit(130)  # the exit code of a shell after SIGINT
 
-  app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
+  with quiet.closed_pipes():
+    app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
 
 
 def parse(
@@ -118,13 +134,15 @@ def parse(
     )
   with _without_path_errors():
     for file in files:
-      path = str(_find(file, roots))
+      path = str(gin_files.find(file, roots))
+      gin_files.check_includes(str(pathlib.Path(path).resolve()), roots)
       try:
         gin.parse_config_file(path)
       except Exception as error:  # gin passes on errors of any kind
         raise UserError(_explain(error, path)) from error
   for binding in bindings:
     _parse_binding(binding)
+  bindings_lib.check()
   _check_macros(files, bindings)
   gin.finalize()
 
@@ -136,33 +154,14 @@ def lines(file: str) -> Iterator[str]:
     file: path of the file, as `parse` takes it. A file that is not found has no
       lines.
   """
-  for _, line in _numbered_lines(file):
+  for _, line in gin_files.numbered_lines(file, _roots()):
     yield line
 
 
-def _numbered_lines(file: str) -> Iterator[tuple[str, str]]:
-  """Pairs (`file:line`, the line) of a gin file and of those it includes."""
+def _roots() -> list[str]:
+  """Folders where gin files are looked for, after the working directory."""
   search = _FLAGS.gin_search_paths if _FLAGS.is_parsed() else ()
-  try:
-    path = _find(file, [*search, str(paths.data_root())])
-    text = path.read_text('utf-8')
-  except (UserError, ValueError):
-    return  # the error is reported when the file is parsed
-  for number, line in enumerate(text.splitlines(), start=1):
-    if not line.strip() or line.lstrip().startswith('#'):
-      continue
-    yield f'{path}:{number}', line
-    if include := re.match(r"include\s+['\"](.+?)['\"]", line):
-      yield from _numbered_lines(include[1])
-
-
-def _place(macro: str, files: Sequence[str]) -> str:
-  """The `file:line` where a macro is bound; all files if none binds it."""
-  for file in files:
-    for place, line in _numbered_lines(file):
-      if re.match(rf'{macro}\s*=', line):
-        return place
-  return ', '.join(files)
+  return [*search, str(paths.data_root())]
 
 
 def call(function: Callable[..., Any], **kwargs: Any) -> Any:
@@ -229,7 +228,12 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
 
 def save_config(folder: str, name: str = 'config.gin') -> None:
   """Writes the resolved configuration into a folder, beside its results."""
-  files.write_text(folder, name, gin.config_str())
+  files.write_text(folder, name, config_text())
+
+
+def config_text() -> str:
+  """The resolved configuration, as `save_config` writes it."""
+  return gin.config_str()
 
 
 def one_line(error: Exception) -> str:
@@ -237,21 +241,17 @@ def one_line(error: Exception) -> str:
   return ' '.join(str(error).split('\n  In call to configurable')[0].split())
 
 
+def _own_files() -> list[str]:
+  """The gin files of the command line that do not come with hypertuning."""
+  roots = [*_FLAGS.gin_search_paths, str(paths.data_root())]
+  found = [gin_files.find(file, roots).resolve() for file in _FLAGS.gin_file]
+  shipped = paths.data_root().resolve() / 'gin'
+  return [str(file) for file in found if shipped not in file.parents]
+
+
 def _rewrite(argument: str) -> str:
   """Turns `--gin.NAME=value` into a flag that absl can read."""
   return re.sub(r'^--?gin\.', '--gin_bindings=', argument)
-
-
-def _find(file: str, roots: Sequence[str]) -> pathlib.Path:
-  for root in ('', *roots):
-    path = pathlib.Path(root, file)
-    if path.is_file():
-      return path
-  if file.startswith(tuple(old_names.FILES)):
-    raise UserError(f'--gin_file={file}: {old_names.hint(file)}')
-  raise UserError(
-    f'{file}: no such gin file in the working directory, {", ".join(roots)}.'
-  )
 
 
 def _parse_binding(binding: str) -> None:
@@ -275,8 +275,8 @@ def _parse_binding(binding: str) -> None:
 def _explain(error: Exception, file: str) -> str:
   """Turns any error of gin's parser into `file:line: what is wrong`."""
   text = str(error)
-  if isinstance(error, UnicodeDecodeError):
-    return f'{file}: not UTF-8 at byte {error.start}; is it a gin file?'
+  if isinstance(error, UserError):  # the file is no text
+    return one_line(UserError(text.split('\n  In file')[0]))
   if isinstance(error, SyntaxError):
     file, line, text = error.filename or file, error.lineno, error.msg
     token = re.search(r"Failed to parse token '(.*?)'", text)
@@ -312,7 +312,11 @@ def _check_macros(files: Sequence[str], bindings: Sequence[str]) -> None:
   as_flags = {binding.partition('=')[0].strip() for binding in bindings}
   for name in sorted(values.keys() - used_names):
     if name in old_names.MACROS:
-      place = f'--gin.{name}' if name in as_flags else _place(name, files)
+      place = (
+        f'--gin.{name}'
+        if name in as_flags
+        else gin_files.place(name, files, _roots())
+      )
       raise UserError(
         f'{place}: {name} is called {old_names.MACROS[name]} now.'
       )

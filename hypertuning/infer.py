@@ -19,7 +19,6 @@ if __name__ == '__main__':
   gin_utils.run('hypertuning.infer', 'infer')
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -28,15 +27,17 @@ import jax
 import numpy as np
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import gin_utils
+from hypertuning import files, gin_effect, gin_utils, locks
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
+from hypertuning.evaluation import eval_step
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +61,11 @@ def infer(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  checkpoint_path: str,
-  output_dir: str,
+  checkpoint_path: Path,
+  output_dir: Path,
   partitioner: Partitioner,
-  input_path: str | None = None,
-  num_batches: int | None = None,
+  input_path: Path | None = None,
+  num_batches: Count | None = None,
   save_adapters: bool = False,
 ) -> list[dict[str, Any]]:
   """Answers every query of a file or of a seqio task.
@@ -93,6 +94,8 @@ def infer(
     UserError: the input is bad; the message names the binding, file or line at
       fault.
   """
+  folder = files.check_writable(output_dir, 'INFER_OUTPUT_DIR')
+  restarts.refuse_others(output_dir, 'INFER_OUTPUT_DIR', 'infer')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
@@ -113,19 +116,28 @@ def infer(
     model, data.shapes(model), partitioner, checkpoint_path
   )
   step_fn = partitioner.compile(_make_step(model, save_adapters))
-  rng = jax.random.key(data.seed)
 
   rows: list[dict[str, Any]] = []
   phis: dict[int, Any] = {}
   progress = summaries.Progress(None, label='answering')
-  for part in parts:
-    phi, tokens, scores = jax.device_get(
-      step_fn(params, frozen, part.batch, rng)
+  for number, part in enumerate(parts):
+    # One key per episode: what is drawn does not depend on the batch size.
+    keys = eval_step.episode_keys(
+      data.seed, data.name or '', number * data.batch_size, data.batch_size
     )
+    phi, tokens, scores = jax.device_get(
+      step_fn(params, frozen, part.batch, keys)
+    )
+    gin_effect.check_overridden()
     for i, name in enumerate(part.names):
       if save_adapters:
         phis.setdefault(name, jax.tree.map(lambda x, i=i: x[i], phi))
       for j, query in enumerate(part.queries[i]):
+        if np.isnan(scores[i, j]):
+          raise UserError(
+            f'CHECKPOINT_PATH = {checkpoint_path!r}: the score of the query '
+            f'{query[:40]!r} is nan: its weights give no number.'
+          )
         rows.append(
           {
             'episode': name,
@@ -136,16 +148,20 @@ def infer(
         )
     progress.update(answers=len(rows))
   progress.close()
-  if save_adapters:
-    io.save(
-      jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
-      os.path.join(output_dir, 'adapters.safetensors'),
-      model=str(checkpoint_path),
-      config={'episodes': list(phis)},
-    )
-  summaries.write_jsonl(output_dir, 'predictions', rows)
-  gin_utils.save_config(output_dir)
-  print(f'{len(rows)} answers in {output_dir}/predictions.jsonl')
+  with locks.writing(output_dir, 'INFER_OUTPUT_DIR', wait=True):
+    # The adapters of an earlier command belong to other answers.
+    for name in ('predictions.jsonl', 'adapters.safetensors'):
+      files.remove(output_dir, name)
+    gin_utils.save_config(output_dir)
+    if save_adapters:
+      io.save(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),
+        folder / 'adapters.safetensors',
+        model=str(checkpoint_path),
+        config={'episodes': list(phis)},
+      )
+    summaries.write_jsonl(output_dir, 'predictions', rows)
+  print(f'{len(rows)} answers in {folder}/predictions.jsonl')
   return rows
 
 
@@ -157,22 +173,23 @@ def _make_step(model: HyperTuningModel, returns_phi: bool) -> Any:
     returns_phi: whether the function returns phi; the model needs a hypermodel.
 
   Returns:
-    A function `(params, frozen, batch, rng) -> (phi, tokens, scores)`. Phi is
-    generated once per episode, for all of its queries. It is returned with a
-    row per episode, even if they all share it; None without `returns_phi`.
+    A function `(params, frozen, batch, keys) -> (phi, tokens, scores)`; `keys`
+    are random keys `[episodes]`. Phi is generated once per episode, for all of
+    its queries. It is returned with a row per episode, even if they all share
+    it; None without `returns_phi`.
   """
 
   def step(
-    params: Any, frozen: Any, batch: Mapping[str, jax.Array], rng: jax.Array
+    params: Any, frozen: Any, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> tuple[Any, jax.Array, jax.Array]:
     phi = model.generate_adapters(params, batch, {'frozen': frozen})
     # The targets' scores are not read, so the compiler leaves them out.
-    answer = model.answer(params, frozen, batch, phi, rng)
-    kept = None
+    answer = model.answer(params, frozen, batch, phi, keys)
+    phi_rows = None
     if returns_phi:
       assert phi is not None
-      kept = adapters_lib.expand(phi, len(batch['input_tokens']))
-    return kept, answer['text'], answer['text_score']
+      phi_rows = adapters_lib.expand(phi, len(batch['input_tokens']))
+    return phi_rows, answer['text'], answer['text_score']
 
   return step
 

@@ -11,9 +11,8 @@ import re
 
 from gin import config as gin_config
 
-from hypertuning import files
+from hypertuning import files, gin_effect
 
-_MACRO = 'gin.macro'
 # The macro that is bound to None in `model.gin`: neither decoding nor scoring
 # needs an optimizer.
 _LEFT_OUT = 'OPTIMIZER'
@@ -25,41 +24,9 @@ def save(folder: str) -> None:
   Args:
     folder: folder of the run.
   """
-  config = _reachable('MODEL')
+  config = gin_effect.reachable(macros=['MODEL'], without=_LEFT_OUT)
   if config:
     files.write_text(folder, 'model.gin', _text(config))
-
-
-def _reachable(name: str) -> dict:
-  """The bindings that the value of a macro can depend on."""
-  # Gin has no public way to read its configuration.
-  config = gin_config._CONFIG
-  bindings: dict = {}
-  scopes, selectors = {''}, set()
-  macros = {name}
-  size = -1
-  # A scope that is reached late may make bindings reachable that were skipped.
-  while size < len(bindings):
-    size = len(bindings)
-    for (scope, selector), binding in config.items():
-      if selector == _MACRO:
-        applies = scope in macros
-      else:
-        parts = set(scope.split('/'))
-        applies = selector in selectors and parts <= scopes
-      if not applies or (scope, selector) in bindings:
-        continue
-      if (scope, selector) == (_LEFT_OUT, _MACRO):
-        binding = {'value': None}
-      bindings[scope, selector] = binding
-      for reference in gin_config.iterate_references(binding):
-        scope, _, _ = reference.scoped_selector.rpartition('/')
-        if reference.configurable.selector == _MACRO:
-          macros.add(scope)
-        else:
-          scopes.update(scope.split('/'))
-          selectors.add(reference.configurable.selector)
-  return bindings
 
 
 def _text(config: dict) -> str:

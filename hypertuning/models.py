@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.core import freeze
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import objectives, trees
+from hypertuning import objectives, ranges, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data.text_format import check
 from hypertuning.errors import UserError
@@ -43,15 +43,15 @@ class HyperTuningModel:
     self,
     downstream: nn.Module,
     hypermodel: nn.Module | None,
-    text_format: Any,
-    optimizer_def: Any,
-    trainable_regex: str = 'hypermodel/.*',
-    frozen_dtype: Any = None,
+    text_format: ranges.Object,
+    optimizer_def: ranges.Object,
+    trainable_regex: ranges.Regex = 'hypermodel/.*',
+    frozen_dtype: ranges.Dtype | None = None,
     decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.greedy,
-    loss_normalizing_factor: float | str | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    distillation_weight: float = 0.0,
+    loss_normalizing_factor: ranges.LossFactor | None = None,
+    label_smoothing: ranges.ShareBelowOne = 0.0,
+    z_loss: ranges.NotNegative = 0.0,
+    distillation_weight: ranges.Share = 0.0,
     teacher: nn.Module | None = None,
     return_adapters: bool = False,
   ) -> None:
@@ -283,7 +283,7 @@ class HyperTuningModel:
     rng: jax.Array | None = None,
     decoder_params: Mapping[str, Any] | None = None,
     return_all_decodes: bool = False,
-    num_decodes: int = 1,
+    num_decodes: int | None = None,
     flax_mutables: Tree | None = None,
     adapters: Adapters | str | None = GENERATE,
   ) -> tuple[jax.Array, dict[str, Any]]:
@@ -292,10 +292,10 @@ class HyperTuningModel:
     Args:
       params: trainable variables.
       batch: one batch of model features; targets give the length only.
-      rng: key for sampling.
+      rng: for sampling: one key, or one per episode `[episodes]`.
       decoder_params: further arguments of the decode function.
       return_all_decodes: whether to return all decodes, the best one last.
-      num_decodes: number of beams or samples per query.
+      num_decodes: beams or samples per query; None: as the decode function has.
       flax_mutables: the collection `frozen`.
       adapters: phi, None or GENERATE, see `score_batch`.
 
@@ -316,16 +316,17 @@ class HyperTuningModel:
       outputs: Any = self.module.apply(variables, ids, memory, method='step')
       return outputs
 
+    if num_decodes is not None:
+      decoder_params = {'num_decodes': num_decodes, **(decoder_params or {})}
     sequences, scores = self._decode_fn(
       step,
       memory,
       end_ids=self.text_format.end_ids if self.text_format else (),
-      num_decodes=num_decodes,
-      rng=rng,
+      rng=decoding.query_keys(rng, episodes, queries),
       **(decoder_params or {}),
     )
-    sequences = sequences.reshape(episodes, queries, num_decodes, length)
-    scores = scores.reshape(episodes, queries, num_decodes)
+    sequences = sequences.reshape(episodes, queries, -1, length)
+    scores = scores.reshape(episodes, queries, -1)
     if not return_all_decodes:
       sequences, scores = sequences[:, :, -1], scores[:, :, -1]
     aux: dict[str, Any] = {'scores': scores}
@@ -368,7 +369,7 @@ class HyperTuningModel:
       frozen: frozen variables.
       batch: one batch of model features.
       adapters: phi `[episodes, ...]`; None for no phi.
-      rng: key for sampled decoding.
+      rng: for sampled decoding, see `predict_batch_with_aux`.
       decode: whether to decode text.
 
     Returns:

@@ -25,7 +25,6 @@ if __name__ == '__main__':
 
 import ast
 import json
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,7 +32,7 @@ from typing import Any
 import gin
 from absl import flags
 
-from hypertuning import gin_utils, quiet, train
+from hypertuning import files, gin_utils, quiet, train
 from hypertuning.errors import UserError
 from hypertuning.planning import report, search, topologies
 from hypertuning.planning.search import Bindings
@@ -53,6 +52,7 @@ def plan() -> None:
     raise UserError('--topology is required, such as --topology=v4-64.')
   topology = topologies.find(_FLAGS.topology)
   choices = dict(map(_choice, _FLAGS.choices))
+  check_outputs()
   settings = gin_utils.arguments(train.train)
   with quiet.hidden_stderr():
     devices = topologies.devices(topology)
@@ -61,6 +61,17 @@ def plan() -> None:
     _plan_many(compiler, topology, settings, choices)
   else:
     _plan_one(compiler, topology, settings)
+
+
+def check_outputs() -> None:
+  """Makes sure that the files of the flags can be written.
+
+  Raises:
+    UserError: names the flag.
+  """
+  files.check_writable(_FLAGS.cache_dir, '--cache_dir')
+  if _FLAGS.json:
+    files.check_file(_FLAGS.json, '--json')
 
 
 def _plan_one(
@@ -187,6 +198,6 @@ def _write(values: Any) -> None:
   """Writes the values to the file of `--json`, if that flag is set."""
   if _FLAGS.json:
     # Not `files.write_text`, which replaces: this may be a pipe or /dev/stdout.
-    path = pathlib.Path(_FLAGS.json)
+    path = files.folder(_FLAGS.json, '--json')
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + '\n', encoding='utf-8')
+    path.write_text(json.dumps(values, indent=1) + '\n')

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,25 @@ def hidden_stderr() -> Iterator[None]:
       sys.stderr.flush()
       os.dup2(terminal, 2)
       os.close(terminal)
+
+
+@contextlib.contextmanager
+def closed_pipes() -> Iterator[None]:
+  """Ends the process without a word where nobody reads what it prints.
+
+  That is so behind `| head`. The exit code is that of a shell after SIGPIPE.
+  """
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # Python flushes both once more when it ends.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+      os.dup2(nowhere, stream.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def hush_logs() -> None:

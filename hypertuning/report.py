@@ -15,12 +15,14 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.report', 'report')
 
-import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-from hypertuning import files
+from etils import epath
+
+from hypertuning import files, gin_effect
 from hypertuning.errors import UserError
+from hypertuning.ranges import Path
 from hypertuning.reporting import page, sweep_results
 from hypertuning.reporting.sections import Section
 from hypertuning.reporting.sweep_results import Aggregate, Sweep
@@ -28,11 +30,11 @@ from hypertuning.reporting.sweep_results import Aggregate, Sweep
 
 def report(
   *,
-  sweep_dir: str,
+  sweep_dir: Path,
   sections: Sequence[Callable[[Sweep], Section]],
   title: str,
   aggregate: Aggregate | None = None,
-) -> pathlib.Path:
+) -> epath.Path:
   """Writes the page and its tables into the sweep's folder.
 
   Args:
@@ -52,6 +54,7 @@ def report(
       metric that the sweep does not have.
   """
   sweep = sweep_results.read(sweep_dir, aggregate)
+  files.check_writable(sweep_dir, 'SWEEP_DIR')
   parts = [section(sweep) for section in sections]
   tables = [table for section in parts for table in section.tables]
   for kind, names in {
@@ -69,13 +72,14 @@ def report(
           f'report.sections: two {kind} are called {name!r}; bind another name '
           'for one of them.'
         )
+  gin_effect.check_overridden()
   for table in tables:
     files.write_text(sweep_dir, f'{table.name}.md', page.markdown(table))
     records = page.as_csv(table.records)
     files.write_text(sweep_dir, f'{table.name}.csv', records)
   text = page.html(title, sweep_dir, parts)
   files.write_text(sweep_dir, 'report.html', text)
-  path = pathlib.Path(sweep_dir, 'report.html')
+  path = sweep.folder / 'report.html'
   for table in parts[0].tables if parts else ():
     print(page.markdown(table))
   print(f'Report: {path}')

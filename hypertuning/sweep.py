@@ -20,11 +20,13 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.sweep', 'sweep')
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Name, Path
 from hypertuning.reporting import sweep_results as reporting
 from hypertuning.reporting import sweep_table
 from hypertuning.sweeping import cells, expansion, scheduler
@@ -33,13 +35,13 @@ from hypertuning.sweeping.cells import Cell
 
 def sweep(
   *,
-  output_dir: str,
+  output_dir: Path,
   stages: Mapping[str, Mapping[str, Any]],
   axes: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
-  num_workers: int = 1,
-  metric: str = 'accuracy',
-  phi: str | None = None,
-  average_over: str = 'seed',
+  num_workers: Count = 1,
+  metric: Name = 'accuracy',
+  phi: Name | None = None,
+  average_over: Name = 'seed',
 ) -> Sequence[Cell]:
   """Runs the cells that are not done, and writes the tables.
 
@@ -84,8 +86,6 @@ def sweep(
     UserError: the input is bad, or cells failed. Failed cells are reported once
       all other cells have ended.
   """
-  if not isinstance(num_workers, int) or num_workers < 1:
-    raise UserError(f'NUM_WORKERS = {num_workers!r}: give 1 or more.')
   axes = {} if axes is None else axes
   work = expansion.expand(output_dir, stages, axes)
   if average_over != reporting.SEED and average_over not in axes:
@@ -125,13 +125,13 @@ def sweep(
       )
     raise UserError(
       f'{count}{reasons[first.folder]} (see '
-      f'{pathlib.Path(first.folder, cells.LOG)}). Run the same command again '
+      f'{first.folder / cells.LOG}). Run the same command again '
       'to try them once more.'
     )
   return work
 
 
-def _unusable(results: reporting.Sweep) -> dict[pathlib.Path, str]:
+def _unusable(results: reporting.Sweep) -> dict[epath.Path, str]:
   """Maps the folder of each cell without usable results to the reason."""
   return {
     results.folder / cell.name: cell.reason or cell.state

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gin
 import jax
 import numpy as np
 import optax
@@ -23,11 +24,11 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from t5x import infer, optimizers, partitioning, utils
 
-from hypertuning import gin_utils, trees
+from hypertuning import bindings, gin_utils, trees
 from hypertuning.adapters import io
 from hypertuning.data import lookup
 from hypertuning.data.text_format import TextFormat
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders
 from hypertuning.engine import warm_start as warm_start_lib
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -97,7 +98,7 @@ class WarmStart(utils.TrainStateInitializer):
     """
     self._start = warm_start or warm_start_lib.WarmStart()
     if self._start.path:
-      checkpoints.find(self._start.path, 'INITIAL_CHECKPOINT_PATH')
+      checkpoint_folders.find(self._start.path, 'INITIAL_CHECKPOINT_PATH')
     super().__init__(*args, **kwargs)
 
   def from_scratch(self, init_rng: jax.Array) -> Any:
@@ -342,4 +343,6 @@ def _leave() -> None:
 
 
 sys.excepthook = _one_line
+# t5x reads the gin files itself, and finalizes the configuration.
+gin.config.register_finalize_hook(bindings.check)
 logging.set_verbosity(logging.WARNING)

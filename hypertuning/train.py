@@ -14,9 +14,9 @@ if __name__ == '__main__':
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.train', 'train')
 
+import contextlib
 import dataclasses
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -24,10 +24,19 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_utils, model_config
+from hypertuning import (
+  files,
+  gin_effect,
+  gin_utils,
+  locks,
+  model_config,
+  tables,
+)
 from hypertuning.engine import (
   batching,
+  checkpoint_folders,
   checkpoints,
+  restarts,
   summaries,
   train_state,
   train_step,
@@ -39,24 +48,25 @@ from hypertuning.engine.warm_start import WarmStart
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, phi_modes, statistics
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Natural, Path
 
 
 def train(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  total_steps: int,
-  model_dir: str,
+  total_steps: Count,
+  model_dir: Path,
   partitioner: Partitioner,
   eval_data: TaskData | None = None,
   warm_start: WarmStart | None = None,
-  eval_period: int = 500,
-  eval_steps: int | None = 8,
-  checkpoint_period: int = 500,
-  keep_checkpoints: int = 3,
-  log_period: int = 20,
-  num_microbatches: int = 1,
-  random_seed: int = 0,
+  eval_period: Natural = 500,
+  eval_steps: Count | None = 8,
+  checkpoint_period: Natural = 500,
+  keep_checkpoints: Count = 3,
+  log_period: Count = 20,
+  num_microbatches: Count = 1,
+  random_seed: Natural = 0,
 ) -> TrainState | None:
   """Trains a model until it has done `total_steps` steps.
 
@@ -95,20 +105,26 @@ def train(
     UserError: the input is bad; the message names the binding or file at fault.
     SystemExit: SIGTERM or SIGINT came; the state has been saved.
   """
-  latest_step = checkpoints.latest_step(model_dir)
-  if latest_step is not None and latest_step >= total_steps:
+  latest_step = checkpoint_folders.latest_step(model_dir)
+  is_finished = latest_step is not None and latest_step >= total_steps
+  folder = files.folder(model_dir, 'MODEL_DIR')
+  if not is_finished:
+    files.check_writable(model_dir, 'MODEL_DIR')
+    checkpoint_folders.check_saving(folder)
+    restarts.refuse_others(model_dir, 'MODEL_DIR', 'train')
+  partitioner.check_batch(data.batch_size, num_microbatches)
+  warm_start = warm_start or WarmStart()
+  warm_start.check(model.module.teacher is not None)
+  data.check(model)
+  settings = restarts.settings(model, data, warm_start, random_seed)
+  if latest_step is not None:
+    restarts.check(model_dir, settings)
+  if is_finished:
     print(
       f'{model_dir}: finished, {latest_step} of TRAIN_STEPS = {total_steps} '
       'done.'
     )
     return None
-  for name, value in (('TRAIN_STEPS', total_steps), ('LOG_PERIOD', log_period)):
-    if value < 1:
-      raise UserError(f'{name} = {value}: must be 1 or more.')
-  partitioner.check_batch(data.batch_size, num_microbatches)
-  warm_start = warm_start or WarmStart()
-  warm_start.check(model.module.teacher is not None)
-  data.check(model)
   batches = data.train_batches(model, partitioner)
   evaluate = None
   if eval_period:
@@ -127,10 +143,27 @@ def train(
     )
   else:
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
+  left = total_steps - (latest_step or 0)
+  saves = -(-left // checkpoint_period) if checkpoint_period else 1
+  files.check_writable(
+    model_dir,
+    'MODEL_DIR',
+    # A checkpoint is deleted once a newer one is saved.
+    min(saves, keep_checkpoints + 1 - checkpoint_folders.count(folder))
+    * checkpoints.size(state.as_saved()),
+  )
   _print_counts(state)
 
-  checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
-  try:
+  gin_effect.check_overridden()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(locks.writing(model_dir, 'MODEL_DIR'))
+    if checkpoint_folders.latest_step(model_dir) != latest_step:
+      raise UserError(
+        f'MODEL_DIR = {model_dir!r}: another command has trained there in the '
+        'meantime; run this one again to go on from there.'
+      )
+    checkpointer = checkpoints.Checkpointer(model_dir, keep_checkpoints)
+    stack.callback(checkpointer.close)
     if latest_step is not None:
       saved_state, position = checkpointer.restore(
         latest_step, state.as_saved()
@@ -138,6 +171,8 @@ def train(
       state = state.from_saved(saved_state)
       batches.move(position)
       print(f'Going on from step {latest_step}.', file=sys.stderr)
+      restarts.keep_config(model_dir, latest_step, gin_utils.config_text())
+    restarts.record(model_dir, settings)
     gin_utils.save_config(model_dir)
     model_config.save(model_dir)
     step_fn = partitioner.compile(
@@ -158,8 +193,6 @@ def train(
         'checkpoint': checkpoint_period,
       },
     ).run(state, batches)
-  finally:
-    checkpointer.close()
 
 
 class _Loop:
@@ -187,7 +220,7 @@ class _Loop:
   ) -> TrainState:
     """Trains to the last step, or until a signal comes."""
     first, total = int(state.step), self._periods['total']
-    label = os.path.basename(os.path.abspath(self._model_dir))
+    label = files.folder(self._model_dir).name
     progress = summaries.Progress(total, first, label)
     with _Interruption() as interruption:
       for step in range(first + 1, total + 1):
@@ -202,11 +235,13 @@ class _Loop:
         progress.update(**values)
         if self._evaluate and (step == total or self._due('eval', step)):
           results = self._evaluate(state)
+          self._check_finite(results, step, 'held-out ')
           self._writer.write(step, {f'eval/{k}': v for k, v in results.items()})
           progress.say(_losses(step, results))
         if last or self._due('checkpoint', step):
-          self._checkpointer.save(step, state.as_saved(), batches.position())
+          # A run that goes on from this checkpoint keeps the lines before it.
           self._writer.flush()
+          self._checkpointer.save(step, state.as_saved(), batches.position())
         if last:
           break
     progress.close()
@@ -224,6 +259,28 @@ class _Loop:
     period = self._periods[period_name]
     return period > 0 and step % period == 0
 
+  def _check_finite(
+    self, values: Mapping[str, float], step: int, which: str = ''
+  ) -> None:
+    """Refuses losses and gradient norms that are not finite.
+
+    Args:
+      values: numbers of a step; their standard errors may be unknown.
+      step: number of the step.
+      which: words before the name, in the message.
+
+    Raises:
+      UserError: names the number and the step.
+    """
+    for name, value in values.items():
+      if name.endswith(tables.ERRORS) or math.isfinite(value):
+        continue
+      raise UserError(
+        f'{which}{name} is {value} at step {step}: lower LEARNING_RATE and run '
+        'the command again; it goes on from the last checkpoint in '
+        f'MODEL_DIR = {self._model_dir!r}.'
+      )
+
   def _write(self) -> float:
     """Writes the scalars of the steps since the last call.
 
@@ -231,18 +288,12 @@ class _Loop:
       The loss of the last step.
 
     Raises:
-      UserError: the loss or the gradient norm of a step is not finite.
+      UserError: a number of a step is not finite.
     """
     loss = math.nan
     for step, scalars in self._pending:
       values = {k: float(x) for k, x in jax.device_get(scalars).items()}
-      for name in ('loss', 'grad_norm'):
-        if not math.isfinite(values[name]):
-          raise UserError(
-            f'{name} is {values[name]} at step {step}: lower LEARNING_RATE and '
-            'run the command again; it goes on from the last checkpoint in '
-            f'MODEL_DIR = {self._model_dir!r}.'
-          )
+      self._check_finite(values, step)
       self._writer.write(step, {f'train/{k}': x for k, x in values.items()})
       loss = values['loss']
     self._pending.clear()
@@ -272,8 +323,11 @@ def _make_evaluate(
 
   def evaluate(state: TrainState) -> dict[str, float]:
     outputs = eval_step.collect(
-      lambda batch: step_fn(
-        state.params, state.frozen, batch, jax.random.key(0)
+      lambda batch, first: step_fn(
+        state.params,
+        state.frozen,
+        batch,
+        eval_step.episode_keys(0, '', first, len(batch['is_real'])),
       ),
       batching.on_devices(dataset, partitioner.batch, count),
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up everything that the tests need, and runs them but the slowest: 5 to 7
+# Sets up everything that the tests need, and runs them but the slowest: 5 to 9
 # minutes on two CPU cores after the installation.
 #
 #   launch/test.sh                 # in .venv, which is made if it is missing

@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 import seqio
 
 from hypertuning.data import registry, row_files
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
 
 FIELDS = {'inputs': 'input', 'targets': 'output'}
 _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')
@@ -31,14 +33,14 @@ _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')
 
 @takes_text_format
 def function_vectors(
-  folder: str,
-  name: str = 'function_vectors',
-  held_out: int | Sequence[str] = 16,
-  shots: int = 16,
-  queries: int = 1,
-  most_asked: int | None = None,
-  draws: int | Sequence[int] = 1,
-  train_episodes: int | None = None,
+  folder: Path,
+  name: Name = 'function_vectors',
+  held_out: Count | Names = 16,
+  shots: Natural = 16,
+  queries: Count = 1,
+  most_asked: Count | None = None,
+  draws: Draws = 1,
+  train_episodes: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -62,8 +64,9 @@ def function_vectors(
     text_format: format of the text; T5's over bytes by default.
 
   Raises:
-    UserError: there is no such folder, a row is wrong, a task has too few rows,
-      or the held-out tasks do not exist or leave none to train on.
+    UserError: there is no such folder, all rows of a file are wrong, a task has
+      too few rows, or the held-out tasks do not exist or leave none to train
+      on.
   """
   tasks = _read(folder)
   held_out_names = choose(list(tasks), held_out)
@@ -149,12 +152,14 @@ def _function(name: str) -> str:
 def _read(folder: str) -> dict[str, RowTask]:
   root = pathlib.Path(folder).expanduser()
   tasks: dict[str, RowTask] = {}
+  odd = Oddities(folder)
   for path in sorted(root.rglob('*')):
     if path.name.endswith(_ENDINGS):
       name = path.name.partition('.')[0]
       if name in tasks:
         raise UserError(f'{path}: another file has task {name!r} as well.')
-      tasks |= row_files.read(str(path), FIELDS, strip=True, name=name)
+      tasks |= row_files.read(str(path), FIELDS, strip=True, name=name, odd=odd)
+  odd.say()
   if not tasks:
     raise UserError(
       f'{folder}: no {", ".join(_ENDINGS)} file of rows in this folder.'

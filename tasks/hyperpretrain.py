@@ -28,9 +28,11 @@ from hypertuning.data import (
   vocabularies,
 )
 from hypertuning.data.caclm import SegmentLengths
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Name, Path, ShareBelowOne
 from hypertuning.tasks import toy  # type: ignore[attr-defined]  # by __path__
 
 # Lengths of windows of documentation, in bytes: the default tasks need no file
@@ -46,7 +48,7 @@ Preprocessor = Callable[..., tf.data.Dataset]
 
 @takes_text_format
 def python_docs(
-  name: str = 'hyperpretrain_python',
+  name: Name = 'hyperpretrain_python',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -66,9 +68,9 @@ def python_docs(
 
 @takes_text_format
 def python_docs_lm(
-  name: str = 'python_docs_lm',
+  name: Name = 'python_docs_lm',
   lengths: SegmentLengths = LM_LENGTHS,
-  queries: int = 4,
+  queries: Count = 4,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers the documentation for pretraining a downstream model.
@@ -88,9 +90,9 @@ def python_docs_lm(
 
 @takes_text_format
 def text_folder(
-  folder: str,
-  name: str = 'hyperpretrain_text',
-  pattern: str = '**/*.txt',
+  folder: Path,
+  name: Name = 'hyperpretrain_text',
+  pattern: Name = '**/*.txt',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -115,16 +117,16 @@ def text_folder(
     for split in corpus.SPLITS
   }
   segment = functools.partial(caclm.caclm, lengths=lengths)
-  source = _source(files.__getitem__, read_text=tf.io.read_file)
+  source = _source(files.__getitem__, read_text=_read_file)
   return _add(name, source, segment, text_format)
 
 
 @takes_text_format
 def text_rows(
-  train: str,
-  validation: str,
-  name: str = 'hyperpretrain_rows',
-  field: str = 'text',
+  train: Path,
+  validation: Path,
+  name: Name = 'hyperpretrain_rows',
+  field: Name = 'text',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -153,12 +155,12 @@ def text_rows(
 
 @takes_text_format
 def text_rows_lm(
-  train: str,
-  validation: str,
-  name: str = 'text_rows_lm',
-  field: str = 'text',
+  train: Path,
+  validation: Path,
+  name: Name = 'text_rows_lm',
+  field: Name = 'text',
   lengths: SegmentLengths = LM_LENGTHS,
-  queries: int = 4,
+  queries: Count = 4,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers the rows of two files for pretraining a downstream model.
@@ -181,11 +183,11 @@ def text_rows_lm(
 
 @takes_text_format
 def c4(
-  name: str = 'hyperpretrain_c4',
-  tfds_name: str = 'c4/en:3.1.0',
+  name: Name = 'hyperpretrain_c4',
+  tfds_name: Name = 'c4/en:3.1.0',
   lengths: SegmentLengths | None = None,
   text_format: TextFormat | None = None,
-  parts: int = 4,
+  parts: Count = 4,
 ) -> str:
   """Registers hyperpretraining on C4, which tensorflow-datasets has prepared.
 
@@ -211,11 +213,11 @@ def c4(
 
 
 def downstream_mixture(
-  name: str = 'downstream_toy',
-  episodes: str = toy.NAME,
-  text: str = 'python_docs_lm',
-  text_rate: float = 0.15,
-  zero_shot_rate: float = 0.05,
+  name: Name = 'downstream_toy',
+  episodes: Name = toy.NAME,
+  text: Name = 'python_docs_lm',
+  text_rate: ShareBelowOne = 0.15,
+  zero_shot_rate: ShareBelowOne = 0.05,
 ) -> str:
   """Registers a mixture of episodes and text, to pretrain a downstream model.
 
@@ -258,8 +260,10 @@ def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
   @functools.cache
   def texts(split: str) -> tuple[str, ...]:
     fields = {'inputs': field, 'targets': field}
-    tasks = row_files.read(files[split], fields, name='text')
-    return tuple(row.inputs for row in tasks['text'].rows)
+    odd = Oddities(f'{field!r}')
+    tasks = row_files.read(files[split], fields, name='text', odd=odd)
+    odd.say()
+    return tuple(row.inputs for task in tasks.values() for row in task.rows)
 
   return _source(texts)
 
@@ -288,6 +292,11 @@ def _source(
     return numbers.map(lambda i: {'text': read_text(item_names[i])})
 
   return seqio.FunctionDataSource(dataset, splits=corpus.SPLITS)
+
+
+def _read_file(path: tf.Tensor) -> tf.Tensor:
+  """The text of a file, without a byte order mark."""
+  return tf.strings.regex_replace(tf.io.read_file(path), '^\ufeff', '')
 
 
 def _add(

@@ -7,17 +7,19 @@ the fields `input`, `output` and `options`.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from hypertuning.data import aggregation, metrics, registry, row_files
+from hypertuning import text_files
+from hypertuning.data import aggregation, metrics, registry, row_files, texts
 from hypertuning.data import text_format as text_format_lib
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Name, Names, Natural, Path, Seeds
 
 SETTINGS = (
   'hr_to_lr',
@@ -54,23 +56,30 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
       test tasks.
 
   Raises:
-    UserError: there is no such setting, or its file is missing.
+    UserError: there is no such setting, or no file of it that lists the tasks.
   """
   if setting not in SETTINGS:
     raise UserError(
       f'metaicl.setting = {setting!r}: give one of {", ".join(SETTINGS)}.'
     )
-  return _json(pathlib.Path(folder, 'config', f'{setting}.json'))[split]
+  path = pathlib.Path(folder, 'config', f'{setting}.json')
+  names = _json(path).get(split)
+  if not names or not isinstance(names, list):
+    raise UserError(f'{path}: no list of tasks {split!r}.')
+  try:
+    return [texts.text(name) for name in names]
+  except text_files.MalformedError as error:
+    raise UserError(f'{path}: a name of {split!r} {error}.') from error
 
 
 @takes_text_format
 def train(
-  folder: str,
-  setting: str = 'hr_to_lr',
-  k: int = 16,
-  queries: int = 1,
-  symbol_labels: Sequence[str] | None = None,
-  train_episodes: int | None = None,
+  folder: Path,
+  setting: Name = 'hr_to_lr',
+  k: Natural = 16,
+  queries: Count = 1,
+  symbol_labels: Names | None = None,
+  train_episodes: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -117,10 +126,10 @@ def train(
 
 @takes_text_format
 def test(
-  folder: str,
-  setting: str = 'hr_to_lr',
-  k: int = 16,
-  seeds: Sequence[int] = SEEDS,
+  folder: Path,
+  setting: Name = 'hr_to_lr',
+  k: Natural = 16,
+  seeds: Seeds = SEEDS,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -144,7 +153,8 @@ def test(
 
   Raises:
     UserError: there is no such setting, or a file that describes it or its
-      tasks is missing.
+      tasks is missing; or a file has rows of several tasks, or no options to
+      score.
   """
   task_file = pathlib.Path(folder, 'tasks.json')
   kinds = _json(task_file) if task_file.is_file() else {}
@@ -155,7 +165,9 @@ def test(
 
   members = []
   for name in setting_tasks(folder, setting, 'test'):
-    kind = kinds.get(name, {}).get('task_type') or _kind(folder, name)
+    known = kinds.get(name)
+    kind = known.get('task_type') if isinstance(known, dict) else None
+    kind = kind or _kind(folder, name)
     is_label = kind == 'classification'
     for seed in seeds:
       task = f'metaicl_{name.replace("-", "_")}_{seed}'
@@ -165,7 +177,10 @@ def test(
         k,
         options=True,
         text_format=text_format,
-        score_metric_fns=(_label_score if is_label else _choice_score,),
+        score_metric_fns=(
+          _label_score if is_label else _choice_score,
+          metrics.mean_ties,
+        ),
       )
       members.append(registry.form_of(task, in_context, scores_options=True))
   return registry.add_mixture(
@@ -205,14 +220,20 @@ def _kind(folder: str, task: str) -> str:
 
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
-  (task_rows,) = row_files.read(str(path), FIELDS).values()
+  needs_options = part == 'test'
+  odd = Oddities(f'MetaICL, {task}')
+  tasks = row_files.read(str(path), FIELDS, odd=odd, need_options=needs_options)
+  odd.say()
+  if len(tasks) > 1:
+    raise UserError(
+      f'{path}: rows of {len(tasks)} tasks ({", ".join(map(repr, tasks))}), '
+      'but a file of MetaICL has one.'
+    )
+  (task_rows,) = tasks.values()
+  if needs_options and not task_rows.rows[0].options:
+    raise UserError(f'{path}: no row has "options", which are scored.')
   return task_rows
 
 
-def _json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except OSError as error:
-    raise UserError(f'{path}: no such file of MetaICL.') from error
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON ({error}).') from error
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  return text_files.read_json(path, 'no such file of MetaICL.')

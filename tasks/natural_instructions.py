@@ -6,31 +6,33 @@ first 100 instances of every test task, which are the official ones. They are
 never shown as examples.
 """
 
-import json
 import pathlib
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from hypertuning.data import metrics, registry
+from hypertuning import text_files
+from hypertuning.data import metrics, registry, texts
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Name, Natural, Path
 
 POSITIVES = 2  # examples of the setting "definition + 2 positive"
 
 
 @takes_text_format
 def natural_instructions(
-  folder: str,
-  name: str = 'natural_instructions',
-  track: str = 'default',
-  setting: str = 'def_2pos',
-  shots: int = 4,
-  queries: int = 1,
-  instances: int = 100,
-  seed: int = 0,
+  folder: Path,
+  name: Name = 'natural_instructions',
+  track: Name = 'default',
+  setting: Name = 'def_2pos',
+  shots: Natural = 4,
+  queries: Count = 1,
+  instances: Count = 100,
+  seed: Natural = 0,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -67,15 +69,18 @@ def natural_instructions(
 
   def tasks(split: str) -> dict[str, RowTask]:
     row_tasks = {}
+    odd = Oddities(f'{name}, {split}')
     for task in _read_names(root / 'splits' / track / f'{split}_tasks.txt'):
-      definition, positive, rows = read_task(root / 'tasks' / f'{task}.json')
-      rows = rows[:instances]
+      definition, positive, rows = read_task(
+        root / 'tasks' / f'{task}.json', odd, instances
+      )
       if split == 'train':
         rows = [_one_output(row, seed) for row in rows]
       pool: Sequence[Row] = positive[:POSITIVES]
       if setting == 'def_shots' and split == 'train':
         pool = [*positive, *rows]
       row_tasks[task] = RowTask(rows, pool=pool, definition=definition)
+    odd.say()
     return row_tasks
 
   registry.add_episodes(
@@ -90,40 +95,88 @@ def natural_instructions(
   return registry.form_of(name, in_context)
 
 
-def read_task(path: pathlib.Path) -> tuple[str, list[Row], list[Row]]:
+def read_task(
+  path: pathlib.Path, odd: Oddities, most: int | None = None
+) -> tuple[str, list[Row], list[Row]]:
   """Reads the definition, the positive examples and the instances of a task.
 
   Args:
-    path: path of the task's file.
+    path: the file.
+    odd: counts examples and instances that are left out: those without an
+      input or an output that is a text. None takes their place, so that the
+      others are the official ones.
+    most: number of instances to read, the first ones; None reads all.
 
   Raises:
     UserError: the file is missing or has another form; the message names it and
       the field at fault.
   """
+  task = text_files.read_json(path, 'no such task; the split lists it.')
+  field = 'Definition'
   try:
-    task = json.loads(path.read_text('utf-8'))
-    definition = task['Definition']
+    definition = task[field]
     if isinstance(definition, list):
       definition = definition[0]
-    positive = [_row(example) for example in task['Positive Examples']]
-    rows = [_row(instance) for instance in task['Instances']]
-  except FileNotFoundError as error:
-    raise UserError(f'{path}: no such task; the split lists it.') from error
+    definition = texts.text(definition)
+    field = 'Positive Examples'
+    positive, _ = _rows(f'{path}: {field}', task[field], odd)
+    field = 'Instances'
+    rows, problems = _rows(f'{path}: {field}', task[field][:most], odd)
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise UserError(
-      f'{path}: no task of Super-NaturalInstructions '
-      f'({type(error).__name__}: {error}).'
+      f'{path}: no task of Super-NaturalInstructions ({field}: '
+      f'{type(error).__name__}: {error}).'
     ) from error
   if not rows:
-    raise UserError(f'{path}: "Instances" is empty.')
+    raise UserError(
+      f'{problems[0]}.' if problems else f'{path}: "Instances" is empty.'
+    )
   return definition, positive, rows
 
 
-def _row(example: dict[str, Any]) -> Row:
-  outputs = example['output']
-  if isinstance(outputs, str):
-    outputs = [outputs]
-  return Row(example['input'], outputs[0], references=tuple(outputs[1:]))
+def _rows(
+  place: str, examples: Sequence[Any], odd: Oddities
+) -> tuple[list[Row], list[str]]:
+  """The rows of examples, and what is wrong with those that are left out."""
+  rows, problems = [], []
+  for number, example in enumerate(examples, start=1):
+    try:
+      rows.append(_row(example))
+    except ValueError as error:
+      problems.append(f'{place} {number}: {error}')
+  if problems:
+    odd.add('rows left out', problems[0], len(problems))
+  return rows, problems
+
+
+def _row(example: Any) -> Row:
+  """A row.
+
+  Raises:
+    ValueError: it lacks a text; the message says which and why.
+  """
+  if not isinstance(example, dict):
+    raise ValueError('not an object')
+  values = example.get('output')
+  outputs = []
+  for value in values if isinstance(values, list) else [values]:
+    outputs.append(_text('output', value))
+  if not outputs:
+    raise ValueError("'output' is empty")
+  return Row(
+    _text('input', example.get('input')),
+    outputs[0],
+    references=tuple(outputs[1:]),
+  )
+
+
+def _text(field: str, value: Any) -> str:
+  if value is None:
+    raise ValueError(f'no {field!r}')
+  try:
+    return texts.text(value)
+  except text_files.MalformedError as error:
+    raise ValueError(f'{field!r} {error}') from error
 
 
 def _one_output(row: Row, seed: int) -> Row:
@@ -133,10 +186,7 @@ def _one_output(row: Row, seed: int) -> Row:
 
 
 def _read_names(path: pathlib.Path) -> list[str]:
-  try:
-    names = path.read_text('utf-8').split()
-  except OSError as error:
-    raise UserError(f'{path}: no such list of tasks.') from error
+  names = text_files.read_text(path, 'no such list of tasks.').split()
   if not names:
     raise UserError(f'{path}: lists no task.')
   return names

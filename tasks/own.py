@@ -14,7 +14,7 @@ otherwise, they come from the task's own rows.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import seqio
 
@@ -24,6 +24,7 @@ from hypertuning.data.rows import RowTask, Tasks
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Natural, Path
 
 METRICS = {
   'exact_match': metrics.exact_match,
@@ -34,14 +35,14 @@ METRICS = {
 
 @takes_text_format
 def task_file(
-  name: str,
-  train: str,
-  validation: str | None = None,
-  shots: int = 16,
-  queries: int = 1,
+  name: Name,
+  train: Path,
+  validation: Path | None = None,
+  shots: Natural = 16,
+  queries: Count = 1,
   balanced: bool = False,
-  draws: int | Sequence[int] = 1,
-  metric: str = 'exact_match',
+  draws: Draws = 1,
+  metric: Name = 'exact_match',
   fields: Mapping[str, str] | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -59,7 +60,7 @@ def task_file(
     balanced: whether shots have every target equally often.
     draws: number of draws of shots per validation row; a sequence selects draws
       by their numbers.
-    metric: name of the metric, one of `METRICS`. If rows have options,
+    metric: name of the metric, one of `METRICS`. If tasks have options,
       `<name>_score_eval` gives the accuracy of the likeliest option as well.
     fields: names that fields have in the files, such as
       `{'inputs': 'question'}`.
@@ -76,17 +77,18 @@ def task_file(
     raise UserError(
       f'own.task_file.metric = {metric!r}: give one of {", ".join(METRICS)}.'
     )
-  shot_tasks = row_files.read(train, fields)
+  shot_tasks = row_files.read(train, fields, need_options=True)
+  query_tasks: Mapping[str, RowTask] = {}
   splits: Splits = {'train': functools.partial(dict, shot_tasks)}
   if validation is not None:
-    query_tasks = row_files.read(validation, fields)
+    query_tasks = row_files.read(validation, fields, need_options=True)
     splits = {
       **splits,
       'validation': lambda: _with_pools(query_tasks, shot_tasks),
     }
-  options = all(
-    row.options for task in shot_tasks.values() for row in task.rows
-  )
+  # Of tasks that have none, `_score_eval` says so: their text can be asked.
+  query_rows = query_tasks or shot_tasks
+  options = any(task.rows[0].options for task in query_rows.values())
   registry.add_episodes(
     name,
     splits,

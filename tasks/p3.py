@@ -8,6 +8,7 @@ here from the raw rows of a data set and promptsource's templates.
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypertuning.data import (
   aggregation,
@@ -17,10 +18,12 @@ from hypertuning.data import (
   vocabularies,
 )
 from hypertuning.data.fewshot import SCORE_EVAL
-from hypertuning.data.rows import Row, RowTask
+from hypertuning.data.oddities import Oddities
+from hypertuning.data.rows import Row, RowTask, distinct, fault_of_options
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
 
 # Starts of the names of the prompts that belong to T0's held-out data sets.
 HELD_OUT = (
@@ -41,14 +44,14 @@ T0_MIXTURE = pathlib.Path(__file__).with_name('t0_mixture.jsonl')
 
 @takes_text_format
 def t0_train(
-  folder: str,
-  name: str = 'p3_t0_train',
-  table: str | None = None,
-  shots: int = 16,
-  queries: int = 1,
-  longest_mean: int | None = 320,
-  most_rows: int | None = 10_000,
-  train_episodes: int | None = None,
+  folder: Path,
+  name: Name = 'p3_t0_train',
+  table: Path | None = None,
+  shots: Natural = 16,
+  queries: Count = 1,
+  longest_mean: Count | None = 320,
+  most_rows: Count | None = 10_000,
+  train_episodes: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -86,20 +89,25 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
-    fitting_tasks = {
-      task: RowTask(rows, rate=rates[task])
-      for task, rows in p3_files.rows(folder, 'train', most_rows).items()
-      if task in rates and _fits(rows, shots + queries)
-    }
-    short_tasks = {
-      task: rows
-      for task, rows in fitting_tasks.items()
-      if longest_mean is None
-      or _mean_length(rows.rows, vocabulary) <= longest_mean
-    }
-    if not short_tasks:
+    odd = Oddities(f'{name}, prompts of {len(rates)} in {table}')
+    rows = p3_files.rows(folder, 'train', most_rows)
+    kept_tasks = {}
+    for task, rate in rates.items():
+      if task not in rows:
+        odd.add('without rows', task)
+      elif not _fits(rows[task], shots + queries):
+        odd.add(f'left out, fewer than {shots + queries} inputs', task)
+      elif (
+        longest_mean is not None
+        and _mean_length(rows[task], vocabulary) > longest_mean
+      ):
+        odd.add(f'left out, more than {longest_mean} tokens on average', task)
+      else:
+        kept_tasks[task] = RowTask(rows[task], rate=rate)
+    odd.say()
+    if not kept_tasks:
       raise UserError(f'{folder}: no prompts of {table} in its files.')
-    return short_tasks
+    return kept_tasks
 
   registry.add_episodes(
     name,
@@ -114,13 +122,13 @@ def t0_train(
 
 @takes_text_format
 def held_out(
-  folder: str,
-  name: str = 'p3_held_out',
-  shots: int = 16,
-  queries: int = 1,
-  draws: int | Sequence[int] = 1,
-  datasets: Sequence[str] = HELD_OUT,
-  most_rows: int | None = None,
+  folder: Path,
+  name: Name = 'p3_held_out',
+  shots: Natural = 16,
+  queries: Count = 1,
+  draws: Draws = 1,
+  datasets: Names = HELD_OUT,
+  most_rows: Count | None = None,
   in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
@@ -128,6 +136,8 @@ def held_out(
 
   The tasks of the mixture score options, by their summed log-probability. Shots
   come from the training rows of the same prompt.
+  Prompts without options or without training rows are left out of it; a line on
+  stderr counts them.
 
   Args:
     folder: folder of P3's files, with the splits `train` and `validation`.
@@ -146,8 +156,8 @@ def held_out(
     The name of the mixture.
 
   Raises:
-    UserError: there are no such files, they have no rows of the data sets, or a
-      prompt has no training rows.
+    UserError: there are no such files, they have no rows of the data sets, or
+      no prompt has both options and training rows.
   """
   pools = p3_files.rows(folder, 'train', most_rows)
   query_rows = {
@@ -157,14 +167,26 @@ def held_out(
   }
   if not query_rows:
     raise UserError(f'{folder}: no rows of {", ".join(datasets)}.')
+  odd = Oddities(f'{name}, {folder}')
+  for task in pools.keys() - query_rows.keys():
+    if task.startswith(tuple(datasets)):
+      odd.add('prompts without rows to ask left out', task)
+  members = []
   for task, rows in query_rows.items():
     if task not in pools:
-      raise UserError(f'{folder}: task {task} has no training rows to show.')
+      odd.add('prompts without training rows left out', task)
+      continue
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
-  members = [
-    registry.form_of(task, in_context, scores_options=True)
-    for task in query_rows
-  ]
+    if rows[0].options:
+      members.append(registry.form_of(task, in_context, scores_options=True))
+    else:
+      odd.add('prompts without options, which are not scored', task)
+  odd.say()
+  if not members:
+    raise UserError(
+      f'{folder}: no prompt of {", ".join(datasets)} has both options to score '
+      'and training rows to show.'
+    )
   return registry.add_mixture(
     registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
   )
@@ -172,17 +194,21 @@ def held_out(
 
 @takes_text_format
 def templates(
-  file: str,
-  train: str,
-  validation: str,
-  prefix: str,
-  shots: int = 16,
-  queries: int = 1,
-  draws: int | Sequence[int] = 1,
+  file: Path,
+  train: Path,
+  validation: Path,
+  prefix: Name,
+  shots: Natural = 16,
+  queries: Count = 1,
+  draws: Draws = 1,
   only_original: bool = True,
   text_format: TextFormat | None = None,
 ) -> str:
   """Renders a data set with promptsource's prompts, and registers a mixture.
+
+  Rows that a prompt fails on, or whose target is not one of its options, are
+  left out, and so are prompts that do not parse or fail on every row. A line
+  on stderr counts them.
 
   Args:
     file: path of promptsource's `templates.yaml`.
@@ -201,29 +227,90 @@ def templates(
     The name of the mixture.
 
   Raises:
-    UserError: a file is wrong, or a row lacks a field of a prompt.
+    UserError: a file is wrong, or no prompt can be used; names the first.
   """
-  raw = {path: list(p3_files.raw_rows(path)) for path in (train, validation)}
-  names = []
+  odd = Oddities(prefix)
+  raw = {
+    path: list(p3_files.raw_rows(path, odd))
+    for path in dict.fromkeys((train, validation))
+  }
+  names: list[str] = []
+  faults: list[UserError] = []
   for template in promptsource.read_templates(file, prefix):
     if only_original and not template.original_task:
       continue
-    pool, query_rows = (
-      [
-        row
-        for i, example in enumerate(raw[path])
-        if (row := template.render(example, seed=i)) is not None
-      ]
-      for path in (train, validation)
-    )
+    try:
+      template.check()
+      pool, query_rows = (
+        _rendered(template, raw[path], path, odd)
+        for path in (train, validation)
+      )
+    except UserError as error:
+      faults.append(error)
+      continue
+    scored = SCORE_EVAL * bool(query_rows[0].options)
+    if template.task + scored in names:
+      faults.append(UserError(f'{template}: another is {template.task} too.'))
+      continue
     _add_prompt(
       template.task, pool, query_rows, shots, queries, draws, text_format
     )
-    has_options = all(row.options for row in query_rows)
-    names.append(template.task + (SCORE_EVAL if has_options else ''))
+    names.append(template.task + scored)
   if not names:
-    raise UserError(f'{file}: no prompt of the original task.')
+    raise (
+      faults[0]
+      if faults
+      else UserError(f'{file}: no prompt of the original task.')
+    )
+  if faults:
+    odd.add('prompts left out', faults[0], len(faults))
+  odd.say()
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
+
+
+def _rendered(
+  template: promptsource.Template,
+  examples: Sequence[Mapping[str, Any]],
+  path: str,
+  odd: Oddities,
+) -> list[Row]:
+  """The rows of a prompt; counts those that are left out or mended.
+
+  Raises:
+    UserError: no row is left; says what is wrong with the first one.
+  """
+  rows: list[Row] = []
+  faults: list[UserError] = []
+  empty: list[str] = []
+  for i, example in enumerate(examples):
+    place = f'{template}: row {i + 1} of {path}'
+    try:
+      row = template.render(example, seed=i)
+    except UserError as error:
+      faults.append(error)
+      continue
+    if row is None:
+      empty.append(place)
+      continue
+    kept = row._replace(options=distinct(row.options))
+    fault = fault_of_options(kept, f' of row {i + 1}')
+    if row.options and fault:
+      faults.append(UserError(f'{template}: {fault}.'))
+      continue
+    if len(kept.options) < len(row.options):
+      odd.add('rows mended, an option twice or empty', place)
+    rows.append(kept)
+  if not rows:
+    raise (
+      faults[0]
+      if faults
+      else UserError(f'{template}: no row of {path} has an input and a target.')
+    )
+  if faults:
+    odd.add('rows left out', faults[0], len(faults))
+  if empty:
+    odd.add('rows without input or target left out', empty[0], len(empty))
+  return rows
 
 
 def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
@@ -257,7 +344,7 @@ def _add_prompt(
     shots,
     queries,
     draws=draws,
-    options=all(row.options for row in rows),
+    options=bool(rows[0].options),
     text_format=text_format,
   )
 

@@ -11,30 +11,32 @@ other symbols than training (Wei et al., 2023).
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import seqio
 
+from hypertuning import text_files
 from hypertuning.data import registry, row_files, symbols
 from hypertuning.data.fewshot import SCORE_EVAL
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
 
 MOST_LABELS = 10  # a task with more is no classification task here
 
 
 @takes_text_format
 def train(
-  files: Sequence[str],
-  name: str = 'symbol_tuning_train',
-  shots: int = 16,
-  queries: int = 1,
+  files: Names,
+  name: Name = 'symbol_tuning_train',
+  shots: Natural = 16,
+  queries: Count = 1,
   fields: Mapping[str, str] | None = None,
-  words: str | None = None,
-  train_episodes: int | None = None,
+  words: Path | None = None,
+  train_episodes: Count | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers training with symbols, in which all tasks come equally often.
@@ -57,8 +59,8 @@ def train(
     The name.
 
   Raises:
-    UserError: a file or a row is wrong, a task is no classification, or it has
-      too few rows.
+    UserError: a file or all of its rows are wrong, a task is no classification,
+      or it has too few rows.
   """
   tasks = _read(files, fields)
   registry.add_episodes(
@@ -77,13 +79,13 @@ def train(
 
 @takes_text_format
 def test(
-  files: Sequence[str],
-  pools: Sequence[str] = (),
-  name: str = 'symbol_tuning_test',
-  shots: int = 16,
-  draws: int | Sequence[int] = 1,
+  files: Names,
+  pools: Sequence[Name] = (),
+  name: Name = 'symbol_tuning_test',
+  shots: Natural = 16,
+  draws: Draws = 1,
   fields: Mapping[str, str] | None = None,
-  words: str | None = None,
+  words: Path | None = None,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers a mixture of tasks that score symbols.
@@ -140,7 +142,10 @@ def _read(
   """Reads tasks, and gives every row the labels of its task as options."""
   tasks: dict[str, RowTask] = {}
   for path in files:
-    for task, task_rows in row_files.read(path, fields).items():
+    odd = Oddities('symbol tuning')
+    file_tasks = row_files.read(path, fields, odd=odd)
+    odd.say()
+    for task, task_rows in file_tasks.items():
       labels = tuple(sorted({row.targets for row in task_rows.rows}))
       if not 2 <= len(labels) <= MOST_LABELS:
         raise UserError(
@@ -159,7 +164,4 @@ def _read(
 def _words(path: str | None) -> Sequence[str]:
   if path is None:
     return ()
-  try:
-    return pathlib.Path(path).expanduser().read_text('utf-8').split()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: no file of words in UTF-8.') from error
+  return text_files.read_text(path, 'no such file of words.').split()

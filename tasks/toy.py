@@ -15,16 +15,18 @@ import functools
 import itertools
 import string
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
 from hypertuning.data import registry
 from hypertuning.data.registry import FORMS
 from hypertuning.data.rows import Tasks
 from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Name, Natural, Part, Positive
 
 # There are as few symbols as possible that leave tables to hold out, since a
 # model must see every pair of a symbol and a label many times.
@@ -32,12 +34,15 @@ SYMBOLS = string.ascii_lowercase[:10]
 LABELS = string.ascii_uppercase[:10]
 # The rows of a symbol differ in a filler. A table of one symbol has 20 rows.
 FILLERS = string.digits + '!#$%&(),-.'
+Symbols = Annotated[int, Interval(ge=1, le=len(SYMBOLS))]
+# There are 90 pairs of different symbols.
+Rows = Annotated[int, Interval(ge=1, le=90)]
 NAME = 'toy'
 _RATES = (3.0, 1.0)  # symbols take longer to learn than strings
 
 
 def adjacent_heads(
-  stddev: float = 1.0, strength: float = 8.0
+  stddev: Positive = 1.0, strength: Positive = 8.0
 ) -> Callable[..., jax.Array]:
   """Initial relative biases with which small models soon read examples.
 
@@ -67,10 +72,10 @@ def adjacent_heads(
 
 def symbol_tables(
   split: str,
-  tables: int = 4000,
-  held_out: int = 200,
-  most_symbols: int = 6,
-  seed: int = 0,
+  tables: Count = 4000,
+  held_out: Count = 200,
+  most_symbols: Symbols = 6,
+  seed: Natural = 0,
 ) -> Tasks:
   """Tables from lower-case symbols to upper-case labels.
 
@@ -102,7 +107,7 @@ def symbol_tables(
 
 
 def string_functions(
-  split: str, rows: int = 80, held_out: float = 0.2, seed: int = 0
+  split: str, rows: Rows = 80, held_out: Part = 0.2, seed: Natural = 0
 ) -> Tasks:
   """Functions of two letters, which put a label before or behind them, or both.
 
@@ -136,14 +141,14 @@ def string_functions(
 
 
 def symbols(
-  name: str = 'toy_symbols',
-  shots: int = 6,
-  queries: int = 4,
-  tables: int = 4000,
-  held_out: int = 200,
-  most_symbols: int = 6,
-  seed: int = 0,
-  draws: int = 1,
+  name: Name = 'toy_symbols',
+  shots: Natural = 6,
+  queries: Count = 4,
+  tables: Count = 4000,
+  held_out: Count = 200,
+  most_symbols: Symbols = 6,
+  seed: Natural = 0,
+  draws: Count = 1,
 ) -> str:
   """Registers symbol tables in all forms, and returns the name.
 
@@ -168,13 +173,13 @@ def symbols(
 
 
 def strings(
-  name: str = 'toy_strings',
-  shots: int = 4,
-  queries: int = 4,
-  rows: int = 80,
-  held_out: float = 0.2,
-  seed: int = 0,
-  draws: int = 1,
+  name: Name = 'toy_strings',
+  shots: Natural = 4,
+  queries: Count = 4,
+  rows: Rows = 80,
+  held_out: Part = 0.2,
+  seed: Natural = 0,
+  draws: Count = 1,
 ) -> str:
   """Registers string functions in all forms, and returns the name.
 
@@ -194,12 +199,12 @@ def strings(
 
 
 def episodes(
-  name: str = NAME,
+  name: Name = NAME,
   form: str = '',
-  symbol_shots: int = 6,
-  string_shots: int = 4,
-  queries: int = 4,
-  draws: int = 1,
+  symbol_shots: Natural = 6,
+  string_shots: Natural = 4,
+  queries: Count = 4,
+  draws: Count = 1,
 ) -> str:
   """Registers both families and their mixture, and returns its name.
 

@@ -208,7 +208,7 @@ def test_errors_in_bindings_name_the_binding(tmp_path, binding, words):
 
 def test_misspelt_macro_is_not_taken_in_silence(tmp_path):
   file = _write(
-    tmp_path, f'{_OPTIM}TRAIN_STEPS = 1\noptim.adamw.b1 = %TRAIN_STEPS\n'
+    tmp_path, f'{_OPTIM}TRAIN_STEPS = 0.5\noptim.adamw.b1 = %TRAIN_STEPS\n'
   )
   message = _error([file], ['TRAIN_STPES=9'])
   assert 'TRAIN_STPES is not used' in message
@@ -222,26 +222,26 @@ def test_misspelt_macro_is_not_taken_in_silence(tmp_path):
 
 
 def test_later_files_and_flags_win(tmp_path):
-  first = _write(tmp_path, f'{_OPTIM}B1 = 1\noptim.adamw.b1 = %B1\n', 'a.gin')
-  second = _write(tmp_path, f'{_HEADER}B1 = 2\n', 'b.gin')
+  first = _write(tmp_path, f'{_OPTIM}B1 = 0.1\noptim.adamw.b1 = %B1\n', 'a.gin')
+  second = _write(tmp_path, f'{_HEADER}B1 = 0.2\n', 'b.gin')
   gin_utils.parse([first, second])
-  assert gin.query_parameter('B1/macro.value') == 2
-  gin_utils.parse([first, second], ['B1 = 3'])
-  assert gin.query_parameter('B1/macro.value') == 3
+  assert gin.query_parameter('B1/macro.value') == 0.2
+  gin_utils.parse([first, second], ['B1 = 0.3'])
+  assert gin.query_parameter('B1/macro.value') == 0.3
 
 
 def test_working_directory_comes_before_search_paths(tmp_path, monkeypatch):
-  for place in ('here', 'there'):
+  for place, rate in (('here', 0.1), ('there', 0.2)):
     (tmp_path / place).mkdir()
     _write(
-      tmp_path / place, f"{_OPTIM}P = '{place}'\noptim.adamw.b1 = %P\n", 'p.gin'
+      tmp_path / place, f'{_OPTIM}P = {rate}\noptim.adamw.b1 = %P\n', 'p.gin'
     )
   monkeypatch.chdir(tmp_path / 'here')
   gin_utils.parse(['p.gin'], [], [str(tmp_path / 'there')])
-  assert gin.query_parameter('P/macro.value') == 'here'
+  assert gin.query_parameter('P/macro.value') == 0.1
   monkeypatch.chdir(tmp_path)
   gin_utils.parse(['p.gin'], [], [str(tmp_path / 'there')])
-  assert gin.query_parameter('P/macro.value') == 'there'
+  assert gin.query_parameter('P/macro.value') == 0.2
 
 
 def test_saved_configuration_parses_again(tmp_path):
@@ -273,14 +273,14 @@ def test_arguments_that_are_refused_name_what_refused_them(tmp_path):
   file = _write(
     tmp_path,
     f'{_HEADER}import optax\nfrom hypertuning.engine import optim\n'
-    'optim.adamw.learning_rate = @optax.cosine_decay_schedule()\n'
-    'optax.cosine_decay_schedule.init_value = 1.0\n'
-    'optax.cosine_decay_schedule.decay_steps = -1\n',
+    'optim.adamw.learning_rate = @optax.piecewise_interpolate_schedule()\n'
+    'optax.piecewise_interpolate_schedule.init_value = 1.0\n'
+    "optax.piecewise_interpolate_schedule.interpolate_type = 'cubic'\n",
   )
   gin_utils.parse([file])
   from hypertuning.engine import optim
 
-  with pytest.raises(UserError, match='cosine_decay_schedule: .*positive'):
+  with pytest.raises(UserError, match='interpolate_schedule: .*linear'):
     gin_utils.call(optim.adamw)
 
 

@@ -248,7 +248,7 @@ def test_gin_blocks_parse(block, folder):
   needed = ["SWEEP_DIR = 'sweep'"]
   if contexts[0] is _TRAIN_FILES:
     lengths = f'TASK_FEATURE_LENGTHS = {runner.LENGTHS}'
-    needed = ["MODEL_DIR = 'run'", 'TRAIN_STEPS = 1', lengths]
+    needed = ["MODEL_DIR = 'run'", 'TRAIN_STEPS = 100', lengths]
   gin_utils.parse([*contexts[0], str(path)], needed)
   if 'sweeps' in ''.join(contexts[0]):
     _check_sweep(folder)

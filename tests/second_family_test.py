@@ -6,7 +6,6 @@ Numbers of pitfalls are those of docs/pitfalls.md.
 """
 
 import functools
-import json
 import pathlib
 
 import jax
@@ -339,8 +338,7 @@ def test_the_commands_run_the_toy(tmp_path, monkeypatch, capfd):
     assert code == 0, log
   losses = runner.losses(tmp_path / 'run')
   assert losses[8] < losses[1] - 1
-  text = (tmp_path / 'adapt/results.jsonl').read_text()
-  before, after = (json.loads(line) for line in text.splitlines())
+  before, after = runner.read_lines(tmp_path / 'adapt/results.jsonl')
   assert (before['phi'], after['phi']) == ('start', 'tuned')
   assert after['loss'] < before['loss'] - 0.5
   # A row per episode, though they are all the same.

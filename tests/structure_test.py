@@ -25,47 +25,75 @@ LAYERS = {
   'errors': set(),
   'paths': set(),
   'padding': set(),
-  'files': set(),
+  'ranges': set(),
+  'hints': set(),
+  'bindings': {'errors', 'hints', 'ranges'},
+  'text_files': {'errors'},
+  'files': {'errors'},
+  'gin_effect': {'errors'},
+  'locks': {'errors', 'files'},
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
   'trees': set(),
   'old_names': {'errors'},
-  'gin_utils': {'errors', 'files', 'paths', 'old_names', 'quiet'},
-  'model_config': {'files'},
-  'adapters': {'errors', 'trees'},
-  'networks': {'errors', 'padding', 'adapters'},
-  'hypermodels': {'errors', 'padding', 'adapters', 'networks'},
+  'gin_files': {'errors', 'text_files', 'old_names'},
+  'gin_utils': {
+    *('errors', 'files', 'text_files', 'gin_effect', 'paths', 'old_names'),
+    *('gin_files', 'bindings', 'quiet'),
+  },
+  'model_config': {'files', 'gin_effect'},
+  'adapters': {'ranges', 'errors', 'files', 'text_files', 'trees'},
+  'networks': {'ranges', 'errors', 'padding', 'adapters'},
+  'hypermodels': {'ranges', 'errors', 'padding', 'adapters', 'networks'},
   'objectives': {'errors'},
-  'data': {'errors', 'padding', 'old_names'},
+  'data': {'ranges', 'errors', 'padding', 'text_files', 'old_names'},
   # Of data, the text's format, which needs neither TensorFlow nor seqio.
   'models': {
+    'ranges',
     *('errors', 'trees', 'old_names', 'adapters', 'networks', 'objectives'),
     'data',
   },
   'evaluation': {
-    *('errors', 'spread', 'tables', 'adapters', 'data', 'models'),
+    *('errors', 'padding', 'spread', 'tables', 'adapters', 'data', 'models'),
+    'networks',
   },
   'engine': {
+    'ranges',
     'errors',
     'files',
+    'text_files',
     'trees',
     'adapters',
     'data',
     'models',
     'evaluation',
   },
-  'planning': {'errors', 'files', 'models', 'engine'},
-  'sweeping': {'errors', 'files', 'paths', 'quiet', 'gin_utils', 'engine'},
+  'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
+  'sweeping': {
+    *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),
+    'engine',
+  },
   'reporting': {
-    *('errors', 'files', 'spread', 'tables', 'engine', 'sweeping'),
+    *('errors', 'files', 'text_files', 'spread', 'tables', 'engine'),
+    'sweeping',
   },
   'benchmarks': {
+    'ranges',
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
-    'planning',
+    *('planning', 'files'),
   },
-  'tasks': {'errors', 'paths', 'old_names', 'data'},
+  'tasks': {
+    'ranges',
+    'quiet',
+    'errors',
+    'paths',
+    'text_files',
+    'old_names',
+    'data',
+  },
   't5x_engine': {
+    'bindings',
     *('errors', 'trees', 'old_names', 'gin_utils', 'adapters', 'data'),
     *('models', 'engine'),
   },
@@ -149,6 +177,19 @@ def test_exceptions_of_imports_are_needed():
   for (part, name), reason in IMPORT_EXCEPTIONS.items():
     assert reason
     assert name in graph[part], f'take ({part}, {name}) out of the exceptions'
+
+
+def test_one_module_parses_json():
+  """So that every reader knows what other tools write, and names the place."""
+  # The second reads lines of its own making.
+  own = {'hypertuning/text_files.py', 'hypertuning/engine/summaries.py'}
+  parsers = {
+    path.relative_to(ROOT).as_posix()
+    for path in _files()
+    for node in ast.walk(ast.parse(path.read_text('utf-8')))
+    if isinstance(node, ast.Attribute) and node.attr in ('loads', 'JSONDecoder')
+  }
+  assert parsers == own
 
 
 def test_only_the_engine_of_t5x_imports_t5x():

@@ -6,10 +6,8 @@ made for, the LoRA scale, and a configuration of the caller's choice. Reading a
 file never unpickles anything.
 """
 
-import contextlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hypertuning import trees
+from hypertuning import files, text_files, trees
 from hypertuning.adapters import Adapters
 from hypertuning.adapters.lora import LoRA, without_heads
 from hypertuning.adapters.prefix import Prefix
@@ -90,17 +88,11 @@ def save(
     name: np.ascontiguousarray(jax.device_get(leaf))
     for name, leaf in _flatten(adapters).items()
   }
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
-  except (OSError, SafetensorError) as error:
+    with files.whole(files.folder(path)) as temporary:
+      save_file(tensors, temporary, metadata)
+  except SafetensorError as error:
     raise UserError(f'{path}: cannot be written ({error}).') from error
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -155,7 +147,10 @@ def _read(
 ) -> tuple[Header, dict[str, np.ndarray]]:
   """Reads the header of a file and, if `tensors` is set, its tensors."""
   try:
-    with safe_open(path, framework='np') as file:
+    with (
+      files.on_disk(files.folder(path)) as local,
+      safe_open(local, framework='np') as file,
+    ):
       metadata = file.metadata() or {}
       names = list(file.keys())
       shapes = {n: tuple(file.get_slice(n).get_shape()) for n in names}
@@ -179,7 +174,7 @@ def _read(
       kind=metadata['kind'],
       model=metadata['model'],
       scale=float(metadata['scale']),
-      config=json.loads(metadata['config']),
+      config=text_files.parse_json(metadata['config']),
       shapes=shapes,
     )
   except (KeyError, ValueError) as error:

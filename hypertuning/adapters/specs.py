@@ -6,7 +6,7 @@ A spec says what phi consists of. A source, which is the head of a hypermodel or
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,12 @@ from hypertuning.adapters.lora import LoRA
 from hypertuning.adapters.prefix import Prefix
 from hypertuning.adapters.sites import KeyValue, LowRank, Matrix, Site
 from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Names, Positive
+
+_T = TypeVar('_T')
 
 
+@runtime_checkable
 class HasSites(Protocol):
   """The part of a network's configuration that adapters read."""
 
@@ -38,8 +42,8 @@ class PrefixSpec:
     sites: names of the attentions that the prefix goes to.
   """
 
-  length: int = 32
-  sites: Sequence[str] = ('encoder_self', 'decoder_self')
+  length: Count = 32
+  sites: Names = ('encoder_self', 'decoder_self')
 
   def selected_sites(self, config: HasSites) -> dict[str, Site]:
     """The sites of a network that get a prefix.
@@ -50,14 +54,14 @@ class PrefixSpec:
     Raises:
       UserError: the network has no such site, or no attention there.
     """
-    sites = _named_sites('PREFIX_SITES', self.sites, config)
-    for name, site in sites.items():
-      if not site.kv_heads:
+    attentions = {k: site for k, site in config.sites.items() if site.kv_heads}
+    for name in self.sites:
+      if name in config.sites.keys() - attentions.keys():
         raise UserError(
-          f'PREFIX_SITES has {name!r}, where there is no attention: give some '
-          f'of {", ".join(k for k, x in config.sites.items() if x.kv_heads)}.'
+          f'PREFIX_SITES = {tuple(self.sites)!r}: {name!r} has no attention; '
+          f'give some of {", ".join(attentions)}.'
         )
-    return sites
+    return _by_names('PREFIX_SITES', self.sites, attentions)
 
   def shapes(self, config: HasSites) -> Prefix:
     """Phi that all episodes share, as `jax.ShapeDtypeStruct`s.
@@ -106,10 +110,10 @@ class LoRASpec:
     modules: names of the projections; a site that has none of them is skipped.
   """
 
-  rank: int = 16
-  alpha: float = 16.0
-  sites: Sequence[str] = ('encoder_self', 'decoder_self', 'decoder_cross')
-  modules: Sequence[str] = ('query', 'value')
+  rank: Count = 16
+  alpha: Positive = 16.0
+  sites: Names = ('encoder_self', 'decoder_self', 'decoder_cross')
+  modules: Names = ('query', 'value')
 
   @property
   def scale(self) -> float:
@@ -126,14 +130,9 @@ class LoRASpec:
       UserError: the network has no such site, or none of the sites has a
         projection of that name.
     """
-    sites = _named_sites('LORA_SITES', self.sites, config)
-    modules = {name for site in sites.values() for name in site.modules}
-    for name in self.modules:
-      if name not in modules:
-        raise UserError(
-          f'LORA_PROJECTIONS has {name!r}, which none of LORA_SITES = '
-          f'{tuple(self.sites)!r} has: they have {", ".join(sorted(modules))}.'
-        )
+    sites = _by_names('LORA_SITES', self.sites, config.sites)
+    modules = {k: x for site in sites.values() for k, x in site.modules.items()}
+    _by_names('LORA_PROJECTIONS', self.modules, modules)
     return {
       name: site
       for name, site in sites.items()
@@ -203,13 +202,20 @@ class LoRASpec:
 Spec = PrefixSpec | LoRASpec
 
 
-def _named_sites(
-  macro: str, names: Sequence[str], config: HasSites
-) -> dict[str, Site]:
+def _by_names(
+  macro: str, names: Sequence[str], known: Mapping[str, _T]
+) -> dict[str, _T]:
+  """The values of these names, which a macro gives.
+
+  Raises:
+    UserError: a name is not known, or comes twice.
+  """
   for name in names:
-    if name not in config.sites:
+    if name not in known:
       raise UserError(
-        f'{macro} has {name!r}, but the network has the sites '
-        f'{", ".join(config.sites)}.'
+        f'{macro} = {tuple(names)!r}: the network has no {name!r}; give '
+        f'some of {", ".join(known)}.'
       )
-  return {name: config.sites[name] for name in names}
+    if list(names).count(name) > 1:
+      raise UserError(f'{macro} = {tuple(names)!r}: has {name!r} twice.')
+  return {name: known[name] for name in names}

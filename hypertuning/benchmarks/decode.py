@@ -28,6 +28,7 @@ from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.networks import t5
 from hypertuning.planning import flops
+from hypertuning.ranges import Count
 
 HEADER = '| | seconds | fastest to slowest round |\n| --- | --- | --- |'
 _SEED = 0
@@ -36,10 +37,10 @@ _SEED = 0
 def measure(
   *,
   model: HyperTuningModel,
-  batch_size: int = 8,
-  input_length: int = 384,
-  target_length: int = 64,
-  rounds: int = 5,
+  batch_size: Count = 8,
+  input_length: Count = 384,
+  target_length: Count = 64,
+  rounds: Count = 5,
 ) -> dict[str, Any]:
   """Measures hypertuning and transformers in turn, and prints the results.
 
@@ -57,17 +58,9 @@ def measure(
     call of hypertuning.
 
   Raises:
-    UserError: a number is too small, the network is no T5, or transformers is
+    UserError: the network is no T5, or transformers is
       not installed or ends a text early.
   """
-  for name, value in (
-    ('BATCH_SIZE', batch_size),
-    ('INPUT_LENGTH', input_length),
-    ('TARGET_LENGTH', target_length),
-    ('ROUNDS', rounds),
-  ):
-    if value < 1:
-      raise UserError(f'{name} = {value}: must be 1 or more.')
   config = model.module.downstream.config
   rng = np.random.default_rng(_SEED)
   inputs = rng.integers(2, config.vocab_size, (batch_size, input_length))

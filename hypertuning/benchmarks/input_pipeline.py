@@ -27,8 +27,8 @@ import jax
 from hypertuning.engine import summaries, train_state, train_step
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
-from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count
 
 HEADER = (
   '| task | parameters | batch | pipeline, episodes/s | model, steps/s '
@@ -40,9 +40,9 @@ def measure(
   *,
   model: HyperTuningModel,
   data: TaskData,
-  rounds: int = 7,
-  batches_a_round: int = 20,
-  steps_a_round: int = 1,
+  rounds: Count = 7,
+  batches_a_round: Count = 20,
+  steps_a_round: Count = 1,
 ) -> dict[str, float]:
   """Measures the pipeline and the step of a training, and prints both.
 
@@ -62,13 +62,6 @@ def measure(
   Raises:
     UserError: the input is bad, as for training.
   """
-  for name, value in (
-    ('ROUNDS', rounds),
-    ('BATCHES_A_ROUND', batches_a_round),
-    ('STEPS_A_ROUND', steps_a_round),
-  ):
-    if value < 1:
-      raise UserError(f'{name} = {value}: must be 1 or more.')
   partitioner = Partitioner()
   partitioner.check_batch(data.batch_size)
   data.check(model)

@@ -31,7 +31,7 @@ from typing import Any
 
 import jax
 
-from hypertuning import gin_utils
+from hypertuning import files, gin_utils
 from hypertuning.data.features import check_lengths
 from hypertuning.engine import batching, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
@@ -39,6 +39,7 @@ from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
+from hypertuning.ranges import Count, Natural, Path
 
 MAKING_PHI = 'making phi'
 WITH_PHI = 'query with phi'
@@ -58,10 +59,10 @@ def measure(
   model: HyperTuningModel,
   data: TaskData,
   in_context: TaskData,
-  checkpoint_path: str | None = None,
-  output_dir: str | None = None,
-  rounds: int = 7,
-  calls_a_round: int = 3,
+  checkpoint_path: Path | None = None,
+  output_dir: Path | None = None,
+  rounds: Natural = 7,
+  calls_a_round: Count = 3,
 ) -> list[Row]:
   """Counts the FLOPs and measures the seconds of the three kinds of work.
 
@@ -93,17 +94,15 @@ def measure(
   Raises:
     UserError: the input is bad; the message names the binding at fault.
   """
+  if output_dir is not None:
+    files.check_writable(output_dir, 'COST_OUTPUT_DIR')
   if not model.has_hypermodel:
     raise UserError(
       'HYPERMODEL = None: this model makes no phi; take a hypermodel, such as '
       'gin/models/hyper_t5_prefix.gin.'
     )
-  if rounds < 0:
-    raise UserError(f'ROUNDS = {rounds}: must be 0 or more.')
-  if calls_a_round < 1:
-    raise UserError(f'CALLS_A_ROUND = {calls_a_round}: must be 1 or more.')
   _check_lengths(data.lengths, in_context.lengths)
-  batch_size, queries = data.batch_size, data.lengths['inputs'][0]
+  batch_size, queries = data.batch_size, data.queries
   partitioner = Partitioner()
   partitioner.check_batch(batch_size)
   for episodes in (data, in_context):
@@ -156,8 +155,9 @@ def measure(
     }
   )
   if output_dir is not None:
-    summaries.write_jsonl(output_dir, 'results', rows)
+    files.remove(output_dir, 'results.jsonl')
     gin_utils.save_config(output_dir)
+    summaries.write_jsonl(output_dir, 'results', rows)
   print(table(rows))
   return rows
 

@@ -73,13 +73,15 @@ def worst(
   means = []
   for mode, rows in _by_mode(results).items():
     least: dict[str, float] = {}
-    for row in rows:
-      if metric in row:
-        group = group_of(row['task'])
-        least[group] = min(row[metric], least.get(group, np.inf))
+    known = [row for row in rows if metric in row]
+    for row in known:
+      group = group_of(row['task'])
+      # `min` would pass over nan.
+      least[group] = np.minimum(row[metric], least.get(group, np.inf))
     if least:
       value = float(np.mean(list(least.values())))
-      means.append({'task': 'worst', 'phi': mode, metric: value})
+      row = {'task': 'worst', 'phi': mode, **_counts(known), metric: value}
+      means.append(row)
   return means
 
 
@@ -104,10 +106,17 @@ def _means(results: Sequence[Row], task: str) -> list[Row]:
   return [_mean(rows, task) for rows in _by_mode(results).values()]
 
 
+def _counts(rows: Sequence[Row]) -> Row:
+  """How many episodes and questions rows are of, as far as all say so."""
+  return {
+    name: sum(row[name] for row in rows)
+    for name in ('episodes', 'questions')  # t5x does not count episodes
+    if all(name in row for row in rows)
+  }
+
+
 def _mean(rows: Sequence[Row], task: str) -> Row:
-  mean: Row = {'task': task, 'phi': rows[0]['phi']}
-  if all('episodes' in row for row in rows):  # t5x does not count them
-    mean['episodes'] = sum(row['episodes'] for row in rows)
+  mean: Row = {'task': task, 'phi': rows[0]['phi'], **_counts(rows)}
   for name in [k for k in rows[0] if isinstance(rows[0][k], float)]:
     if name.endswith(_NO_MEAN) or any(name not in row for row in rows):
       continue

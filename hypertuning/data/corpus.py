@@ -119,10 +119,13 @@ def _docstrings(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def _has_text(path: pathlib.Path) -> bool:
+  # TensorFlow reads the file later, and knows no other encoding or packing.
   try:
-    return bool(path.read_text(encoding='utf-8').strip())
+    return bool(path.read_text(encoding='utf-8').removeprefix('\ufeff').strip())
   except UnicodeDecodeError as error:
     raise UserError(
       f'{path}: not UTF-8 at byte {error.start}; convert the file or narrow '
       'the pattern.'
     ) from error
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error}).') from error

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -45,6 +45,7 @@ class EpisodeSource(seqio.DataSource):
     train_episodes: int | None = None,
     at_most: bool = False,
     in_turn: bool = False,
+    ranked: bool = False,
   ) -> None:
     """Describes the episodes; rows are only made when a split is first used.
 
@@ -72,6 +73,7 @@ class EpisodeSource(seqio.DataSource):
         rows. If not, such a task is refused.
       in_turn: whether `train` visits the tasks in turn as well, all equally
         often, and does not draw tasks by their rates.
+      ranked: whether every row must have options that can be ranked.
 
     Raises:
       UserError: a number is too small.
@@ -102,6 +104,7 @@ class EpisodeSource(seqio.DataSource):
     self._train_episodes = train_episodes
     self._at_most = at_most
     self._in_turn = in_turn
+    self._ranked = ranked
     self._first = 0
     self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
@@ -185,6 +188,22 @@ class EpisodeSource(seqio.DataSource):
     other._first = first
     return other
 
+  def describe(self, split: str) -> tuple[Iterator[bytes], str]:
+    """What the episodes of a split are drawn from.
+
+    Returns:
+      The split's tasks and rows as bytes, and the settings of the episodes.
+    """
+    settings = {
+      'shots': self._shots[split],
+      'queries': self._queries,
+      'balanced': self._balanced,
+      'at_most': self._at_most,
+      'in_turn': self._in_turn,
+      'train_episodes': self._train_episodes,
+    }
+    return self._table(split).content(), repr(settings)
+
   def for_tuning(
     self,
     split: str,
@@ -255,4 +274,6 @@ class EpisodeSource(seqio.DataSource):
 
   def _make_table(self, split: str) -> sampling.Table:
     least_shots = 0 if self._at_most else self._shots[split]
-    return sampling.make_table(self._tasks[split](), least_shots, self._queries)
+    return sampling.make_table(
+      self._tasks[split](), least_shots, self._queries, self._ranked
+    )

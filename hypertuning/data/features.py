@@ -219,8 +219,12 @@ def check_lengths(
     UserError: the lengths are wrong; the message names the binding and the
       field at fault.
   """
+  if not isinstance(lengths, Mapping):
+    raise UserError(
+      f'{binding} = {lengths!r}: must be a dict, for example {_EXAMPLE}.'
+    )
   for name, spec in specs.items():
-    length = (lengths or {}).get(name)
+    length = lengths.get(name)
     parts = length if isinstance(length, (tuple, list)) else (length,)
     if len(parts) != spec.rank or not all(isinstance(n, int) for n in parts):
       want = '(queries, length)'
@@ -240,7 +244,7 @@ def check_lengths(
   unknown = set(lengths) - set(specs)
   if unknown:
     raise UserError(
-      f'{binding} has no feature {min(unknown)!r}; episodes have '
+      f'{binding} has no feature {min(unknown, key=repr)!r}; episodes have '
       f'{", ".join(specs)}.'
     )
   if lengths['inputs'][0] != lengths['targets'][0]:

@@ -32,6 +32,7 @@ OF_QUERIES = (
   'inputs_pretokenized',
   'targets_pretokenized',
   'query_references',
+  'target_sizes',
   *_RANKING,
 )
 
@@ -142,6 +143,8 @@ def episode_features(
       encoded independently.
     * `inputs` and `targets` `[queries, tokens]`.
     * `teacher_inputs` `[queries, tokens]`, if `taught` is set.
+    * `target_sizes` `[queries]`, the number of tokens of each target before it
+      is cut.
     * `left_out` `[]`, the number of examples that did not fit.
 
     They also have the texts of the queries (`inputs_pretokenized` and
@@ -170,6 +173,7 @@ def episode_features(
     queries = tf.concat(
       [_column(form.inputs, count), queries, _column(form.targets, count)], 1
     )
+    sizes = answers.row_lengths() + len(form.target_end)
     if target_room is not None:
       answers = answers[:, : target_room - len(form.target_end)]
     answers = tf.concat([answers, _column(form.target_end, count)], axis=1)
@@ -228,6 +232,7 @@ def episode_features(
       'targets': answers.to_tensor(),
       **more,
       'left_out': left_out,
+      'target_sizes': tf.cast(sizes, tf.int32),
       'inputs_pretokenized': episode['query_inputs'],
       'targets_pretokenized': episode['query_targets'],
       **{name: episode[name] for name in _EXTRA_FEATURES if name in episode},

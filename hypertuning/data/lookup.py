@@ -16,22 +16,27 @@ from hypertuning.errors import UserError
 Lengths = Mapping[str, Any]
 
 
-def import_tasks(module: str | None) -> None:
+def import_tasks(
+  module: str | None, binding: str = 'MIXTURE_OR_TASK_MODULE'
+) -> None:
   """Imports the module that registers the user's tasks.
 
   Args:
-    module: full name of the module; None or '' imports nothing.
+    module: full name of the module; None imports nothing.
+    binding: gin binding or flag that gives the name, for the error message.
 
   Raises:
     UserError: there is no such module.
   """
   if not module:
     return
+  if not all(part.isidentifier() for part in module.split('.')):
+    raise UserError(f'{binding} = {module!r}: must be the name of a module.')
   try:
     importlib.import_module(module)
   except ModuleNotFoundError as error:
     raise UserError(
-      f'MIXTURE_OR_TASK_MODULE = {module!r}: {error}; it must be importable '
+      f'{binding} = {module!r}: {error}; it must be importable '
       'from the working directory or installed.'
     ) from error
 

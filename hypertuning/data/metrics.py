@@ -8,7 +8,7 @@ scores. It returns percentages.
 import functools
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,18 +62,72 @@ def ranked_options(
     **unused: seqio's other arguments.
 
   Returns:
-    Four arrays `[queries]`: `question` is the number of the question that the
+    Five arrays `[queries]`: `question` is the number of the question that the
     option answers (int), `is_correct` whether the option is right (bool),
-    `tokens` the length of the option including its end token (int), and
-    `option` the option's text (string).
+    `tokens` the length of the option including its end token (int), `alike` the
+    number of the first query with the same tokens for the same question (int),
+    and `option` the option's text (string).
+
+  Raises:
+    UserError: no option of a question is right, or a right and a wrong one are
+      the same tokens because the lengths cut them.
   """
-  assert example is not None  # seqio passes it
-  return {
-    'question': np.asarray(example['question']),
+  assert example is not None  # seqio gives it
+  targets = np.asarray(example['targets'])
+  question = np.asarray(example['question'])
+  rows = np.concatenate([question[:, None], targets], axis=1)
+  _, first, group = np.unique(
+    rows, axis=0, return_index=True, return_inverse=True
+  )
+  ranked = {
+    'question': question,
     'is_correct': np.asarray(example['is_correct'], bool),
-    'tokens': (np.asarray(example['targets']) > 0).sum(axis=1),
+    'tokens': (targets > 0).sum(axis=1),
+    'alike': first[group.reshape(-1)],
     'option': np.array([text(value) for value in output]),
   }
+  for number in np.unique(question):
+    if not ranked['is_correct'][question == number].any():
+      raise UserError(
+        f'{_place(example, question == number)}: the target is not one of the '
+        f'options {ranked["option"][question == number].tolist()}.'
+      )
+  sizes = np.asarray(example.get('target_sizes', ranked['tokens']))
+  for same in alike(ranked):
+    if (sizes[same] > ranked['tokens'][same]).any():
+      raise UserError(
+        f'{_place(example, same)}: the options '
+        f'{" and ".join(map(repr, ranked["option"][same][:2].tolist()))} are '
+        "the same where TASK_FEATURE_LENGTHS['targets'] cuts them: give it "
+        f'room for {sizes[same].max()} tokens.'
+      )
+  return ranked
+
+
+def alike(ranked: Ranked) -> list[np.ndarray]:
+  """The options that are the same tokens, although only some of them are right.
+
+  Args:
+    ranked: result of `ranked_options`.
+
+  Returns:
+    Numbers of the queries in each group of such options.
+  """
+  groups = [
+    np.flatnonzero(ranked['alike'] == first)
+    for first in np.unique(ranked['alike'])
+  ]
+  right = ranked['is_correct']
+  return [x for x in groups if right[x].any() and not right[x].all()]
+
+
+def _place(example: Mapping[str, Any], queries: np.ndarray) -> str:
+  """The task of an episode and the input of some of its queries."""
+  place = text(example.get('task', b'')) or 'A task'
+  inputs = example.get('inputs_pretokenized')
+  if inputs is None:
+    return place
+  return f'{place}, {text(np.asarray(inputs, object)[queries][0])[:60]!r}'
 
 
 # Generated text.
@@ -86,7 +140,8 @@ def exact_match(targets: Targets, predictions: Predictions) -> dict[str, float]:
   count.
 
   Raises:
-    UserError: an episode has fewer predictions than targets.
+    UserError: an episode has fewer predictions than targets, or none has
+      targets.
   """
   return {'accuracy': _mean(lambda r, p: p in r, targets, predictions)}
 
@@ -125,7 +180,7 @@ def macro_f1(targets: Targets, predictions: Predictions) -> dict[str, float]:
     UserError: an episode has fewer predictions than targets.
   """
   pairs = [(r[0], p) for r, p in _pairs(targets, predictions)]
-  return {'macro_f1': _macro_f1(*zip(*pairs, strict=True)) if pairs else 0.0}
+  return {'macro_f1': _macro_f1(*zip(*pairs, strict=True))}
 
 
 # Scored options.
@@ -136,10 +191,17 @@ def rank_accuracy(
 ) -> dict[str, float]:
   """Percentage of questions whose likeliest option is right, as in T0.
 
+  A question whose likeliest options are equally likely, or the same tokens, is
+  right only if all of these are. (T0 takes the first of them, so that a model
+  that cannot tell options apart is as good as their order.)
+
   Args:
     targets: one result of `ranked_options` per episode.
     scores: one float array `[queries]` per episode, the summed log-probability
       of each option; the scores of padding come last.
+
+  Raises:
+    UserError: there is no question, or a score is not finite.
   """
   return _rank_accuracy(targets, scores, by_mean=False)
 
@@ -156,10 +218,26 @@ def mean_rank_macro_f1(
 ) -> dict[str, float]:
   """MetaICL's F1 in percent for classification, averaged over all labels."""
   choices = _likeliest_options(targets, scores, by_mean=True)
-  if not choices:
-    return {'macro_f1': 0.0}
-  gold, answers, _ = zip(*choices, strict=True)
-  return {'macro_f1': _macro_f1(gold, answers)}
+  return {
+    'macro_f1': _macro_f1(
+      [x.gold for x in choices], [x.option for x in choices]
+    )
+  }
+
+
+def ties(
+  targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool = False
+) -> dict[str, float]:
+  """Percentage of questions whose likeliest option is not the only one."""
+  choices = _likeliest_options(targets, scores, by_mean)
+  return {'ties': 100.0 * sum(x.is_tie for x in choices) / len(choices)}
+
+
+def mean_ties(
+  targets: Sequence[Ranked], scores: Sequence[Any]
+) -> dict[str, float]:
+  """`ties` by the mean log-probability per token, as in MetaICL."""
+  return ties(targets, scores, by_mean=True)
 
 
 def text(value: str | bytes) -> str:
@@ -172,33 +250,64 @@ def _rank_accuracy(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
 ) -> dict[str, float]:
   choices = _likeliest_options(targets, scores, by_mean)
-  num_right = sum(is_right for *_, is_right in choices)
-  return {'accuracy': 100.0 * num_right / max(len(choices), 1)}
+  return {'accuracy': 100.0 * sum(x.is_right for x in choices) / len(choices)}
+
+
+class _Choice(NamedTuple):
+  """What a model chooses for a question.
+
+  Attributes:
+    gold: the right option.
+    option: the likeliest option; of several, one that is wrong if any is.
+    is_right: whether all of the likeliest options are right.
+    is_tie: whether there are several.
+  """
+
+  gold: str
+  option: str
+  is_right: bool
+  is_tie: bool
 
 
 def _likeliest_options(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool
-) -> list[tuple[str, str, bool]]:
+) -> list[_Choice]:
   """The likeliest option of every question.
 
-  If several options are equally likely, the first one counts.
+  A question may list an option twice, so that "right" is not the same as "has
+  the right text", and options with the same text are no tie.
 
-  Returns:
-    One triple per question: the text of the right option, the text of the
-    likeliest option, and whether the latter is right. A question may list an
-    option twice, so that the texts may be equal where the option is not right.
+  Raises:
+    UserError: there is no question, or a score is not finite.
   """
   choices = []
   for ranked, values in zip(targets, scores, strict=True):
     score = np.asarray(values, np.float64)[: len(ranked['question'])]
+    if not np.isfinite(score).all():
+      bad = np.flatnonzero(~np.isfinite(score))[0]
+      raise UserError(
+        f'The log-likelihood of the option {str(ranked["option"][bad])!r} is '
+        f'{score[bad]}: the weights of the checkpoint give no number.'
+      )
     if by_mean:
       score = score / ranked['tokens']
+    right, option = ranked['is_correct'], ranked['option']
     for question in np.unique(ranked['question']):
       rows = np.flatnonzero(ranked['question'] == question)
-      best = rows[np.argmax(score[rows])]
-      is_right = ranked['is_correct'][best]
-      gold = ranked['option'][rows[np.argmax(ranked['is_correct'][rows])]]
-      choices.append((str(gold), str(ranked['option'][best]), bool(is_right)))
+      best = rows[score[rows] == score[rows].max()]
+      # Equal tokens may differ in the last bits of their sums.
+      best = rows[np.isin(ranked['alike'][rows], ranked['alike'][best])]
+      wrong = best[~right[best]]
+      choices.append(
+        _Choice(
+          gold=str(option[rows[np.argmax(right[rows])]]),
+          option=str(option[wrong[0] if len(wrong) else best[0]]),
+          is_right=not len(wrong),
+          is_tie=len(np.unique(option[best])) > 1,
+        )
+      )
+  if not choices:
+    raise UserError('No question has options that are ranked.')
   return choices
 
 
@@ -220,7 +329,7 @@ def _mean(
   predictions: Predictions,
 ) -> float:
   values = [float(score(r, p)) for r, p in _pairs(targets, predictions)]
-  return 100.0 * sum(values) / max(len(values), 1)
+  return 100.0 * sum(values) / len(values)
 
 
 def _pairs(
@@ -229,7 +338,8 @@ def _pairs(
   """Pairs (references, predicted text) of all queries that have a target.
 
   Raises:
-    UserError: an episode has fewer predictions than targets.
+    UserError: an episode has fewer predictions than targets, or none has
+      targets.
   """
   for queries, answers in zip(targets, predictions, strict=True):
     if len(answers) < len(queries):
@@ -237,11 +347,14 @@ def _pairs(
         f'An episode asks {len(queries)} queries, of which {len(answers)} were '
         'answered: give TASK_FEATURE_LENGTHS room for as many as the task has.'
       )
-  return [
+  pairs = [
     pair
     for queries, answers in zip(targets, predictions, strict=True)
     for pair in zip(queries, list(answers)[: len(queries)], strict=True)
   ]
+  if not pairs:
+    raise UserError('No query has a target: there is nothing to measure.')
+  return pairs
 
 
 def _normalised(value: str) -> str:

@@ -11,19 +11,20 @@ The fields are `task` (in JSON lines only), `inputs_pretokenized`,
 `targets_pretokenized` and, if a prompt has options, `answer_choices`.
 """
 
-import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import seqio
 
-from hypertuning.data import row_files
+from hypertuning import text_files
+from hypertuning.data import row_files, texts
 from hypertuning.data.fewshot import SCORE_EVAL
+from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row
 from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 FIELDS = {
   'inputs': 'inputs_pretokenized',
@@ -68,21 +69,36 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
     UserError: the file does not exist, or a line lacks a field.
   """
   rates: dict[str, int] = {}
-  for number, item in _json_lines(path):
+  for number, item in text_files.json_lines(path):
     try:
       if item['do_train'] != kind:
         continue
-      each = rate(item['train_size'], item['num_prompts'])
-      rates |= dict.fromkeys(item['prompts'], each)
-    except (KeyError, TypeError) as error:
-      raise UserError(f'{path}:{number}: no row of the table ({error}).') from (
-        error
+      size, count, prompts = (
+        item[field] for field in ('train_size', 'num_prompts', 'prompts')
       )
+      if not (
+        isinstance(size, int)
+        and isinstance(count, int)
+        and isinstance(prompts, list)
+        and min(size, count) > 0
+      ):
+        raise TypeError('two numbers from 1 and a list of names are needed')
+      each = rate(size, count)
+      rates |= {texts.text(prompt): each for prompt in prompts}
+    except (KeyError, TypeError, MalformedError) as error:
+      raise UserError(
+        f'{path}:{number}: no row of the table ({error!r}).'
+      ) from error
   return {name: x for name, x in rates.items() if name not in BLACK_LIST}
 
 
 def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
-  """Reads the different rows of every prompt in a folder.
+  """Reads the rows of every prompt in a folder.
+
+  Wrong rows are left out, and in `validation` and `test` also rows without
+  options of prompts that have some; a line on stderr counts them. Rows of
+  `train` that repeat are taken once, all others are asked as often as they are
+  published.
 
   Args:
     folder: folder in the layouts that the module's docstring shows.
@@ -94,38 +110,75 @@ def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
     A dict from the name of each prompt to its rows.
 
   Raises:
-    UserError: the folder has no files of the split, or a row is wrong.
+    UserError: the folder has no files of the split, or a file has no row that
+      is right.
   """
-  rows_by_task: dict[str, dict[tuple[str, str], Row]] = {}
+  odd = Oddities(f'{folder}, {split}')
+  rows_by_task: dict[str, list[Row]] = {}
   for prompt, paths in _files(folder, split).items():
     each = most and math.ceil(most / len(paths)) if prompt else None
     for path in paths:
-      tasks = row_files.read(str(path), FIELDS, True, prompt or None, each)
+      tasks = row_files.read(
+        str(path),
+        FIELDS,
+        True,
+        prompt or None,
+        each,
+        odd,
+        need_options=split != 'train',
+      )
       for task, part in tasks.items():
-        different_rows = rows_by_task.setdefault(task, {})
-        for row in part.rows:
-          different_rows.setdefault((row.inputs, row.targets), row)
-  return {
-    task: _thin_out(list(x.values()), most) for task, x in rows_by_task.items()
-  }
+        rows_by_task.setdefault(task, []).extend(part.rows)
+  odd.say()
+  if split == 'train':
+    rows_by_task = {
+      task: list(dict.fromkeys(part)) for task, part in rows_by_task.items()
+    }
+  return {task: _thin_out(part, most) for task, part in rows_by_task.items()}
 
 
-def raw_rows(path: str) -> Iterator[Mapping[str, Any]]:
+def raw_rows(
+  path: str, odd: Oddities | None = None
+) -> Iterator[Mapping[str, Any]]:
   """Yields the rows of a data set, before a prompt renders them.
 
   Args:
-    path: path of a file of JSON lines; or `tfds:NAME#SPLIT`, such as
-      `tfds:super_glue/cb#train`, for a data set that tensorflow-datasets has
-      prepared.
+    path: a file of JSON lines, or `tfds:NAME:VERSION#SPLIT` for a data set of
+      tensorflow-datasets that has been prepared, such as
+      `tfds:super_glue/cb:1.0.2#train`.
+    odd: counts wrong lines, which are left out; with None they are refused.
+
+  Yields:
+    The rows. A field with NaN is left out, as a missing one is.
 
   Raises:
-    UserError: the file or data set does not exist, or a line is not JSON.
+    UserError: the file or data set does not exist, or a line is not a JSON
+      object or has a text that is none.
   """
+
+  def report(number: int, reason: str) -> None:
+    text = f'{path}:{number}: {reason}'
+    if odd is None:
+      raise UserError(text)
+    odd.add('rows left out', text)
+
   if path.startswith(_TFDS):
-    yield from _tfds_rows(path)
+    items: Iterable[tuple[int, Mapping[str, Any]]] = _tfds_rows(path)
   else:
-    for _, item in _json_lines(path):
-      yield item
+    items = text_files.json_lines(path, report=report)
+  for number, item in items:
+    values = {}
+    try:
+      for field, value in item.items():
+        values[field] = texts.plain(value)
+    except MalformedError as error:
+      report(number, f'{list(item)[len(values)]!r} {error}.')
+      continue
+    yield {
+      field: value
+      for field, value in values.items()
+      if value is None or not texts.is_missing(value)
+    }
 
 
 def _files(folder: str, split: str) -> dict[str, list[pathlib.Path]]:
@@ -157,26 +210,7 @@ def _thin_out(task_rows: list[Row], most: int | None) -> list[Row]:
   return task_rows[:: math.ceil(len(task_rows) / most)] if most else task_rows
 
 
-def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  try:
-    text = pathlib.Path(path).expanduser().read_text('utf-8')
-  except OSError as error:
-    raise UserError(f'{path}: no such file.') from error
-  except UnicodeDecodeError as error:
-    raise UserError(f'{path}: not UTF-8 at byte {error.start}.') from error
-  for number, line in enumerate(text.split('\n'), start=1):
-    if not line.strip():
-      continue
-    try:
-      item = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise UserError(f'{path}:{number}: not JSON ({error.msg}).') from error
-    if not isinstance(item, dict):
-      raise UserError(f'{path}:{number}: not an object: write {{...}}.')
-    yield number, item
-
-
-def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
+def _tfds_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
   name, _, split = path.removeprefix(_TFDS).partition('#')
   try:
     # seqio's loader knows --tfds_data_dir.
@@ -185,18 +219,8 @@ def _tfds_rows(path: str) -> Iterator[Mapping[str, Any]]:
     reason = str(error).strip().split('\n')[0]
     raise UserError(
       f'{path}: tensorflow-datasets does not give it ({reason}): write '
-      'tfds:NAME#SPLIT, and give --tfds_data_dir, a folder where it was '
-      'prepared with `tfds build`.'
+      'tfds:NAME:VERSION#SPLIT, such as tfds:super_glue/cb:1.0.2#train, and '
+      'give --tfds_data_dir or TFDS_DATA_DIR, a folder where it was prepared '
+      'with `tfds build`.'
     ) from error
-  for row in dataset.as_numpy_iterator():
-    yield {field: _plain(value) for field, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, bytes):
-    return value.decode('utf-8')
-  if isinstance(value, dict):
-    return {name: _plain(x) for name, x in value.items()}
-  if isinstance(value, np.ndarray):
-    return [_plain(x) for x in value.tolist()]
-  return value.item() if isinstance(value, np.generic) else value
+  yield from enumerate(dataset.as_numpy_iterator(), start=1)

@@ -6,7 +6,6 @@ in its `templates.py`, and gives exactly the rows of P3, byte for byte.
 
 import dataclasses
 import functools
-import pathlib
 import random
 import re
 from collections import Counter
@@ -16,8 +15,10 @@ from typing import Any
 import jinja2
 import yaml
 
+from hypertuning import text_files
+from hypertuning.data import texts
 from hypertuning.data.rows import Row
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 _PIPES, _PIPES_ESCAPED = '|||', '3ed2dface8203c4c9dfb1a5dc58e41e0'
 _LONGEST = 2048  # a longer field of a row is truncated; number of characters
@@ -35,6 +36,7 @@ class Template:
       the prompt has no options.
     original_task: whether the prompt asks what the data set was made for. T0 is
       only evaluated with such prompts.
+    path: file of the prompt, for messages.
   """
 
   task: str
@@ -42,19 +44,42 @@ class Template:
   jinja: str
   answer_choices: str | None = None
   original_task: bool = True
+  path: str = 'templates.yaml'
+
+  def __str__(self) -> str:
+    return f'{self.path}: prompt {self.name!r}'
+
+  def check(self) -> None:
+    """Parses the prompt.
+
+    Raises:
+      UserError: the prompt does not parse; names the file and the prompt.
+    """
+    try:
+      if self.answer_choices:
+        _compiled(self.answer_choices)
+      _compiled(self._main)
+    except jinja2.TemplateError as error:
+      raise UserError(f'{self}: {error} (task {self.task}).') from error
+
+  @property
+  def _main(self) -> str:
+    return self.jinja.replace('}}', f' | string | truncate({_LONGEST}) }}}}')
 
   def render(self, example: Mapping[str, Any], seed: int = 0) -> Row | None:
     """Renders one raw row.
 
     Args:
       example: fields of the raw row.
-      seed: seed for prompts that choose among wordings at random.
+      seed: number of the row from 0, which is the seed of prompts that choose
+        among wordings at random.
 
     Returns:
       The row, or None if the prompt renders no input or no target for it.
 
     Raises:
-      UserError: the row lacks a field that the prompt names.
+      UserError: the prompt does not parse or fails on this row, which may lack
+        a field; names the file, the prompt and the row.
     """
     values: dict[str, Any] = dict(_escaped(example))
     # Compiled templates are cached, so that their random filter is replaced by
@@ -66,11 +91,12 @@ class Template:
         text = _compiled(self.answer_choices).render(values)
         options = [_unescaped(part.strip()) for part in text.split(_PIPES)]
         values['answer_choices'] = options
-      jinja = self.jinja.replace('}}', f' | string | truncate({_LONGEST}) }}}}')
-      parts = _compiled(jinja).render(values).split(_PIPES)
-    except jinja2.UndefinedError as error:
+      parts = _compiled(self._main).render(values).split(_PIPES)
+    except Exception as error:  # a template is a program: it may raise anything
+      reason = f'{error}' if str(error) else type(error).__name__
       raise UserError(
-        f'Prompt {self.task}: {error}; the row has {", ".join(example)}.'
+        f'{self}: {reason} in row {seed + 1} (task {self.task}); the row has '
+        f'{", ".join(example)}.'
       ) from error
     if len(parts) < 2:
       return None
@@ -90,27 +116,47 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
   Raises:
     UserError: the file does not exist, or is not a file of templates.
   """
+  text = text_files.read_text(path, 'no such file of templates.')
   try:
-    contents = yaml.load(pathlib.Path(path).read_text('utf-8'), Loader=_Loader)
+    contents = yaml.load(text, Loader=_Loader)
     templates = contents['templates'].values()
     return [
       Template(
-        task=task_name(task_prefix, template['name']),
-        name=template['name'],
-        jinja=template['jinja'],
-        answer_choices=template['answer_choices'],
+        task=task_name(task_prefix, _string(template, 'name')),
+        name=_string(template, 'name'),
+        jinja=_string(template, 'jinja'),
+        answer_choices=None
+        if template.get('answer_choices') is None
+        else _string(template, 'answer_choices'),
         original_task=bool(
           (template.get('metadata') or {}).get('original_task')
         ),
+        path=path,
       )
       for template in templates
     ]
-  except FileNotFoundError as error:
-    raise UserError(f'{path}: no such file of templates.') from error
-  except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+  except RecursionError as error:
+    raise UserError(f'{path}: nested too deeply.') from error
+  except (
+    yaml.YAMLError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,  # a number or a date that cannot be
+  ) as error:
     raise UserError(
-      f'{path}: not a templates.yaml of promptsource ({error}).'
+      f'{path}: not a templates.yaml of promptsource ({one_line(error)}).'
     ) from error
+
+
+def _string(template: Mapping[str, Any], field: str) -> str:
+  value = template[field]
+  if not isinstance(value, str):
+    raise TypeError(f'{field!r} must be a string, not {value!r:.40}')
+  try:
+    return texts.text(value)
+  except text_files.MalformedError as error:
+    raise TypeError(f'{field!r} {error}') from error
 
 
 def task_name(prefix: str, name: str) -> str:
@@ -119,7 +165,19 @@ def task_name(prefix: str, name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-  """Reads `!Template` and `!TemplateMetadata` as mappings."""
+  """Reads `!Template` and `!TemplateMetadata` as mappings of different keys."""
+
+  def construct_mapping(
+    self, node: yaml.MappingNode, deep: bool = False
+  ) -> dict[Any, Any]:
+    """Refuses a key that comes twice, of which YAML would take the last."""
+    keys = Counter(key.value for key, _ in getattr(node, 'value', ()))
+    for key, count in keys.items():
+      if count > 1:
+        raise yaml.constructor.ConstructorError(
+          None, None, f'two values for the key {key!r}', node.start_mark
+        )
+    return super().construct_mapping(node, deep)
 
 
 def _mapping(loader: Any, unused_suffix: str, node: Any) -> dict[str, Any]:
@@ -135,6 +193,7 @@ def _environment() -> jinja2.Environment:
   environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
   environment.globals['zip'] = zip
   environment.filters['most_frequent'] = _most_frequent
+  environment.filters['choice'] = random.Random(0).choice  # rendering sets it
   return environment
 
 

@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hypertuning.errors import UserError
+from etils import epath
+
+from hypertuning.errors import UserError, one_line
 
 Item = dict[str, Any]
 _TFRECORD = re.compile(r'.*\.tfrecord(-\d+-of-\d+)?')
@@ -28,7 +30,8 @@ def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
       files are often sorted by label.
 
   Yields:
-    The number of each row, and its fields.
+    The number of each row, and its fields. Texts are strings, and bytes where
+    they are not UTF-8.
 
   Raises:
     UserError: the file does not exist, or does not have the format that its
@@ -36,9 +39,11 @@ def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
   """
   read_kind = _parquet if path.endswith('.parquet') else _tfrecord
   try:
-    yield from read_kind(str(pathlib.Path(path).expanduser()), most)
-  except FileNotFoundError as error:
-    raise UserError(f'{path}: no such file.') from error
+    if not epath.Path(path).expanduser().is_file():
+      raise UserError(f'{path}: no such file.')
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path}: cannot be read ({error}).') from error
+  yield from read_kind(path, most)
 
 
 def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
@@ -47,40 +52,82 @@ def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
   import pyarrow.parquet
 
   try:
-    table = pyarrow.parquet.read_table(path)
-  except pa.ArrowInvalid as error:
-    raise UserError(f'{path}: no parquet file ({error}).') from error
-  step = _step(len(table), most)
-  selection = table.take(list(range(0, len(table), step)))
-  for i, row in enumerate(selection.to_pylist()):
-    yield 1 + i * step, row
+    with epath.Path(path).expanduser().open('rb') as file:
+      table = pyarrow.parquet.ParquetFile(file).read()
+    step = _step(len(table), most)
+    picked = table.take(list(range(0, len(table), step)))
+    picked.validate(full=False)
+  except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    raise UserError(f'{path}: no parquet file ({one_line(error)}).') from error
+  names = picked.column_names
+  if len(set(names)) < len(names):
+    raise UserError(f'{path}: two columns of one name: {", ".join(names)}.')
+  columns = [_values(column) for column in picked.columns]
+  for i in range(len(picked)):
+    yield (
+      1 + i * step,
+      {name: column[i] for name, column in zip(names, columns, strict=True)},
+    )
+
+
+def _values(column: Any) -> list[Any]:
+  """The values of a column of a table.
+
+  A value that Python cannot have, such as a time in nanoseconds, stays as it
+  is: nobody may ask for the field.
+  """
+  try:
+    return [_decoded(x) for x in column.to_pylist()]
+  except (ValueError, OverflowError):
+    return [_value(x) for x in column]
+
+
+def _value(scalar: Any) -> Any:
+  try:
+    return _decoded(scalar.as_py())
+  except UnicodeDecodeError as error:
+    return error.object
+  except (ValueError, OverflowError):
+    return scalar
 
 
 def _tfrecord(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
   import tensorflow as tf
+  from google.protobuf.message import DecodeError
 
-  dataset = tf.data.TFRecordDataset(path)
+  number = 0
   try:
+    dataset = tf.data.TFRecordDataset(str(epath.Path(path).expanduser()))
     step = _step(sum(1 for _ in dataset), most) if most else 1
     for i, record in enumerate(dataset.shard(step, 0).as_numpy_iterator()):
-      example = tf.train.Example.FromString(record)
-      features = example.features.feature
-      yield 1 + i * step, {name: _value(features[name]) for name in features}
-  except tf.errors.NotFoundError as error:
-    raise FileNotFoundError(path) from error
-  except (tf.errors.DataLossError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: no TFRecords of texts ({error}).') from error
+      number = 1 + i * step
+      features = tf.train.Example.FromString(record).features.feature
+      yield number, {name: _feature(features[name]) for name in features}
+  except DecodeError as error:
+    raise UserError(
+      f'{path}:{number}: the record is no tf.train.Example ({error}).'
+    ) from error
+  except (tf.errors.OpError, ValueError) as error:
+    raise UserError(
+      f'{path}: no TFRecords of texts ({one_line(error)}).'
+    ) from error
 
 
-def _value(feature: Any) -> Any:
-  """The values of a feature as a list, or the value itself if it is the only.
-
-  Bytes are decoded to texts.
-  """
+def _feature(feature: Any) -> Any:
+  """The values of a feature: a list, or the value itself if there is one."""
   kind = feature.WhichOneof('kind')
-  values = list(getattr(feature, kind).value) if kind else []
-  values = [x.decode('utf-8') if isinstance(x, bytes) else x for x in values]
+  values = _decoded(list(getattr(feature, kind).value) if kind else [])
   return values[0] if len(values) == 1 else values
+
+
+def _decoded(value: Any) -> Any:
+  """A value whose bytes are strings if they are UTF-8, also in a list."""
+  if isinstance(value, list):
+    return [_decoded(x) if isinstance(x, bytes) else x for x in value]
+  try:
+    return value.decode() if isinstance(value, bytes) else value
+  except UnicodeDecodeError:
+    return value
 
 
 def _step(count: int, most: int | None) -> int:

@@ -40,7 +40,7 @@ def add_episodes(
   symbol_labels: Sequence[str] | None = None,
   text_format: TextFormat | None = None,
   metric_fns: MetricFns = (metrics.exact_match,),
-  score_metric_fns: MetricFns = (metrics.rank_accuracy,),
+  score_metric_fns: MetricFns = (metrics.rank_accuracy, metrics.ties),
 ) -> str:
   """Registers episodes of rows as seqio tasks, and replaces tasks of that name.
 
@@ -66,7 +66,8 @@ def add_episodes(
       None makes them endless.
     at_most: whether a task with fewer rows than `shots` shows all of its rows;
       it is refused otherwise.
-    options: whether the rows have options.
+    options: whether the rows have options. An option that a row lists twice
+      counts once.
     symbol_labels: symbols that replace the labels, drawn anew for every episode
       (symbol tuning); None keeps the labels.
     text_format: format of the text; T5's over bytes by default.
@@ -89,7 +90,7 @@ def add_episodes(
   if symbol_labels is not None:
     relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
 
-  def source(count: int) -> EpisodeSource:
+  def source(count: int, ranked: bool = False) -> EpisodeSource:
     return EpisodeSource(
       splits,
       shots,
@@ -99,10 +100,11 @@ def add_episodes(
       draws=draws,
       train_episodes=train_episodes,
       at_most=at_most,
+      ranked=ranked,
     )
 
   query_source = source(queries)
-  option_source = source(1) if options else None
+  option_source = source(1, ranked=True) if options else None
   for form in FORMS:
     to_tokens = functools.partial(
       fewshot.episode_features,

@@ -6,17 +6,17 @@ A line may also have a "definition", a text that says what the task is.
 """
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import fewshot
+from hypertuning import text_files
+from hypertuning.data import fewshot, texts
 from hypertuning.data.sampling import Episode
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 Example = tuple[str, str]
 _FORM = (
@@ -48,19 +48,10 @@ def read(path: str) -> list[Request]:
     UserError: there is no such file, it is empty or not UTF-8, or a line has
       another form; the message names the file and the line.
   """
-  try:
-    text = pathlib.Path(path).expanduser().read_text(encoding='utf-8')
-  except (FileNotFoundError, IsADirectoryError) as error:
-    raise UserError(
-      f'{path}: no such file; give a JSONL file of {_FORM}.'
-    ) from error
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f'{path}: not UTF-8 at byte {error.start}; convert the file.'
-    ) from error
-  lines = list(enumerate(text.split('\n'), start=1))
+  missing = f'no such file; give a JSONL file of {_FORM}.'
   requests = [
-    _parse(path, number, line) for number, line in lines if line.strip()
+    _parse(path, number, line)
+    for number, line in text_files.lines(path, missing)
   ]
   if not requests:
     raise UserError(f'{path}: no tasks in it; write one line each: {_FORM}.')
@@ -113,13 +104,13 @@ def episodes(
           f"but TASK_FEATURE_LENGTHS['inputs'] = {lengths['inputs']!r} has "
           f'room for {room}.'
         )
-  texts = tf.TensorSpec([None], tf.string)
+  strings = tf.TensorSpec([None], tf.string)
   names = ('shot_inputs', 'shot_targets', 'query_inputs', 'query_targets')
   raw_episodes = tf.data.Dataset.from_generator(
     lambda: map(_strings, requests),
     output_signature={
       'definition': tf.TensorSpec([], tf.string),
-      **dict.fromkeys(names, texts),
+      **dict.fromkeys(names, strings),
     },
   )
   return fewshot.episode_features(
@@ -140,12 +131,9 @@ def _strings(request: Request) -> Episode:
 
 def _parse(path: str, number: int, line: str) -> Request:
   try:
-    task = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise UserError(
-      f'{path}:{number}: not JSON ({error.msg} at column {error.colno}); write '
-      f'{_FORM}.'
-    ) from error
+    task = text_files.parse_json(line)
+  except MalformedError as error:
+    raise UserError(f'{path}:{number}: {error}; write {_FORM}.') from error
   task = task if isinstance(task, dict) else {}
   examples, queries = task.get('examples', []), task.get('queries')
   definition = task.get('definition', '')
@@ -170,5 +158,15 @@ def _parse(path: str, number: int, line: str) -> Request:
       f'{path}:{number}: "definition" must be a string that says what the task '
       f'is; write {{"definition": "...", {_FORM[1:]}.'
     )
-  pairs = [(example['inputs'], example['targets']) for example in examples]
-  return Request(number, pairs, queries, definition)
+  try:
+    field = 'examples'
+    pairs = [
+      (texts.text(example['inputs']), texts.text(example['targets']))
+      for example in examples
+    ]
+    field = 'queries'
+    queries = [texts.text(query) for query in queries]
+    field = 'definition'
+    return Request(number, pairs, queries, texts.text(definition))
+  except MalformedError as error:
+    raise UserError(f'{path}:{number}: "{field}" {error}.') from error

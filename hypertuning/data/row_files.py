@@ -9,24 +9,26 @@ file with several tasks) and `id`. A TSV file has a header, and its options and
 references are JSON lists. A JSON file is a list of objects like those above.
 Binary files are those that `record_files` reads. Error messages give the number
 of a row in a JSON or binary file, and the number of a line in other files.
+`text_files` decodes text; NaN, as pandas writes it, is a field that is missing.
 """
 
-import csv
 import dataclasses
-import gzip
-import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hypertuning.data import record_files
-from hypertuning.data.rows import Row, RowTask
+from hypertuning import text_files
+from hypertuning.data import record_files, texts
+from hypertuning.data.oddities import Oddities
+from hypertuning.data.rows import Row, RowTask, distinct
 from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 _TEXTS = ('inputs', 'targets', 'definition', 'task', 'id')
 _LISTS = ('options', 'references')
 FIELDS = (*_TEXTS, *_LISTS)
 _MOST_SHOWN = 3
+_LONGEST = 300  # characters of a message: cells may have millions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Problem:
   text: str
 
   def __str__(self) -> str:
-    return f'{self.path}:{self.line}: {self.text}'
+    text = self.text
+    if len(text) > _LONGEST:
+      text = f'{text[:_LONGEST]} ...'
+    return f'{self.path}:{self.line}: {text}'
 
 
 def read(
@@ -53,6 +58,8 @@ def read(
   strip: bool = False,
   name: str | None = None,
   most: int | None = None,
+  odd: Oddities | None = None,
+  need_options: bool = False,
 ) -> dict[str, RowTask]:
   """Reads the tasks in a file.
 
@@ -66,16 +73,33 @@ def read(
       default the name of the file.
     most: greatest number of rows that are read from a binary file; None reads
       all.
+    odd: counts the wrong rows of a benchmark as it is published, which are
+      left out, and those with an option twice or an empty one, of which the
+      options that differ are kept. None refuses such a file.
+    need_options: whether every row of a task must have options if one has.
 
   Returns:
     A dict from the name of each task to the task.
 
   Raises:
-    UserError: a row is wrong; the message names the file and its first wrong
-      lines.
+    UserError: a row is wrong, or with `odd` all are; names the file and its
+      first wrong lines.
   """
-  tasks, problems = check(path, fields, strip, name, most)
-  if problems:
+  mended: list[Problem] = []
+  tasks, problems = check(
+    path,
+    fields,
+    strip,
+    name,
+    most,
+    need_options,
+    mended=None if odd is None else mended,
+  )
+  if odd is not None and tasks:
+    for kind, faults in (('rows left out', problems), ('rows mended', mended)):
+      if faults:
+        odd.add(kind, faults[0], len(faults))
+  elif problems:
     lines = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
     more = len(problems) - _MOST_SHOWN
     raise UserError(lines + (f'\n... and {more} more' if more > 0 else ''))
@@ -88,6 +112,8 @@ def check(
   strip: bool = False,
   name: str | None = None,
   most: int | None = None,
+  need_options: bool = False,
+  mended: list[Problem] | None = None,
 ) -> tuple[dict[str, RowTask], list[Problem]]:
   """Reads the tasks in a file, and finds all of its faults.
 
@@ -97,6 +123,9 @@ def check(
     strip: whether to remove white space, see `read`.
     name: name of the task of rows that name none, see `read`.
     most: greatest number of rows from a binary file, see `read`.
+    need_options: whether all rows of a task need options, see `read`.
+    mended: list that gets what is wrong with rows whose options are mended;
+      with None they are wrong.
 
   Returns:
     The tasks, made of the rows without faults, and one problem per row that has
@@ -116,12 +145,19 @@ def check(
   rows: dict[str, list[Row]] = {}
   definitions: dict[str, str] = {}
   ids: dict[tuple[str, str], int] = {}
+  places: dict[str, list[int]] = {}
   name = name or pathlib.Path(path).name.split('.')[0]
   for number, item in _items(path, problems, most):
+    item = {
+      field: value
+      for field, value in item.items()
+      if field in (names['inputs'], names['targets'])
+      or not texts.is_missing(value)
+    }
     if strip:
       item = {field: _stripped(value) for field, value in item.items()}
     try:
-      row, task, definition = _row(item, names)
+      row, task, definition, remark = _row(item, names, mended is not None)
       task = task or name
       _check_id(item.get(names['id']), task, number, ids)
       if definitions.setdefault(task, definition) != definition:
@@ -133,6 +169,11 @@ def check(
       problems.append(Problem(path, number, f'{error}.'))
     else:
       rows.setdefault(task, []).append(row)
+      places.setdefault(task, []).append(number)
+      if remark and mended is not None:
+        mended.append(Problem(path, number, f'{remark}.'))
+  if need_options:
+    problems += _without_options(path, rows, places, names['options'])
   if not rows and not problems:
     problems.append(Problem(path, 1, 'no rows: write one example per line.'))
   tasks = {
@@ -140,6 +181,31 @@ def check(
     for task, task_rows in rows.items()
   }
   return tasks, sorted(problems, key=lambda problem: problem.line)
+
+
+def _without_options(
+  path: str,
+  rows: Mapping[str, list[Row]],
+  places: Mapping[str, Sequence[int]],
+  name: str,
+) -> list[Problem]:
+  """Takes out rows without options of tasks that have some; names each row."""
+  problems = []
+  for task, task_rows in rows.items():
+    if not any(row.options for row in task_rows):
+      continue
+    problems += [
+      Problem(
+        path,
+        number,
+        f'no {name!r}, which other rows of task {task!r} have: give them to '
+        'all rows of a task or to none.',
+      )
+      for row, number in zip(task_rows, places[task], strict=True)
+      if not row.options
+    ]
+    task_rows[:] = [row for row in task_rows if row.options]
+  return problems
 
 
 class _Wrong(Exception):
@@ -152,71 +218,51 @@ def _items(
   """Yields the rows that can be parsed, each with its number."""
   if record_files.is_record_file(path):
     return record_files.read(path, most)
-  lines = _lines(path, problems)
+  lines = list(
+    text_files.lines(
+      path,
+      report=lambda number, reason: problems.append(
+        Problem(path, number, reason)
+      ),
+    )
+  )
   if path.removesuffix('.gz').endswith('.tsv'):
     return _tsv(path, lines, problems)
-  if _is_list(path, lines):
-    return _json(path, lines, problems)
-  return _jsonl(path, lines, problems)
+  if (items := _list_of_rows(path, lines)) is not None:
+    if problems:  # not UTF-8
+      return iter(())
+    return _objects(path, enumerate(items, start=1), problems)
+  return _objects(path, _parsed(path, lines, problems), problems)
 
 
-def _lines(path: str, problems: list[Problem]) -> list[tuple[int, str]]:
-  """The lines that are not blank, each with its number."""
-  try:
-    data = pathlib.Path(path).expanduser().read_bytes()
-    if path.endswith('.gz'):
-      data = gzip.decompress(data)
-  except (FileNotFoundError, IsADirectoryError) as error:
-    raise UserError(f'{path}: no such file.') from error
-  except (OSError, EOFError) as error:
-    raise UserError(f'{path}: cannot be read ({error}).') from error
-  numbered_lines = []
-  for number, line in enumerate(data.split(b'\n'), start=1):
-    try:
-      text = line.decode('utf-8').rstrip('\r')
-    except UnicodeDecodeError as error:
-      problems.append(
-        Problem(path, number, f'not UTF-8 at byte {error.start}; convert it.')
-      )
-      continue
-    if text.strip():
-      numbered_lines.append((number, text))
-  return numbered_lines
-
-
-def _jsonl(
+def _parsed(
   path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Any]]:
   for number, line in lines:
     try:
-      item = json.loads(line)
-    except json.JSONDecodeError as error:
-      problems.append(
-        Problem(path, number, f'not JSON ({error.msg}, column {error.colno}).')
-      )
-      continue
-    if isinstance(item, dict):
-      yield number, item
-    else:
-      problems.append(Problem(path, number, 'not an object: write {...}.'))
+      yield number, text_files.parse_json(line)
+    except MalformedError as error:
+      problems.append(Problem(path, number, f'{error}.'))
 
 
-def _is_list(path: str, lines: Sequence[tuple[int, str]]) -> bool:
-  """Whether a `.json` file is one list; it may also be a file of JSON lines."""
-  is_json = path.removesuffix('.gz').endswith('.json')
-  return is_json and bool(lines) and lines[0][1].lstrip().startswith('[')
-
-
-def _json(
-  path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  if problems:  # lines that are not UTF-8 are missing, so it cannot be parsed
-    return
+def _list_of_rows(
+  path: str, lines: Sequence[tuple[int, str]]
+) -> list[Any] | None:
+  """The rows of a file that is one list; None if it has lines of rows."""
+  if not lines or not lines[0][1].lstrip().startswith('['):
+    return None
   try:
-    items = json.loads('\n'.join(line for _, line in lines))
-  except json.JSONDecodeError as error:
-    raise UserError(f'{path}: not JSON ({error}).') from error
-  for number, item in enumerate(items, start=1):
+    return text_files.parse_json('\n'.join(line for _, line in lines))
+  except MalformedError as error:
+    if path.removesuffix('.gz').endswith('.json'):
+      raise UserError(f'{path}: {error}.') from error
+    return None
+
+
+def _objects(
+  path: str, items: Iterable[tuple[int, Any]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  for number, item in items:
     if isinstance(item, dict):
       yield number, item
     else:
@@ -226,13 +272,17 @@ def _json(
 def _tsv(
   path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  table = csv.reader(
-    (line for _, line in lines), delimiter='\t', quoting=csv.QUOTE_NONE
-  )
   header: list[str] = []
-  for (number, _), cells in zip(lines, table, strict=True):
+  for number, line in lines:
+    cells = line.split('\t')
     if not header:
       header = cells
+      for name in {name for name in header if name}:
+        if header.count(name) > 1:
+          problems.append(
+            Problem(path, number, f'the header has {name!r} twice.')
+          )
+          return
     elif len(cells) != len(header):
       problems.append(
         Problem(
@@ -246,9 +296,9 @@ def _tsv(
 
 
 def _row(
-  item: Mapping[str, Any], names: Mapping[str, str]
-) -> tuple[Row, str, str]:
-  """A row, the name of its task and the task's definition."""
+  item: Mapping[str, Any], names: Mapping[str, str], mend: bool
+) -> tuple[Row, str, str, str]:
+  """A row, its task's name and definition, and what was mended."""
   for field in ('inputs', 'targets'):
     if item.get(names[field]) is None:
       raise _Wrong(
@@ -259,51 +309,57 @@ def _row(
   for field in ('inputs', 'targets'):
     if not texts[field].strip():
       raise _Wrong(f'{names[field]!r} is empty')
-  options = lists['options']
+  options, remark = lists['options'], ''
   if options:
     name = names['options']
+    if not all(option.strip() for option in options):
+      remark = f'{name!r} has an empty option: {options}'
+    elif len(set(options)) != len(options) > 1:
+      remark = f'{name!r} has an option twice: {options}'
+    if remark and not mend:
+      raise _Wrong(remark)
+    options = distinct(options)
     if len(options) < 2:
       raise _Wrong(f'{name!r} has one option: give two or more')
-    if len(set(options)) != len(options):
-      raise _Wrong(f'{name!r} has an option twice: {options}')
     if texts['targets'] not in options:
       raise _Wrong(
         f'{names["targets"]!r} {texts["targets"]!r} is not one of {name!r} '
         f'{options}'
       )
   row = Row(texts['inputs'], texts['targets'], options, lists['references'])
-  return row, texts['task'], texts['definition']
+  return row, texts['task'], texts['definition'], remark
 
 
 def _stripped(value: Any) -> Any:
-  if isinstance(value, str):
-    return value.strip()
-  return [_stripped(x) for x in value] if isinstance(value, list) else value
+  if isinstance(value, list):
+    return [x.strip() if isinstance(x, str) else x for x in value]
+  return value.strip() if isinstance(value, str) else value
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:
-  value = item.get(name)
-  if value is None:
-    return ''
-  if isinstance(value, (int, float)) and not isinstance(value, bool):
-    return str(value)  # in many files, ids and sums are numbers
-  if not isinstance(value, str):
-    raise _Wrong(f'{name!r} must be a string, not {json.dumps(value)[:40]}')
-  return value
+  try:
+    return '' if item.get(name) is None else texts.text(item[name])
+  except MalformedError as error:
+    raise _Wrong(f'{name!r} {error}') from error
 
 
 def _list(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
   value = item.get(name)
   if isinstance(value, str):  # a cell of a TSV file
     try:
-      value = json.loads(value) if value.strip() else []
-    except json.JSONDecodeError as error:
+      value = text_files.parse_json(value) if value.strip() else []
+    except MalformedError as error:
       raise _Wrong(f'{name!r} must be a JSON list of strings') from error
   if value is None:
     return ()
-  if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+  if not isinstance(value, list) or not all(
+    isinstance(x, str | bytes) for x in value
+  ):
     raise _Wrong(f'{name!r} must be a list of strings')
-  return tuple(value)
+  try:
+    return tuple(texts.text(x) for x in value)
+  except MalformedError as error:
+    raise _Wrong(f'{name!r} {error}') from error
 
 
 def _check_id(

@@ -6,7 +6,11 @@ The readers of all file formats return rows, and episodes are drawn from them.
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from hypertuning.data import texts
+from hypertuning.errors import UserError
+from hypertuning.text_files import MalformedError
 
 
 class Row(NamedTuple):
@@ -50,6 +54,27 @@ class RowTask:
 Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
 
 
+def distinct(options: Sequence[str]) -> tuple[str, ...]:
+  """Options in their order: each of them once, and none without text."""
+  return tuple(dict.fromkeys(x for x in options if x.strip()))
+
+
+def fault_of_options(row: Row, place: str = '') -> str:
+  """Why the options of a row cannot be ranked; empty if they can be.
+
+  Args:
+    row: a row whose options are `distinct`.
+    place: where the row is, as the text says it, such as ` of row 3`.
+  """
+  if not row.options:
+    return f'no options{place}'
+  if len(row.options) < 2:
+    return f'one option{place}, {row.options[0]!r}: give two or more'
+  if row.targets not in row.options:
+    return f'target {row.targets!r}{place} is not one of {list(row.options)}'
+  return ''
+
+
 def for_tuning(task: RowTask, is_test: bool, count: int | None) -> RowTask:
   """One half of a held-out task: rows to tune on, or rows to test on.
 
@@ -90,3 +115,31 @@ def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:
   if isinstance(task, RowTask):
     return task
   return RowTask([Row(*row) for row in task])
+
+
+def check_texts(name: str, task: RowTask) -> None:
+  """Refuses a task of which something is no text; files are read otherwise.
+
+  Args:
+    name: name of the task.
+    task: the task.
+
+  Raises:
+    UserError: names the task, the row and the field.
+  """
+  named: list[tuple[str, Any]] = [
+    ('its name', name),
+    ('its definition', task.definition),
+  ]
+  for part, rows in (('rows', task.rows), ('pool', task.pool or ())):
+    for number, row in enumerate(rows):
+      for field, value in zip(Row._fields, row, strict=False):
+        several = field in ('options', 'references')
+        place = f'{part}[{number}].{field}'
+        named += [(place, x) for x in (value if several else [value])]
+  for place, value in named:
+    try:
+      if texts.text(value) != value:
+        raise MalformedError(f'must be a string, not {value!r:.40}')
+    except MalformedError as error:
+      raise UserError(f'Task {name!r}: {place} {error}.') from error

@@ -5,16 +5,25 @@ and its number alone, so that an iterator over the numbers can be saved and
 restored.
 """
 
+import contextlib
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from hypertuning.data.rows import Row, RowTask, Tasks, as_task
+from hypertuning.data.rows import (
+  Row,
+  RowTask,
+  Tasks,
+  as_task,
+  check_texts,
+  distinct,
+  fault_of_options,
+)
 from hypertuning.errors import UserError
 
 Episode = dict[str, tf.Tensor]
@@ -64,23 +73,42 @@ class Table:
   group: tf.Tensor
   label: tf.Tensor
 
+  def content(self) -> Iterator[bytes]:
+    """Tasks, rows and rates as bytes, in order."""
+    for array in (self.rate, self.query_span, self.shot_span):
+      yield array.numpy().tobytes()
+    for texts in (self.name, self.definition, self.inputs, self.targets):
+      yield from texts.numpy()
+    for values in self.extra.values():
+      yield values.row_splits.numpy().tobytes()
+      yield from values.values.numpy()
+
   def episodes(self, queries: int) -> list[int]:
     """The number of episodes per task in which every row is a query once."""
     return [math.ceil(size / queries) for size in self.sizes]
 
 
-def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
+def make_table(
+  split_tasks: Tasks, shots: int, queries: int, ranked: bool = False
+) -> Table:
   """Joins the rows of all tasks in a split.
 
   Args:
     split_tasks: tasks of the split, by name.
     shots: number of shots that every task must have rows for.
     queries: number of queries per episode.
+    ranked: whether the options of the rows are to be ranked. An option that a
+      row lists twice then counts once, and one without text not at all.
 
   Raises:
-    UserError: there is no task, or one has too few rows or no rate.
+    UserError: there is no task, or one has too few rows or no rate, or holds
+      something that is no text; or a row that is to be ranked has fewer than
+      two options, or not its target among them.
   """
   tasks = {name: as_task(task) for name, task in split_tasks.items()}
+  if ranked:
+    with _texts_named(tasks):
+      tasks = {name: _ranked(name, task) for name, task in tasks.items()}
   if not tasks:
     raise UserError('An EpisodeSource has a split without tasks.')
   rates = np.array([task.rate for task in tasks.values()], np.float64)
@@ -112,18 +140,20 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
   }
   # A table may be made while tf.data traces a function; its tensors must
   # outlive that function's graph.
-  with tf.init_scope():
+  with tf.init_scope(), _texts_named(tasks):
     return Table(
       names=list(tasks),
       sizes=np.array([len(task.rows) for task in tasks.values()]),
-      name=tf.constant(list(tasks)),
-      definition=tf.constant([task.definition for task in tasks.values()]),
+      name=tf.constant(list(tasks), tf.string),
+      definition=tf.constant(
+        [task.definition for task in tasks.values()], tf.string
+      ),
       key=tf.constant([zlib.crc32(n.encode()) for n in tasks], tf.int64),
       rate=tf.constant(np.cumsum(rates) / rates.sum()),
       query_span=tf.constant(query_spans, tf.int64),
       shot_span=tf.constant(shot_spans, tf.int64),
-      inputs=tf.constant([row.inputs for row in rows]),
-      targets=tf.constant([row.targets for row in rows]),
+      inputs=tf.constant([row.inputs for row in rows], tf.string),
+      targets=tf.constant([row.targets for row in rows], tf.string),
       extra={
         name: tf.ragged.constant(values, tf.string, ragged_rank=1)
         for name, values in extra.items()
@@ -133,6 +163,29 @@ def make_table(split_tasks: Tasks, shots: int, queries: int) -> Table:
       group=tf.constant(group, tf.int64),
       label=tf.constant(label, tf.float64),
     )
+
+
+def _ranked(name: str, task: RowTask) -> RowTask:
+  """A task whose rows can be ranked, with options that all differ."""
+  rows = [row._replace(options=distinct(row.options)) for row in task.rows]
+  for number, row in enumerate(rows, start=1):
+    if fault := fault_of_options(row):
+      raise UserError(
+        f'Task {name!r}, row {number} ({row.inputs[:40]!r}): {fault}. Rank '
+        'classification needs tasks with options, the target among them.'
+      )
+  return dataclasses.replace(task, rows=rows)
+
+
+@contextlib.contextmanager
+def _texts_named(tasks: Mapping[str, RowTask]) -> Iterator[None]:
+  """Says which text Python or TensorFlow does not take."""
+  try:
+    yield
+  except (AttributeError, TypeError, ValueError):
+    for name, task in tasks.items():
+      check_texts(name, task)
+    raise
 
 
 def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:

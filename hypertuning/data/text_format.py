@@ -14,6 +14,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 
 from hypertuning.errors import UserError
 from hypertuning.padding import PAD_ID
+from hypertuning.ranges import Object
 
 Ids = tuple[int, ...]
 # A part of a format as users write it: a text, or the ids themselves if the
@@ -150,7 +151,7 @@ class TextFormat:
 
 
 def custom_format(
-  vocabulary: Any,
+  vocabulary: Object,
   *,
   start: Part = (),
   definition: Part = (),
@@ -230,7 +231,7 @@ def t5_format(vocabulary: None) -> None: ...
 def t5_format(vocabulary: Any) -> TextFormat: ...
 
 
-def t5_format(vocabulary: Any) -> TextFormat | None:
+def t5_format(vocabulary: Object) -> TextFormat | None:
   """T5's format: a sentinel before an input, another before its target, EOS.
 
   Args:
@@ -257,7 +258,7 @@ def t5_format(vocabulary: Any) -> TextFormat | None:
 
 
 def markers_format(
-  vocabulary: Any,
+  vocabulary: Object,
   definition: str = 'Definition: ',
   inputs: str = ' Input: ',
   targets: str = ' Output: ',

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from hypertuning.data import text_format
 from hypertuning.data.text_format import TextFormat, Vocabulary
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
+from hypertuning.ranges import Path
 
 
 @functools.cache
@@ -27,18 +29,30 @@ def byte_format() -> TextFormat:
   return text_format.t5_format(byte_vocabulary())
 
 
-def sentencepiece(path: str) -> seqio.SentencePieceVocabulary:
+def sentencepiece(path: Path) -> seqio.SentencePieceVocabulary:
   """A SentencePiece vocabulary with T5's 100 sentinels.
 
   Args:
     path: path of a SentencePiece model, such as T5's, which gives 32,100 ids.
 
   Raises:
-    UserError: there is no such file.
+    UserError: there is no such file, or it is something else.
   """
   if not tf.io.gfile.exists(path):
     raise UserError(f'{path}: no such SentencePiece model.')
-  return seqio.SentencePieceVocabulary(path, extra_ids=100)
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  try:
+    size = vocabulary.vocab_size  # reads the file
+  except (
+    *(DecodeError, RuntimeError, ValueError, OSError),
+    tf.errors.OpError,
+  ) as error:
+    raise UserError(
+      f'{path}: no SentencePiece model, or a damaged one ({one_line(error)}).'
+    ) from error
+  if size <= vocabulary.extra_ids:
+    raise UserError(f'{path}: this SentencePiece model has no pieces.')
+  return vocabulary
 
 
 class SeqioVocabulary:

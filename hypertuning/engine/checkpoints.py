@@ -7,9 +7,11 @@ at all. Checkpoints of t5x are read as well, whether t5x wrote them in Orbax's
 format or in its own.
 """
 
+import contextlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,12 +20,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hypertuning import trees
+from hypertuning import files, trees
 from hypertuning.adapters.lora import without_heads
-from hypertuning.engine import t5x_format
+from hypertuning.engine import checkpoint_folders, t5x_format
 from hypertuning.errors import UserError
 
-_PREFIX = 'checkpoint'
+_PREFIX = checkpoint_folders.PREFIX
+# Names, shapes and shardings of the arrays.
+_BYTES_PER_ARRAY = 2000
 # Rules of `fill` for two kinds of checkpoint: that of the whole model, and that
 # of a public T5, which becomes the downstream model.
 SAME = (('(.*)', r'\1'), ('downstream/(.*)', r'\1'))
@@ -40,7 +44,7 @@ class Checkpointer:
       keep: number of checkpoints that are kept; older ones are deleted.
     """
     self._manager = ocp.CheckpointManager(
-      _folder(model_dir),
+      checkpoint_folders.folder(model_dir, 'MODEL_DIR'),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, step_prefix=_PREFIX, create=True
       ),
@@ -63,16 +67,20 @@ class Checkpointer:
       step: number of finished steps.
       state: a pytree of arrays.
       position: the place in the data, see `batching.TrainBatches.position`.
+
+    Raises:
+      UserError: this state or the one before cannot be saved.
     """
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        dataset=ocp.args.StandardSave(dict(position)),
-      ),
-    )
+    with self._saving():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          dataset=ocp.args.StandardSave(dict(position)),
+        ),
+      )
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
     """Reads a saved state, and the place in the data.
@@ -86,15 +94,17 @@ class Checkpointer:
       The state, and a position for `batching.TrainBatches.move`.
 
     Raises:
-      UserError: the checkpoint was saved from another model or optimizer.
+      UserError: the checkpoint was saved from another model or optimizer, or
+        it is damaged.
     """
     folder = epath.Path(self._manager.directory) / f'{_PREFIX}_{step}'
-    saved_state = _check_fits(folder, abstract_state)
-    items = {'state': ocp.args.StandardRestore(saved_state)}
     ours = (folder / 'dataset' / '_METADATA').exists()
-    if ours:
-      items['dataset'] = ocp.args.StandardRestore()
-    contents = self._manager.restore(step, args=ocp.args.Composite(**items))
+    with _reading(folder):
+      saved_state = _check_fits(folder, abstract_state)
+      items = {'state': ocp.args.StandardRestore(saved_state)}
+      if ours:
+        items['dataset'] = ocp.args.StandardRestore()
+      contents = self._manager.restore(step, args=ocp.args.Composite(**items))
     state = jax.tree.map(_flat, contents['state'], abstract_state)
     if not ours:  # t5x saved it, and reads one batch per step
       return state, {'batches': np.asarray(step, np.int64)}
@@ -102,65 +112,41 @@ class Checkpointer:
     return state, position
 
   def close(self) -> None:
-    """Waits until the last checkpoint is saved, and closes the folder."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits until the last checkpoint is saved, and closes the folder.
+
+    Raises:
+      UserError: the last state cannot be saved.
+    """
+    with self._saving():
+      try:
+        self._manager.wait_until_finished()
+      finally:
+        self._manager.close()
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    """Turns Orbax's errors into one line that names the binding."""
+    try:
+      yield
+    except Exception as error:  # TensorStore has its own for a full disk
+      folder = epath.Path(self._manager.directory)
+      last = max(checkpoint_folders.steps(folder), default=None)
+      where = 'the start' if last is None else f'{_PREFIX}_{last}'
+      raise UserError(
+        f'MODEL_DIR = {str(folder)!r}: a checkpoint cannot be saved '
+        f'({files.reason(error)}); the same command goes on from {where}.'
+      ) from error
 
 
-def latest_step(model_dir: str) -> int | None:
-  """Step of the newest finished checkpoint, without making the folder."""
-  return max(_steps(_folder(model_dir)), default=None)
-
-
-def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
-  """The folder of a checkpoint: `path` itself, or the newest one in that run.
-
-  Args:
-    path: folder of a run, or of one of its checkpoints.
-    binding: name that the user bound the path to, for the error message.
-
-  Raises:
-    UserError: there is no checkpoint, or the bucket cannot be read.
-  """
-  folder = _folder(path)
-  try:
-    if (folder / 'state').is_dir() or t5x_format.is_checkpoint(folder):
-      return folder
-  except Exception as error:  # the library of each kind of bucket has its own
-    raise UserError(
-      f'{binding} = {path!r}: cannot be read ({type(error).__name__}: '
-      f'{error}); is the bucket there, and may this machine read it?'
-    ) from error
-  steps = _steps(folder)
-  if not steps:
-    raise UserError(
-      f'{binding} = {path!r}: no checkpoint there; give a MODEL_DIR or a '
-      f'{_PREFIX}_N folder.'
-    )
-  return steps[max(steps)]
-
-
-def check_teacher(
-  has_teacher: bool, path: str | None, initial: str | None
-) -> None:
-  """Refuses a teacher without weights, and weights without a teacher.
+def size(state: Any) -> int:
+  """About the number of bytes that a checkpoint takes.
 
   Args:
-    has_teacher: whether the model has a network `teacher`.
-    path: value of TEACHER_CHECKPOINT_PATH.
-    initial: value of INITIAL_CHECKPOINT_PATH.
-
-  Raises:
-    UserError: says which of the two to bind, or that there is no checkpoint.
+    state: the saved state, with arrays or abstract arrays.
   """
-  if not has_teacher and not path:
-    return
-  if not (has_teacher and path and initial):
-    raise UserError(
-      f'TEACHER_CHECKPOINT_PATH = {path!r}: a model with a TEACHER needs it '
-      'and INITIAL_CHECKPOINT_PATH; one without cannot use it.'
-    )
-  find(path, 'TEACHER_CHECKPOINT_PATH')
+  leaves = jax.tree.leaves(state)
+  arrays = sum(x.size * x.dtype.itemsize for x in leaves)
+  return arrays + _BYTES_PER_ARRAY * len(leaves)
 
 
 def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
@@ -175,14 +161,26 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
     are joined. A public T5 gives `{'token_embedder': ..., 'encoder': ...,
     'decoder': ...}`.
   """
-  folder = find(path, binding)
+  folder = checkpoint_folders.find(path, binding)
+  try:
+    return _variables(folder)
+  except Exception:
+    time.sleep(0.5)  # a training may be deleting it, file after file
+    if (newest := checkpoint_folders.find(path, binding)) == folder:
+      raise
+    return _variables(newest)
+
+
+def _variables(folder: epath.Path) -> dict:
+  """All variables of the checkpoint in a folder, see `restore_variables`."""
   if t5x_format.is_checkpoint(folder):
     contents = t5x_format.read(folder)
   else:
     state = folder / 'state'
-    contents = ocp.PyTreeCheckpointer().restore(
-      state, restore_args=_as_numpy(state)
-    )
+    with _reading(folder):
+      contents = ocp.PyTreeCheckpointer().restore(
+        state, restore_args=_as_numpy(state)
+      )
   frozen = (contents.get('flax_mutables') or {}).get('frozen', {})
   return trees.join(contents['target'], frozen)
 
@@ -304,10 +302,21 @@ def _lookup(
   return set(), None
 
 
-def _folder(path: str) -> epath.Path:
-  """The folder as an absolute path, which Orbax requires."""
-  folder = epath.Path(path).expanduser()
-  return folder if '://' in str(path) else folder.absolute()
+@contextlib.contextmanager
+def _reading(folder: epath.Path) -> Iterator[None]:
+  """Turns an error in the arrays of a checkpoint into one line.
+
+  Args:
+    folder: folder of the checkpoint.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # Orbax and TensorStore raise many kinds
+    raise UserError(
+      checkpoint_folders.damaged(folder, files.reason(error))
+    ) from error
 
 
 def _metadata(state_folder: epath.Path) -> Any:
@@ -384,13 +393,3 @@ def _flat(value: Any, abstract: Any) -> Any:
   if value.shape == abstract.shape:
     return value
   return jax.device_put(value.reshape(abstract.shape), abstract.sharding)
-
-
-def _steps(folder: epath.Path) -> dict[int, epath.Path]:
-  """Maps the step of each finished checkpoint to its folder.
-
-  Orbax gives a folder its final name only when the checkpoint is complete.
-  """
-  children = folder.iterdir() if folder.is_dir() else ()
-  matches = ((re.fullmatch(rf'{_PREFIX}_(\d+)', c.name), c) for c in children)
-  return {int(match[1]): child for match, child in matches if match}

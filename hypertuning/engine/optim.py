@@ -9,13 +9,15 @@ from typing import Any
 import jax
 import optax
 
+from hypertuning.ranges import NotNegative, Positive, ShareBelowOne
+
 
 def adamw(
-  learning_rate: optax.ScalarOrSchedule,
-  b1: float = 0.9,
-  b2: float = 0.98,
-  weight_decay: float = 0.0,
-  max_grad_norm: float | None = 1.0,
+  learning_rate: Positive | optax.Schedule,
+  b1: ShareBelowOne = 0.9,
+  b2: ShareBelowOne = 0.98,
+  weight_decay: NotNegative = 0.0,
+  max_grad_norm: Positive | None = 1.0,
 ) -> optax.GradientTransformation:
   """AdamW after clipping by the global norm of the trainable gradients.
 
@@ -37,9 +39,9 @@ def adamw(
 
 
 def adafactor(
-  learning_rate: optax.ScalarOrSchedule,
-  decay_rate: float = 0.8,
-  clipping_threshold: float = 1.0,
+  learning_rate: Positive | optax.Schedule,
+  decay_rate: Positive = 0.8,
+  clipping_threshold: Positive = 1.0,
 ) -> optax.GradientTransformation:
   """Adafactor as T5 uses it: factored, with steps relative to weights' scales.
 

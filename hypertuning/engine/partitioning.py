@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hypertuning import trees
 from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Dimensions
 
 Rules = tuple[tuple[str, str | None], ...]
 _REPLICATED_AXES = (
@@ -34,7 +35,8 @@ _REPLICATED_AXES = (
 
 
 def standard_logical_axis_rules(
-  activation_partitioning_dims: int = 1, parameter_partitioning_dims: int = 1
+  activation_partitioning_dims: Dimensions = 1,
+  parameter_partitioning_dims: Dimensions = 1,
 ) -> Rules:
   """t5x's rules: the mesh axis that each logical axis of an array lies along.
 
@@ -89,7 +91,7 @@ class Partitioner:
       only compiled for; None takes all local devices.
   """
 
-  num_partitions: int = 1
+  num_partitions: Count = 1
   rules: Rules = standard_logical_axis_rules()
   frozen_rules: Rules | None = None
   devices: tuple[Any, ...] | None = None
@@ -245,10 +247,10 @@ class Partitioner:
 
 
 def standard(
-  num_partitions: int = 1,
-  activation_dims: int = 1,
-  parameter_dims: int = 1,
-  frozen_dims: int | None = None,
+  num_partitions: Count = 1,
+  activation_dims: Dimensions = 1,
+  parameter_dims: Dimensions = 1,
+  frozen_dims: Dimensions | None = None,
   devices: tuple[Any, ...] | None = None,
 ) -> Partitioner:
   """A `Partitioner` with t5x's rules.

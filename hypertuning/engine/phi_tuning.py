@@ -1,18 +1,20 @@
 """Tunes adapters as parameters of their own, many tasks side by side."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hypertuning import adapters as adapters_lib
-from hypertuning.adapters import Adapters
+from hypertuning.adapters import Adapters, io
 from hypertuning.engine import summaries
 from hypertuning.engine.batching import TrainBatches
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
 Batch = Mapping[str, jax.Array]
@@ -115,9 +117,17 @@ class Tuner:
         yield step, seconds, phi
     progress.close()
 
-  def answer(self, phi: Adapters, batch: Batch) -> Mapping[str, jax.Array]:
-    """Scores and texts of a batch with phi, see `HyperTuningModel.answer`."""
-    return self._answer(self._params, self._frozen, phi, batch)
+  def answer(
+    self, phi: Adapters, batch: Batch, keys: jax.Array | None = None
+  ) -> Mapping[str, jax.Array]:
+    """Scores and texts of a batch with phi, see `HyperTuningModel.answer`.
+
+    Args:
+      phi: adapters `[tasks, ...]`.
+      batch: model features of one row per task.
+      keys: random keys `[tasks]`, for sampled decoding.
+    """
+    return self._answer(self._params, self._frozen, phi, batch, keys)
 
   def _losses(
     self, phi: Adapters, params: Any, frozen: Any, batch: Batch
@@ -140,6 +150,54 @@ class Tuner:
     return optax.apply_updates(phi, updates), state
 
   def _scores_and_texts(
-    self, params: Any, frozen: Any, phi: Adapters, batch: Batch
+    self,
+    params: Any,
+    frozen: Any,
+    phi: Adapters,
+    batch: Batch,
+    keys: jax.Array | None,
   ) -> dict[str, jax.Array]:
-    return self._model.answer(params, frozen, batch, phi)
+    return self._model.answer(params, frozen, batch, phi, keys)
+
+
+def from_file(
+  path: str, expected: Adapters, first: int, names: Sequence[str]
+) -> Adapters:
+  """Reads the adapters that a group of tasks starts from.
+
+  Args:
+    path: value of START_ADAPTERS.
+    expected: adapters `[tasks, ...]` of the shapes that the group needs.
+    first: number of the group's first task.
+    names: names of all tasks.
+
+  Returns:
+    Adapters like `expected`: the file's only ones for every task, or those of
+    the group's tasks.
+
+  Raises:
+    UserError: the file has other adapters, or is of other tasks.
+  """
+  count = jax.tree.leaves(expected)[0].shape[0]
+  header = io.read_header(path)
+  rows = next(iter(header.shapes.values()))[0]
+  if rows not in (1, len(names)):
+    raise UserError(
+      f'START_ADAPTERS = {path!r}: {rows} adapters there, but 1 or '
+      f'{len(names)} are needed, one per task.'
+    )
+  tasks = header.config.get('tasks', ['unknown'])
+  if rows > 1 and tasks != names:
+    raise UserError(
+      f'START_ADAPTERS = {path!r}: of other tasks ({tasks[0]!r}, ...) than '
+      f'these ({names[0]!r}, ...).'
+    )
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), expected
+  )
+  loaded = io.load(path, expected=shapes)
+  # A file may hold bfloat16; the adapters are tuned in float32 all the same.
+  loaded = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), loaded, shapes)
+  if rows == 1:
+    return jax.tree.map(lambda x: np.repeat(x, count, axis=0), loaded)
+  return jax.tree.map(lambda x: x[first : first + count], loaded)

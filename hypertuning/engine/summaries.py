@@ -1,16 +1,19 @@
 """Records and shows the progress of a run: TensorBoard, JSONL, progress bar."""
 
 import json
-import pathlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import tqdm
 from clu import metric_writers
 
 from hypertuning import files
+from hypertuning.errors import UserError
+
+_METRICS = 'metrics.jsonl'
 
 
 class Writer:
@@ -26,23 +29,50 @@ class Writer:
       model_dir: folder of the run.
       first_step: step of the checkpoint that the run continues from, or 0.
     """
-    folder = pathlib.Path(model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    self._path = folder / 'metrics.jsonl'
+    self._mirror = files.Mirror(model_dir)
+    self._mirror.download(_METRICS)
+    self._path = self._mirror.path / _METRICS
     if self._path.exists():
       _drop_after(self._path, first_step)
-    self._tensorboard = metric_writers.SummaryWriter(str(folder))
+    self._tensorboard = metric_writers.SummaryWriter(str(self._mirror.path))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds the scalars of one step; TensorBoard sees them after `flush`."""
+    """Adds the scalars of one step; TensorBoard sees them after `flush`.
+
+    Args:
+      step: number of the step.
+      scalars: names and values.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
     scalars = {name: float(value) for name, value in scalars.items()}
-    with self._path.open('a', encoding='utf-8') as file:
-      file.write(json.dumps({'step': step, **scalars}) + '\n')
-    self._tensorboard.write_scalars(step, scalars)
+    line = json.dumps({'step': step, **scalars}) + '\n'
+    try:
+      with self._path.open('a', encoding='utf-8') as file:
+        file.write(line)
+      self._tensorboard.write_scalars(step, scalars)
+    except Exception as error:  # TensorFlow has its own for a full disk
+      raise self._unwritten(error) from error
 
   def flush(self) -> None:
-    """Writes out TensorBoard's events."""
-    self._tensorboard.flush()
+    """Writes out TensorBoard's events, and the files of a run in a bucket.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    try:
+      self._tensorboard.flush()
+    except Exception as error:  # TensorFlow has its own for a full disk
+      raise self._unwritten(error) from error
+    self._mirror.upload()
+
+  def _unwritten(self, error: Exception) -> UserError:
+    return UserError(
+      f'{self._path.parent}: metrics cannot be written '
+      f'({files.reason(error)}); the same command goes on from the last '
+      'checkpoint.'
+    )
 
 
 class Progress:
@@ -135,13 +165,15 @@ def write_jsonl(
   )
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
+def _drop_after(path: Path, step: int) -> None:
   """Drops the lines of later steps, and a line that a crash has cut short."""
   kept_lines = []
-  for line in path.read_text(encoding='utf-8').splitlines(keepends=True):
+  # A crash of the machine may leave any bytes at the end.
+  text = path.read_text(encoding='utf-8', errors='replace')
+  for line in text.splitlines(keepends=True):
     try:
-      if json.loads(line)['step'] <= step:
+      if line.endswith('\n') and json.loads(line)['step'] <= step:
         kept_lines.append(line)
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError):
       break
-  files.replace_text(path, ''.join(kept_lines))
+  files.write_text(path.parent, path.name, ''.join(kept_lines))

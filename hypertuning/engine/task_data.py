@@ -1,7 +1,6 @@
 """The episodes that a command reads, and the batches it reads them in."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +10,7 @@ from hypertuning.engine import batching
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
+from hypertuning.ranges import Count, Lengths, Name, Natural
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,12 @@ class TaskData:
     binding: name that the user bound `name` to, for error messages.
   """
 
-  name: str | None
-  lengths: Mapping[str, Any]
-  batch_size: int
-  module: str | None = None
-  split: str = 'validation'
-  seed: int = 0
+  name: Name | None
+  lengths: Lengths
+  batch_size: Count
+  module: Name | None = None
+  split: Name = 'validation'
+  seed: Natural = 0
   use_cached: bool = False
   binding: str = 'MIXTURE_OR_TASK_NAME'
 
@@ -50,6 +50,12 @@ class TaskData:
     if self.name is None:
       raise UserError(f'{self.binding} = None: name a seqio task or mixture.')
     return self.name
+
+  @property
+  def queries(self) -> int:
+    """Number of queries per episode that the lengths have room for."""
+    inputs: Any = self.lengths['inputs']
+    return inputs[0]
 
   def check(self, model: HyperTuningModel) -> None:
     """Imports the tasks, and refuses text that the model cannot read.

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders, checkpoints
+from hypertuning.ranges import Path, Regex, Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,11 @@ class WarmStart:
     unused: regex of the names in the checkpoint that the model may lack.
   """
 
-  path: str | None = None
-  teacher: str | None = None
-  rules: Sequence[tuple[str, str]] = checkpoints.SAME
-  fresh: str = ''
-  unused: str = ''
+  path: Path | None = None
+  teacher: Path | None = None
+  rules: Sequence[Rule] = checkpoints.SAME
+  fresh: Regex = ''
+  unused: Regex = ''
 
   def check(self, needs_teacher: bool) -> None:
     """Refuses missing checkpoints, before anything is computed.
@@ -43,8 +44,8 @@ class WarmStart:
       UserError: names the binding of the checkpoint.
     """
     if self.path:
-      checkpoints.find(self.path, 'INITIAL_CHECKPOINT_PATH')
-    checkpoints.check_teacher(needs_teacher, self.teacher, self.path)
+      checkpoint_folders.find(self.path, 'INITIAL_CHECKPOINT_PATH')
+    checkpoint_folders.check_teacher(needs_teacher, self.teacher, self.path)
 
   def fill(self, target: Mapping[str, Any]) -> dict:
     """Fills the variables of a model with the values of the checkpoints.

@@ -1,9 +1,11 @@
 """The evaluation step, which computes scores and text in every phi mode."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hypertuning.errors import UserError
@@ -31,7 +33,9 @@ def make_step(
       `phi_modes.with_phi`.
 
   Returns:
-    A function `(params, frozen, batch, rng) -> outputs`. The outputs are
+    A function `(params, frozen, batch, keys) -> outputs`. `keys` are random
+    keys `[episodes]`, see `episode_keys`; all modes use the same ones, so that
+    their differences stay paired. The outputs are
     `tokens` `[episodes, queries]` (number of target tokens), for each mode
     `score/<mode>` `[episodes, queries]` (summed target log-probabilities), and
     with `decode` also `text/<mode>` `[episodes, queries, length]` (decoded
@@ -39,13 +43,13 @@ def make_step(
   """
 
   def step(
-    params: Any, frozen: Any, batch: Batch, rng: jax.Array
+    params: Any, frozen: Any, batch: Batch, keys: jax.Array
   ) -> dict[str, jax.Array]:
     phi = model.generate_adapters(params, batch, {'frozen': frozen})
     outputs: dict[str, jax.Array] = {}
     for mode in modes:
-      adapters = with_phi(phi, mode, batch['is_real'], draws, rng)
-      answer = model.answer(params, frozen, batch, adapters, rng, decode)
+      adapters = with_phi(phi, mode, batch['is_real'], draws, keys)
+      answer = model.answer(params, frozen, batch, adapters, keys, decode)
       outputs['tokens'] = answer['tokens']
       for kind in ('score', 'text') if decode else ('score',):
         outputs[f'{kind}/{mode}'] = answer[kind]
@@ -54,13 +58,33 @@ def make_step(
   return step
 
 
+def episode_keys(seed: int, name: str, first: int, count: int) -> jax.Array:
+  """Random keys of consecutive episodes, which do not depend on their batches.
+
+  Args:
+    seed: value of RANDOM_SEED.
+    name: name of the seqio task that has the episodes, so that those of another
+      task get other keys; a task's keys do not depend on its mixture.
+    first: number of the first episode.
+    count: number of episodes.
+
+  Returns:
+    Keys `[count]`.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+  numbers = jnp.arange(first, first + count)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
 def collect(
-  step: Callable[[Batch], Mapping[str, jax.Array]], batches: Iterable[Batch]
+  step: Callable[[Batch, int], Mapping[str, jax.Array]],
+  batches: Iterable[Batch],
 ) -> dict[str, np.ndarray]:
   """Runs a step on all batches, and joins the results of their real rows.
 
   Args:
-    step: function from a batch to named arrays `[episodes, ...]`.
+    step: function from a batch, and the number of its first episode, to named
+      arrays `[episodes, ...]`.
     batches: batches with the feature `is_real`.
 
   Returns:
@@ -70,9 +94,11 @@ def collect(
     UserError: there is no batch.
   """
   parts = []
+  done = 0
   for batch in batches:
     real = np.asarray(batch['is_real']).astype(bool)
-    outputs = jax.device_get(step(batch))
+    outputs = jax.device_get(step(batch, done))
+    done += len(real)
     parts.append({name: x[real] for name, x in outputs.items()})
   if not parts:
     raise UserError('The split to evaluate has no episodes.')

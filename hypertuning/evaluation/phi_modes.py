@@ -17,6 +17,7 @@ from hypertuning import adapters as adapters_lib
 from hypertuning.adapters import Adapters
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
+from hypertuning.networks import decoding
 
 Batch = Mapping[str, jax.Array]
 GENERATED, OTHER, NONE = 'generated', 'other', 'none'
@@ -61,17 +62,20 @@ def with_phi(
       different queries, and the last one gets that of the episode before it.
       Where the tasks of a split come in turn, that is another task's phi.
       `averaged` gives every episode the mean phi over the draws of shots for
-      its queries. `random` replaces each leaf by normal noise whose root mean
-      square is that leaf's.
+      its queries. `random` gives every episode noise of its own: each leaf is
+      normal noise whose root mean square is that of the leaf in this episode.
     is_real: mask of the real rows, bool `[episodes]`, False on the rows that
       fill up the last batch, which come after all real ones.
     draws: number of consecutive episodes that ask the same queries and differ
       only in their shots.
-    rng: key for the noise of `random`; other modes do not read it.
+    rng: for the noise of `random`: one key, or one per episode `[episodes]`;
+      other modes do not read it. With a key per episode, the noise does not
+      depend on the batch.
 
   Returns:
     Adapters of the same shapes as `phi`, or None where the mode is `none` or
-    the model has no hypermodel.
+    the model has no hypermodel. In the mode `random` there is one row per
+    episode, also where all episodes share one phi.
   """
   if mode == NONE or phi is None:
     return None
@@ -80,10 +84,12 @@ def with_phi(
   if mode == AVERAGED:
     return adapters_lib.repeat(adapters_lib.average(phi, draws), draws)
   if mode == RANDOM:
-    leaves, structure = jax.tree.flatten(phi)
     assert rng is not None
-    rngs = jax.random.split(rng, len(leaves))
-    return jax.tree.unflatten(structure, map(_noise, rngs, leaves))
+    episodes = is_real.shape[0]
+    leaves, structure = jax.tree.flatten(adapters_lib.expand(phi, episodes))
+    keys = decoding.row_keys(rng, episodes)
+    by_leaf = decoding.divided_keys(keys, len(leaves)).T
+    return jax.tree.unflatten(structure, map(_noise, by_leaf, leaves))
   rows = jnp.arange(is_real.shape[0])
   others = _others(rows, jnp.sum(is_real), draws)
   return adapters_lib.take(phi, others)
@@ -121,7 +127,9 @@ def _others(rows: jax.Array, real: jax.Array, draws: int) -> jax.Array:
   return jnp.where(is_inside, next_rows, rows - draws)
 
 
-def _noise(rng: jax.Array, x: jax.Array) -> jax.Array:
+@jax.vmap
+def _noise(key: jax.Array, x: jax.Array) -> jax.Array:
+  """Noise for a leaf, from one key per episode."""
   # In float32: squares of small values vanish in bfloat16.
   size = jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
-  return (size * jax.random.normal(rng, x.shape)).astype(x.dtype)
+  return (size * jax.random.normal(key, x.shape)).astype(x.dtype)

@@ -1,6 +1,8 @@
 """Compares targets with the model's texts: metrics, and a table of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +10,10 @@ import seqio
 import tensorflow as tf
 
 from hypertuning import spread, tables
-from hypertuning.data import fewshot, lookup
+from hypertuning.data import fewshot, lookup, metrics
+from hypertuning.errors import UserError
+from hypertuning.evaluation import statistics
+from hypertuning.padding import is_real
 
 Row = Mapping[str, Any]
 
@@ -31,45 +36,151 @@ class Questions(NamedTuple):
 
   Attributes:
     targets: postprocessed targets of the queries.
+    counts: number of queries that the episode asks.
     draws: number of the episode's draw of shots.
     sources: bytes that tell apart the tasks that phi is made for: the name of
       the task, or the hypermodel's input if tasks have no names.
+    notes: lines about all of them: how many queries have no room, how many
+      targets are cut, how many questions have options of the same tokens.
   """
 
   targets: list[Any]
+  counts: list[int]
   draws: list[int]
   sources: list[bytes]
+  notes: list[str]
+
+  def print_notes(self) -> None:
+    """Prints the lines on stderr."""
+    for line in self.notes:
+      print(line, file=sys.stderr)
 
 
 def questions_of(
-  task: seqio.Task, episodes: tf.data.Dataset, counts: np.ndarray
+  task: seqio.Task, episodes: tf.data.Dataset, room: int
 ) -> Questions:
   """The questions of episodes.
 
   Args:
     task: the seqio task of the episodes.
     episodes: the episodes, before they are converted to model features.
-    counts: number of queries that each episode asks, int `[episodes]`.
+    room: number of queries that TASK_FEATURE_LENGTHS keeps of an episode; those
+      behind it are not asked.
+
+  Raises:
+    UserError: there is no episode; a query has no target tokens; or the options
+      of no question can be told apart.
   """
-  questions = Questions([], [], [])
-  for full_episode, count in zip(
-    episodes.as_numpy_iterator(), counts, strict=True
-  ):
-    # TASK_FEATURE_LENGTHS may have cut an episode's last queries, which the
-    # model has then not answered.
+  questions = Questions([], [], [], [], [])
+  num_queries, cut, alike = 0, 0, []
+  for number, full_episode in enumerate(episodes.as_numpy_iterator()):
+    real = is_real(full_episode['targets']).any(axis=1)
+    # seqio has cut the targets, but not what belongs to them.
+    sizes = full_episode.get('target_sizes')
+    num_queries += int(real.sum()) if sizes is None else len(sizes)
+    real = real[:room]
+    count = int(real.sum())
+    if not count or not real[:count].all():
+      raise UserError(
+        f'{task.name}, episode {number}: query {int(np.argmin(real))} has no '
+        'target tokens.'
+      )
     episode = {
       name: value[:count] if name in fewshot.OF_QUERIES else value
       for name, value in full_episode.items()
     }
+    if 'target_sizes' in episode:
+      left = is_real(episode['targets']).sum(axis=1)
+      cut += int((episode['target_sizes'] > left).sum())
     texts = episode.get('targets_pretokenized')
     if texts is None:
       texts = _decode(task, episode['targets'])
-    target = task.postprocess_fn(texts, example=episode, is_target=True)
+    try:
+      target = task.postprocess_fn(texts, example=episode, is_target=True)
+    except UserError as error:
+      raise UserError(f'{task.name}: {error}') from error
+    if isinstance(target, Mapping):
+      alike += [target['option'][same] for same in metrics.alike(target)]
     questions.targets.append(target)
+    questions.counts.append(count)
     questions.draws.append(int(episode.get('draw', 0)))
     hyper_text = episode['hyper_inputs'].tobytes()
     questions.sources.append(episode.get('task', hyper_text))
+  if not questions.counts:
+    raise UserError(f'{task.name}: the split to evaluate has no episodes.')
+  questions.notes.extend(
+    f'{task.name}: {note}.'
+    for note in _notes(task.name, num_queries, questions, cut, alike)
+  )
   return questions
+
+
+def _notes(
+  name: str,
+  queries: int,
+  questions: Questions,
+  cut: int,
+  alike: Sequence[np.ndarray],
+) -> Iterator[str]:
+  """Says what of the queries and targets the model does not see."""
+  count, number = sum(questions.counts), number_of(questions.targets)
+  if count < queries:
+    yield (
+      f"{count} of {queries} queries are asked: TASK_FEATURE_LENGTHS['inputs'] "
+      "and ['targets'] have no room for more per episode"
+    )
+  if cut:
+    yield f"{cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
+  if alike:
+    options = ' and '.join(map(repr, alike[0][:2].tolist()))
+    text = f'{len(alike)} of {number} questions have a right and a wrong '
+    text += f'option of the same tokens ({options}), which cannot be ranked'
+    if len(alike) >= number:
+      raise UserError(f'{name}: {text}: the vocabulary does not know them.')
+    yield f'{text} and count as wrong'
+
+
+def number_of(targets: Sequence[Any]) -> int:
+  """Number of questions that postprocessed targets of episodes ask."""
+  return sum(
+    len(np.unique(x['question'])) if isinstance(x, Mapping) else len(x)
+    for x in targets
+  )
+
+
+def check_scores(
+  name: str, scores: np.ndarray, counts: Sequence[int]
+) -> list[np.ndarray]:
+  """The scores of each episode's queries, which must all be numbers.
+
+  Args:
+    name: task and phi mode, for the message.
+    scores: log-likelihoods `[episodes, queries]`.
+    counts: number of queries that each episode asks.
+
+  Raises:
+    UserError: names the first query whose score is not finite.
+  """
+  found = by_episode(scores, np.asarray(counts))
+  for episode, row in enumerate(found):
+    for query in np.flatnonzero(~np.isfinite(row))[:1]:
+      raise UserError(
+        f'{name}: the log-likelihood of query {query} of episode {episode} is '
+        f'{row[query]}: the weights of the checkpoint give no number.'
+      )
+  return found
+
+
+def check_loss(name: str, step: int, loss: float) -> None:
+  """Refuses the loss of a tuned task that is not finite.
+
+  Raises:
+    UserError: names the task and the step.
+  """
+  if not math.isfinite(loss):
+    raise UserError(
+      f'{name}: the loss is {loss} at step {step}: lower LEARNING_RATE.'
+    )
 
 
 def texts_of(task: seqio.Task, tokens: Sequence[np.ndarray]) -> list[Any]:
@@ -99,6 +210,8 @@ def measure(
 ) -> dict[str, float]:
   """Metrics over all episodes, with standard errors over episodes.
 
+  Metrics over groups of different size are weighted by their questions.
+
   Args:
     metric_fns: functions from targets and outputs to named numbers.
     targets: postprocessed targets of each episode.
@@ -113,18 +226,22 @@ def measure(
     with several episodes each.
   """
   kinds = sorted(set(draws))
+  groups = range(0, len(targets), group_size)
+  sizes = [number_of(targets[i : i + group_size]) for i in groups]
   values: dict[str, float] = {}
   for metric_fn in metric_fns:
     single = [
       metric_fn(targets[i : i + group_size], outputs[i : i + group_size])
-      for i in range(0, len(targets), group_size)
+      for i in groups
     ]
     for name, value in metric_fn(targets, outputs).items():
       values[name] = float(value)
+      if not math.isfinite(value):
+        raise UserError(f'The metric {name!r} is {value}.')
       if len(single) > 1:
-        values[f'{name}_stderr'] = spread.standard_error(
-          [group[name] for group in single]
-        )
+        weights = np.array(sizes, float)
+        sums = weights * [group[name] for group in single]
+        values[f'{name}_stderr'] = statistics.ratio(sums, weights)[1]
     if 1 < len(kinds) < len(draws):
       by_draw = []
       for kind in kinds:
@@ -145,7 +262,7 @@ def table(results: Sequence[Row], columns: Sequence[str] | None = None) -> str:
   Args:
     results: rows of results.
     columns: names of the fields that are shown; None shows the task, the phi
-      mode, the number of episodes and all numbers.
+      mode, the numbers of episodes and questions, and all numbers.
   """
   if columns is None:
     numbers = dict.fromkeys(
@@ -154,7 +271,7 @@ def table(results: Sequence[Row], columns: Sequence[str] | None = None) -> str:
       for name, value in row.items()
       if isinstance(value, float) and not name.endswith(tables.ERRORS)
     )
-    columns = ['task', 'phi', 'episodes', *numbers]
+    columns = ['task', 'phi', 'episodes', 'questions', *numbers]
   rows = [[_cell(row, name) for name in columns] for row in results]
   return tables.markdown([columns, *rows])
 

@@ -63,15 +63,18 @@ def ratio(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
       independent of one another; the terms within a row need not be.
 
   Returns:
-    The ratio and its standard error, NaN for both if the weights are all zero.
+    The ratio and its standard error. The error of a single row is unknown: NaN.
+    Both are NaN if the weights are all zero.
   """
   total = weights.sum()
   if total == 0:
     return math.nan, math.nan
   mean = values.sum() / total
   rows = len(values)
+  if rows < 2:
+    return float(mean), math.nan
   # A weighted mean is a ratio of two random sums: its error comes from the
   # residuals of the rows, not from the spread of their own means.
   residuals = values - mean * weights
-  squares = rows / max(rows - 1, 1) * np.sum(np.square(residuals))
+  squares = rows / (rows - 1) * np.sum(np.square(residuals))
   return float(mean), float(math.sqrt(squares) / total)

@@ -27,6 +27,7 @@ from hypertuning.adapters import (
 from hypertuning.adapters.specs import HasSites
 from hypertuning.errors import UserError
 from hypertuning.networks import layers
+from hypertuning.ranges import Count
 
 
 class _MLP(nn.Module):
@@ -61,11 +62,20 @@ class PrefixHead(nn.Module):
     downstream: configuration of the network that will read the prefix.
     adapter: spec of the prefix: its length and its sites.
     bottleneck: hidden size of the MLPs.
+
+  Raises:
+    UserError: the network has no such site, or no attention there.
   """
 
   downstream: HasSites
   adapter: PrefixSpec = PrefixSpec()
-  bottleneck: int = 512
+  bottleneck: Count = 512
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    self.adapter.selected_sites(
+      self.downstream
+    )  # refuses sites that are not there
 
   @property
   def num_queries(self) -> int:
@@ -142,12 +152,29 @@ class LoRAHead(nn.Module):
     bottleneck: hidden size of the MLPs.
     queries_per_layer: number of queries per layer, each of which gives an equal
       part of the rank.
+
+  Raises:
+    UserError: `queries_per_layer` does not divide the rank, the downstream
+      network lacks a site or projection, or a projection has different sizes
+      at different sites.
   """
 
   downstream: HasSites
   adapter: LoRASpec = LoRASpec()
-  bottleneck: int = 512
-  queries_per_layer: int = 1
+  bottleneck: Count = 512
+  queries_per_layer: Count = 1
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    rank = self.adapter.rank
+    if rank % self.queries_per_layer:
+      raise UserError(
+        f'LORA_QUERIES_PER_LAYER = {self.queries_per_layer} does not divide '
+        f'LORA_RANK = {rank}.'
+      )
+    sites = self.adapter.selected_sites(self.downstream)
+    for module in self.adapter.modules:
+      self._matrix(module, [x for x in sites.values() if module in x.modules])
 
   @property
   def num_queries(self) -> int:
@@ -164,18 +191,7 @@ class LoRAHead(nn.Module):
 
     Returns:
       A `LoRA` with a leading `[episodes]` axis, in the dtype of `hidden`.
-
-    Raises:
-      UserError: `queries_per_layer` does not divide the rank, the downstream
-        network lacks a site or projection, or a projection has different sizes
-        at different sites.
     """
-    rank = self.adapter.rank
-    if rank % self.queries_per_layer:
-      raise UserError(
-        f'LORA_RANK = {rank} is not divided by LORA_QUERIES_PER_LAYER = '
-        f'{self.queries_per_layer}.'
-      )
     # [episodes, layers, queries, d]
     hidden = hidden.reshape(
       hidden.shape[0], -1, self.queries_per_layer, hidden.shape[-1]

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from hypertuning.adapters import Adapters
+from hypertuning.errors import UserError
 from hypertuning.networks import layers, t5
 from hypertuning.padding import is_real
+from hypertuning.ranges import Natural
 
 
 class HyperT5(t5.T5):
@@ -30,11 +32,23 @@ class HyperT5(t5.T5):
       the weights of a language model can read such embeddings from the start
       (prompts start from sampled vocabulary in Lester et al., 2021, section
       3.2). Without ids, queries start at random.
+
+  Raises:
+    UserError: the hypermodel has no such ids.
   """
 
   head: nn.Module
   bidirectional_bias: bool = False
-  query_tokens: Sequence[int] = ()
+  query_tokens: Sequence[Natural] = ()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for token in self.query_tokens:
+      if not 0 <= token < self.config.vocab_size:
+        raise UserError(
+          f'QUERY_TOKENS = {tuple(self.query_tokens)!r}: has {token}, but '
+          f'VOCAB_SIZE = {self.config.vocab_size}.'
+        )
 
   def setup(self) -> None:
     cfg = self.config

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from hypertuning.adapters import Adapters, Spec
 from hypertuning.adapters.specs import HasSites
 from hypertuning.networks import layers
+from hypertuning.ranges import Positive
 
 
 class Learned(nn.Module):
@@ -24,11 +25,20 @@ class Learned(nn.Module):
     adapter: spec of the adapters: their kind, sizes and sites.
     prefix_stddev: standard deviation of the initial keys and values. LoRA's `a`
       starts with the scale of a dense layer, and its `b` at zero.
+
+  Raises:
+    UserError: the network has no such site or projection.
   """
 
   downstream: HasSites
   adapter: Spec
-  prefix_stddev: float = 1.0
+  prefix_stddev: Positive = 1.0
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    self.adapter.selected_sites(
+      self.downstream
+    )  # refuses sites that are not there
 
   @nn.compact
   def __call__(

@@ -7,13 +7,14 @@ and the memory has the ids that come first. Ids after the end of a sequence are
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hypertuning.networks.memory import Memory
 from hypertuning.padding import PAD_ID
+from hypertuning.ranges import Count, Mass, Natural, NotNegative
 
 Step = Callable[[jax.Array, Memory], tuple[jax.Array, Memory]]
 _NEGATIVE = -1e7
@@ -35,11 +36,11 @@ def sample(
   memory: Memory,
   *,
   end_ids: Sequence[int],
-  num_decodes: int = 1,
+  num_decodes: Count = 1,
   rng: jax.Array | None = None,
-  temperature: float = 1.0,
-  top_k: int = 0,
-  top_p: float = 1.0,
+  temperature: NotNegative = 1.0,
+  top_k: Natural = 0,
+  top_p: Mass = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws every token; with the temperature 0, takes the likeliest one.
 
@@ -49,7 +50,9 @@ def sample(
       tokens including the end.
     end_ids: ids that end a sequence.
     num_decodes: number of independent draws per text.
-    rng: key for the draws; only needed if the temperature is not 0.
+    rng: one key, or one per text `[batch]`; only needed if the temperature is
+      not 0. With a key per text, a text's draws depend neither on the batch
+      that it is in nor on its place there.
     temperature: number that the logits are divided by.
     top_k: number of likeliest tokens that may be drawn; 0 sets no limit.
     top_p: probability mass of the likeliest tokens that may be drawn; 1 sets no
@@ -69,15 +72,17 @@ def sample(
   if num_decodes > 1:
     memory = memory.repeat(num_decodes)
   rows = batch * num_decodes
+  keys = None
+  if temperature and rng is not None:
+    keys = divided_keys(row_keys(rng, batch), num_decodes).reshape(rows)
 
   def body(state: _State) -> _State:
     logits, memory = step(state.ids, state.memory)
     logits = logits.astype(jnp.float32)
-    if temperature and rng is not None:
+    if keys is not None:
       allowed_logits = _filter(logits / temperature, top_k, top_p)
-      ids = jax.random.categorical(
-        jax.random.fold_in(rng, state.step), allowed_logits
-      )
+      step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
+      ids = jax.vmap(jax.random.categorical)(step_keys, allowed_logits)
     else:
       ids = jnp.argmax(logits, axis=-1)
     ids = jnp.where(state.is_done, PAD_ID, ids.astype(jnp.int32))
@@ -111,19 +116,68 @@ def sample(
   )
 
 
+def row_keys(rng: jax.Array, rows: int) -> jax.Array:
+  """One random key per row.
+
+  Args:
+    rng: one key `[]`, as `jax.random.key` or `PRNGKey` make it, from which each
+      row gets another; or one key per row `[rows]`, which stay as they are.
+    rows: number of rows.
+
+  Returns:
+    Keys `[rows]`.
+  """
+  if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+    rng = jax.random.wrap_key_data(rng)
+  return rng if rng.ndim else divided_keys(rng[None], rows)[0]
+
+
+def query_keys(
+  rng: jax.Array | None, episodes: int, queries: int
+) -> jax.Array | None:
+  """One random key per query `[episodes * queries]`; None without a key.
+
+  Args:
+    rng: None, one key, or one per episode `[episodes]`.
+    episodes: number of episodes.
+    queries: number of queries per episode.
+  """
+  if rng is None:
+    return None
+  return divided_keys(row_keys(rng, episodes), queries).reshape(-1)
+
+
+def divided_keys(keys: jax.Array, count: int) -> jax.Array:
+  """`count` keys of each key: `[rows]` to `[rows, count]`.
+
+  The first keys of a row do not depend on their count.
+  """
+  numbers = jnp.arange(count)
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  return jax.vmap(fold, (0, None))(keys, numbers)
+
+
 def is_end(ids: jax.Array, end_ids: Sequence[int]) -> jax.Array:
   """Whether each id ends a sequence."""
   return jnp.isin(ids, jnp.array(tuple(end_ids), ids.dtype))
 
 
 def greedy(
-  step: Step, memory: Memory, **kwargs: Any
+  step: Step,
+  memory: Memory,
+  *,
+  end_ids: Sequence[int],
+  num_decodes: int = 1,
+  rng: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Takes the likeliest token at every step.
 
   Arguments and results are those of `sample`.
   """
-  return sample(step, memory, **kwargs, temperature=0.0)
+  del rng
+  return sample(
+    step, memory, end_ids=end_ids, num_decodes=num_decodes, temperature=0.0
+  )
 
 
 class _Beams(NamedTuple):
@@ -146,9 +200,9 @@ def beam_search(
   memory: Memory,
   *,
   end_ids: Sequence[int],
-  num_decodes: int = 4,
+  num_decodes: Count = 4,
   rng: jax.Array | None = None,
-  alpha: float = 0.6,
+  alpha: NotNegative = 0.6,
 ) -> tuple[jax.Array, jax.Array]:
   """Beam search with the length penalty of Wu et al. (2016), section 7.
 
@@ -253,7 +307,8 @@ def beam_search(
 def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
   """Sets the logits of tokens that must not be drawn to -1e7, see `sample`."""
   if top_k:
-    kth = jax.lax.top_k(logits, top_k)[0][..., -1:]
+    most = min(top_k, logits.shape[-1])
+    kth = jax.lax.top_k(logits, most)[0][..., -1:]
     logits = jnp.where(logits < kth, _NEGATIVE, logits)
   if top_p < 1.0:
     ordered = jnp.sort(logits, axis=-1)[..., ::-1]

@@ -1,18 +1,21 @@
 """The sizes of a T5 1.1, and the sites where adapters act in it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Literal
 
 import flax
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import MinLen
 
 from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.networks import layers
+from hypertuning.ranges import Count, Dtype, ShareBelowOne
 
 ENCODER_SELF, ENCODER_MLP = 'encoder_self', 'encoder_mlp'
 DECODER_SELF, DECODER_CROSS = 'decoder_self', 'decoder_cross'
 DECODER_MLP = 'decoder_mlp'
+Activation = Literal['gelu', 'linear', 'relu', 'silu', 'swish', 'tanh']
 
 
 @flax.struct.dataclass
@@ -45,22 +48,25 @@ class T5Config:
     relpos_init: initializer of the tables of relative biases.
   """
 
-  vocab_size: int
-  dtype: Any = jnp.float32
-  emb_dim: int = 512
-  num_heads: int = 8
-  num_encoder_layers: int = 6
-  num_decoder_layers: int = 6
-  head_dim: int = 64
-  mlp_dim: int = 2048
-  mlp_activations: Sequence[str] = ('gelu', 'linear')
-  dropout_rate: float = 0.0
+  vocab_size: Count
+  dtype: Dtype = jnp.float32
+  emb_dim: Count = 512
+  num_heads: Count = 8
+  num_encoder_layers: Count = 6
+  num_decoder_layers: Count = 6
+  head_dim: Count = 64
+  mlp_dim: Count = 2048
+  mlp_activations: Annotated[Sequence[Activation], MinLen(1)] = (
+    'gelu',
+    'linear',
+  )
+  dropout_rate: ShareBelowOne = 0.0
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
   scan_layers: bool = False
-  remat_policy: str = 'none'
-  relpos_num_buckets: int = 32
-  relpos_max_distance: int = 128
+  remat_policy: Literal['none', 'full', 'minimal'] = 'none'
+  relpos_num_buckets: Count = 32
+  relpos_max_distance: Count = 128
   relpos_init: layers.Initializer = nn.initializers.variance_scaling(
     1.0, 'fan_avg', 'uniform'
   )

@@ -10,7 +10,10 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hypertuning import files
+from etils import epath
+
+from hypertuning import files, text_files
+from hypertuning.errors import UserError
 from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
@@ -117,21 +120,21 @@ class Cache:
 
   def __init__(self, folder: str) -> None:
     """Takes the path of the folder, which is made when costs are first put."""
-    self._folder = pathlib.Path(folder).expanduser()
+    self._folder = files.folder(folder, '--cache_dir')
 
   def get(self, key: str) -> Costs | None:
     """The costs that were put with this key; None if they cannot be read."""
     try:
-      return Costs(**json.loads(self._path(key).read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError):
+      return Costs(**text_files.read_json(self._path(key)))
+    except (UserError, TypeError):
       return None
 
   def put(self, key: str, costs: Costs) -> None:
     """Writes costs, which the next search can then get by their key."""
     text = json.dumps(dataclasses.asdict(costs), indent=1)
-    files.write_text(str(self._folder), self._path(key).name, text)
+    files.write_text(self._folder, self._path(key).name, text)
 
-  def _path(self, key: str) -> pathlib.Path:
+  def _path(self, key: str) -> epath.Path:
     return self._folder / f'{key}.json'
 
 

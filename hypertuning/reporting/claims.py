@@ -121,6 +121,9 @@ def _judge(sweep: Sweep, claim: Claim, as_ratio: bool) -> _Verdict:
       'worse': ' '.join(sources[1]),
       'compared by': kind,
       **sections.estimate_record(estimate, planned_runs, problem),
+      'questions': ', '.join(
+        dict.fromkeys(filter(None, (better.questions, worse.questions)))
+      ),
       'verdict': decision,
     },
     [better.stage, worse.stage],

@@ -60,6 +60,7 @@ def gap_closed(
     labels.append(f'{number} {share.small}'.rstrip())
     rows.append([Text(method), sections.number(metric, measure), share])
     record = sections.estimate_record(estimate, planned_runs, problem)
+    record['questions'] = measure.questions
     records.append({'method': method, **record})
   table = Table(
     name,

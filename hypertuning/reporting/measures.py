@@ -31,6 +31,8 @@ class Measure:
     errors: maps the same seeds to the standard error of the value over
       episodes, which is nan if it is unknown.
     planned_runs: number of runs that the stage has in the sweep.
+    questions: number of questions behind the values, as a table shows it:
+      `400`, or `380 to 400` if the runs differ; empty if they do not state it.
     problem: reason why a run has no number, as a table shows it; empty if all
       runs have one.
     unknown: error message if there are finished runs, but none has this number;
@@ -41,6 +43,7 @@ class Measure:
   values: Mapping[str, float]
   errors: Mapping[str, float]
   planned_runs: int
+  questions: str
   problem: str
   unknown: str
   stage: Stage
@@ -102,14 +105,16 @@ def of_stage(
   """
   cells = stage.cells if cells is None else cells
   values, errors, problems = {}, {}, {}
+  counts = []
   for cell in cells:
     try:
-      value, error = _number(cell, conditions, metric)
+      value, error, count = _number(cell, conditions, metric)
     except _Absent as reason:
       problems[cell.name] = str(reason)
     else:
       seed = cell.point.get(SEED, _WITHOUT_SEED)
       values[seed], errors[seed] = value, error
+      counts.append(count)
   finished_cells = [cell for cell in cells if cell.state == DONE]
   unknown = ''
   if (
@@ -134,8 +139,20 @@ def of_stage(
     problems.values(), key=lambda text: not text.startswith(FAILED)
   )
   return Measure(
-    values, errors, len(cells), reasons[0] if reasons else '', unknown, stage
+    values,
+    errors,
+    len(cells),
+    questions(counts),
+    reasons[0] if reasons else '',
+    unknown,
+    stage,
   )
+
+
+def questions(counts: Sequence[object]) -> str:
+  """How many questions numbers are of: `400`, `380 to 400`, or unknown ('')."""
+  known = sorted({int(count) for count in counts if isinstance(count, int)})
+  return ' to '.join(map(str, dict.fromkeys((*known[:1], *known[-1:]))))
 
 
 def paired(*measures: Measure) -> list[list[float]]:
@@ -161,7 +178,7 @@ class _Absent(Exception):
 
 def _number(
   cell: Cell, conditions: Mapping[str, Collection[str]], metric: str
-) -> tuple[float, float]:
+) -> tuple[float, float, object]:
   if cell.state != DONE:
     raise _Absent(cell.state_text)
   rows = [r for r in _rows(cell, conditions) if r.get(metric) is not None]
@@ -173,7 +190,8 @@ def _number(
   if not is_number(value):
     raise _Absent(f'{FAILED}: {metric} is {value!r}')
   error = rows[0].get(f'{metric}_stderr', math.nan)
-  return float(value), float(error) if is_number(error) else math.nan
+  error = float(error) if is_number(error) else math.nan
+  return float(value), error, rows[0].get('questions')
 
 
 def is_number(value: object) -> bool:

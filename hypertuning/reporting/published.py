@@ -1,10 +1,12 @@
 """Shows published numbers beside the numbers of the sweep's own runs."""
 
 import csv
+import io
 import pathlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from hypertuning import text_files
 from hypertuning.errors import UserError
 from hypertuning.reporting import measures, sections
 from hypertuning.reporting.measures import Measure
@@ -140,12 +142,12 @@ def _record(
 
 
 def _read(path: pathlib.Path) -> list[Row]:
+  text = text_files.read_text(path)
+  reader = csv.DictReader(io.StringIO(text, newline=''))
   try:
-    with path.open(encoding='utf-8', newline='') as file:
-      reader = csv.DictReader(file)
-      rows: list[Row] = list(reader)
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: cannot be read ({error}).') from error
+    rows: list[Row] = list(reader)
+  except csv.Error as error:
+    raise UserError(f'{path}:{reader.line_num}: no row ({error}).') from error
   if tuple(reader.fieldnames or ()) != COLUMNS:
     raise UserError(f'{path}: its columns must be {",".join(COLUMNS)}.')
   for row in rows:

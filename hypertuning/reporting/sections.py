@@ -98,7 +98,10 @@ def number(metric: str, measure: Measure) -> Text:
   estimate = measure.estimate
   if estimate is None:
     return Text(measure.problem, 'absent')
-  return estimate_text(metric, estimate, measure.planned_runs)
+  text = estimate_text(metric, estimate, measure.planned_runs)
+  count = f'{measure.questions} questions' if measure.questions else ''
+  small = ' · '.join(filter(None, (text.small, count)))
+  return dataclasses.replace(text, small=small)
 
 
 def estimate_text(metric: str, estimate: Estimate, planned_runs: int) -> Text:
@@ -159,10 +162,11 @@ def run_count(n: int, planned_runs: int) -> str:
 
 
 def record(measure: Measure) -> dict[str, Any]:
-  """Maps the columns `ESTIMATE` to the values of a measure."""
-  return estimate_record(
-    measure.estimate, measure.planned_runs, measure.problem
-  )
+  """Maps the columns `ESTIMATE` and `questions` to the values of a measure."""
+  return {
+    **estimate_record(measure.estimate, measure.planned_runs, measure.problem),
+    'questions': measure.questions,
+  }
 
 
 def estimate_record(

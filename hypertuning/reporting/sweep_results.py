@@ -2,18 +2,20 @@
 
 import dataclasses
 import itertools
-import json
-import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from hypertuning import files, text_files
 from hypertuning.errors import UserError
 from hypertuning.sweeping.cells import (
   COMMAND_FILE,
   DONE_FILE,
   FAILED_FILE,
   SWEEP_FILE,
+  children,
   folder_name,
 )
 
@@ -89,12 +91,12 @@ class Sweep:
     stages: maps the name of each stage to the stage.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   axes: Mapping[str, Sequence[str]]
   stages: Mapping[str, Stage]
 
   @property
-  def plan(self) -> pathlib.Path:
+  def plan(self) -> epath.Path:
     """The path of the file that describes the sweep."""
     return self.folder / SWEEP_FILE
 
@@ -162,19 +164,18 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
   Raises:
     UserError: there is no sweep.
   """
-  path = pathlib.Path(folder, SWEEP_FILE)
+  path = files.folder(folder, 'SWEEP_DIR') / SWEEP_FILE
+  text = text_files.read_text(
+    path,
+    'no such file; SWEEP_DIR is the folder of a sweep of hypertuning.sweep.',
+  )
   try:
-    plan = json.loads(path.read_text('utf-8'))
+    plan = text_files.parse_json(text)
     axes = {name: list(points) for name, points in plan['axes'].items()}
     stages = {
       name: _stage(path.parent, name, stage, axes, aggregate)
       for name, stage in plan['stages'].items()
     }
-  except (FileNotFoundError, NotADirectoryError) as error:
-    raise UserError(
-      f'{path}: no such file; SWEEP_DIR is the folder of a sweep of '
-      'hypertuning.sweep.'
-    ) from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f'{path}: not the plan of a sweep ({type(error).__name__}: {error}).'
@@ -183,7 +184,7 @@ def read(folder: str, aggregate: Aggregate | None = None) -> Sweep:
 
 
 def _stage(
-  folder: pathlib.Path,
+  folder: epath.Path,
   name: str,
   plan: Mapping[str, Any],
   axes: Mapping[str, Sequence[str]],
@@ -198,7 +199,7 @@ def _stage(
 
 
 def _cell(
-  folder: pathlib.Path,
+  folder: epath.Path,
   stage: str,
   point: Mapping[str, str],
   plan: Mapping[str, Any],
@@ -216,6 +217,7 @@ def _cell(
       ending = plan['command'].rpartition('.')[2]
       if 'results' not in tables and ending not in _WITHOUT_RESULTS:
         raise _BrokenFile('no results.jsonl')
+      _check_sizes(path, done_row)
       state, seconds = DONE, _seconds(done_row)
     elif failed_row := _json(path / FAILED_FILE, 'reason'):
       state, reason = FAILED, str(failed_row['reason'])
@@ -238,7 +240,7 @@ class _BrokenFile(Exception):
   """Raised for a damaged file of a cell; the message names file and place."""
 
 
-def _json(path: pathlib.Path, field: str | None = None) -> Row | None:
+def _json(path: epath.Path, field: str | None = None) -> Row | None:
   """Reads a JSON object, which must have `field`; None if there is no file."""
   if not path.is_file():
     return None
@@ -254,27 +256,40 @@ def _seconds(done_row: Row) -> float:
   return float(done_row['seconds'])
 
 
+def _check_sizes(folder: epath.Path, done: Row) -> None:
+  """Refuses files that have lost lines since the command wrote them."""
+  for name, size in dict(done.get('bytes', {})).items():
+    path = folder / name
+    present = files.size(path) if path.is_file() else 0
+    if present < size:
+      raise _BrokenFile(f'{name}: {present} of {size} bytes are there')
+
+
 def _tables(
-  folder: pathlib.Path, aggregate: Aggregate | None
+  folder: epath.Path, aggregate: Aggregate | None
 ) -> Iterator[tuple[str, list[Row]]]:
   for name in _TABLES:
     path = folder / f'{name}.jsonl'
     if path.is_file():
-      lines = _text(path).splitlines()
       yield (
         name,
         [
           _object(f'{path.name}:{number}', line)
-          for number, line in enumerate(lines, 1)
+          for number, line in _lines(path)
         ],
       )
-  if metric_files := sorted(folder.glob('inference_eval/*-metrics.jsonl')):
+  metric_files = [
+    path
+    for path in children(folder / 'inference_eval')
+    if path.name.endswith('-metrics.jsonl')
+  ]
+  if metric_files:
     phi = _phi_of_t5x(folder)
     rows = [_of_t5x(path, phi) for path in metric_files]
     yield 'results', [*rows, *(aggregate(rows) if aggregate else ())]
 
 
-def _phi_of_t5x(folder: pathlib.Path) -> str:
+def _phi_of_t5x(folder: epath.Path) -> str:
   """The phi mode of an evaluation by t5x, from the config that it wrote."""
   path = folder / 'config.gin'
   config = _text(path) if path.is_file() else ''
@@ -282,30 +297,58 @@ def _phi_of_t5x(folder: pathlib.Path) -> str:
   return 'none' if has_no_hypermodel else 'generated'
 
 
-def _of_t5x(path: pathlib.Path, phi: str) -> Row:
+def _of_t5x(path: epath.Path, phi: str) -> Row:
   """Reads the newest metrics that t5x has written about a task."""
-  lines = _text(path).splitlines()
-  row = _object(f'{path.name}:{len(lines)}', lines[-1] if lines else '')
+  number, line = list(_lines(path) or [(1, '')])[-1]
+  row = _object(f'{path.name}:{number}', line)
   task = path.name.removesuffix('-metrics.jsonl')
-  numbers = {
+  numbers: dict[str, Any] = {
     name: float(value)
     for name, value in row.items()
     if isinstance(value, (int, float)) and name != 'step'
   }
+  answers = path.with_name(f'{task}-{row.get("step", 0):06d}.jsonl')
+  if answers.is_file():
+    numbers['questions'] = sum(
+      _questions(_object(f'{answers.name}:{number}', line))
+      for number, line in enumerate(_text(answers).splitlines(), 1)
+    )
   return {'task': task, 'phi': phi, **numbers}
 
 
-def _text(path: pathlib.Path) -> str:
+def _questions(episode: Row) -> int:
+  """Number of questions of an episode that seqio has written down."""
+  target = episode.get('target')
+  # Options, see `metrics.ranked_options`; seqio shortens long lists to a text.
+  if isinstance(target, dict):
+    numbers = target.get('question')
+    return len(set(numbers)) if isinstance(numbers, list) else 1
+  return len(target) if isinstance(target, list) else 1
+
+
+def _text(path: epath.Path) -> str:
   try:
-    return path.read_text('utf-8')
-  except UnicodeDecodeError as error:
-    raise _BrokenFile(f'{path.name}: not UTF-8') from error
+    return text_files.read_text(path)
+  except UserError as error:
+    raise _BrokenFile(_reason(error, path)) from error
+
+
+def _lines(path: epath.Path) -> list[tuple[int, str]]:
+  try:
+    return list(text_files.lines(path))
+  except UserError as error:
+    raise _BrokenFile(_reason(error, path)) from error
+
+
+def _reason(error: UserError, path: epath.Path) -> str:
+  """The message of an error with the file's name for its path."""
+  return str(error).replace(str(path), path.name, 1)
 
 
 def _object(place: str, text: str) -> Row:
   try:
-    row = json.loads(text)
-  except ValueError as error:
+    row = text_files.parse_json(text)
+  except text_files.MalformedError as error:
     raise _BrokenFile(f'{place}: not JSON') from error
   if not isinstance(row, dict):
     raise _BrokenFile(f'{place}: not an object')

@@ -2,13 +2,12 @@
 
 import csv
 import io
-import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from etils import epath
 
 from hypertuning import files, tables
 from hypertuning.errors import UserError
@@ -38,10 +37,11 @@ def write(
   Raises:
     UserError: no cell has the metric in this phi mode.
   """
-  folder = str(sweep.folder)
+  folder = sweep.folder
   files.write_text(folder, 'cells.csv', _numbers(sweep))
   axes = [axis for axis in sweep.axes if axis != average_over]
   groups: dict[Key, list[float]] = {}
+  counts: dict[Key, list[object]] = {}
   failures: dict[Key, list[str]] = {}
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
@@ -49,13 +49,17 @@ def write(
       if measures.is_number(value):
         key = (*place, row['phi'], row['task'], name)
         groups.setdefault(key, []).append(value)
+        counts.setdefault(key, []).append(row.get('questions'))
       else:
         reason = f'{FAILED}: {cell.name}: {name} of {row["task"]} is {value}'
         failures.setdefault(place, []).append(reason)
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
       failures.setdefault(_place(stage, cell, axes), []).append(cell.state_text)
-  files.write_text(folder, 'table.csv', _csv(axes, groups, failures))
+  questions = {
+    key: measures.questions(values) for key, values in counts.items()
+  }
+  files.write_text(folder, 'table.csv', _csv(axes, groups, questions, failures))
   selected = {
     key[:-1]: values
     for key, values in groups.items()
@@ -67,7 +71,8 @@ def write(
       f'{", ".join(sorted({key[-1] for key in groups}))}, with '
       f'{", ".join(sorted({key[-3] for key in groups}))}.'
     )
-  table = _markdown(axes, selected, failures, metric)
+  questions = {key[:-1]: n for key, n in questions.items() if key[-1] == metric}
+  table = _markdown(axes, selected, questions, failures, metric)
   files.write_text(folder, 'table.md', table)
   if selected:
     _plot(sweep.folder / 'table.png', selected, metric)
@@ -101,37 +106,42 @@ def _numbers(sweep: Sweep) -> str:
   """A CSV file with one line per number of a cell, and one per failure."""
   axes = list(sweep.axes)
   lines: list[Sequence[Any]] = [
-    ['stage', *axes, 'phi', 'task', 'metric', 'value', 'stderr', 'failure']
+    [
+      *('stage', *axes, 'phi', 'task', 'metric'),
+      *('value', 'stderr', 'questions', 'failure'),
+    ]
   ]
   for stage, cell, row in _results(sweep):
     for name, value in _metrics(row):
       error = row.get(f'{name}_stderr', '')
-      number = [row['phi'], row['task'], name, value, error, '']
+      questions = row.get('questions', '')
+      number = [row['phi'], row['task'], name, value, error, questions, '']
       lines.append([*_place(stage, cell, axes), *number])
   for stage, cell in _cells(sweep):
     if cell.state != DONE:
-      lines.append([*_place(stage, cell, axes), *[''] * 5, cell.state_text])
+      lines.append([*_place(stage, cell, axes), *[''] * 6, cell.state_text])
   return _lines(lines)
 
 
 def _csv(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
+  questions: Mapping[Key, str],
   failures: Mapping[Key, Sequence[str]],
 ) -> str:
   """A CSV file with one line per mean, and one per failure."""
   lines: list[Sequence[Any]] = [
     [
       *('stage', *axes, 'phi', 'task', 'metric'),
-      *('mean', 'low', 'high', 'cells', 'failure'),
+      *('mean', 'low', 'high', 'cells', 'questions', 'failure'),
     ]
   ]
   for key, values in groups.items():
     estimate = statistics.mean(values)
     ends = (estimate.low, estimate.high) if estimate.has_interval else ('', '')
-    lines.append([*key, estimate.mean, *ends, estimate.n, ''])
+    lines.append([*key, estimate.mean, *ends, estimate.n, questions[key], ''])
   for place, reasons in failures.items():
-    lines += [[*place, *[''] * 7, reason] for reason in reasons]
+    lines += [[*place, *[''] * 8, reason] for reason in reasons]
   return _lines(lines)
 
 
@@ -144,10 +154,12 @@ def _lines(lines: Sequence[Sequence[Any]]) -> str:
 def _markdown(
   axes: Sequence[str],
   groups: Mapping[Key, Sequence[float]],
+  questions: Mapping[Key, str],
   failures: Mapping[Key, Sequence[str]],
   metric: str,
 ) -> str:
   head = ['stage', *axes, 'phi', 'task', metric, '95% interval', 'cells']
+  head.append('questions')
   lines = [head]
   for key, values in groups.items():
     estimate = statistics.mean(values)
@@ -156,15 +168,15 @@ def _markdown(
       ends = (tables.number(metric, x) for x in (estimate.low, estimate.high))
       interval = ' to '.join(ends)
     text = tables.number(metric, estimate.mean)
-    lines.append([*key, text, interval, f'{estimate.n}'])
+    lines.append([*key, text, interval, f'{estimate.n}', questions[key]])
   for place, reasons in failures.items():
     for reason in reasons:
-      lines.append([*place, '', '', re.sub(r'\|', '/', reason), '', ''])
+      lines.append([*place, '', '', re.sub(r'\|', '/', reason), '', '', ''])
   return tables.markdown(lines)
 
 
 def _plot(
-  path: pathlib.Path, groups: Mapping[Key, Sequence[float]], metric: str
+  path: epath.Path, groups: Mapping[Key, Sequence[float]], metric: str
 ) -> None:
   """Draws one bar per group, the mean of its cells, and the cells as dots."""
   labels = [' · '.join(filter(None, key)) for key in groups]
@@ -180,7 +192,6 @@ def _plot(
   axis.set_xlabel(metric, fontsize=8)
   axis.invert_yaxis()  # the first group on top
   axis.spines[['top', 'right']].set_visible(False)
-  temporary = path.with_name(f'.{os.getpid()}.{path.name}')
-  figure.savefig(temporary, dpi=150)
-  temporary.replace(path)
+  with files.whole(path) as temporary:
+    figure.savefig(temporary, dpi=150)
   pyplot.close(figure)

@@ -4,12 +4,13 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypertuning import files, gin_utils
+from etils import epath
+
+from hypertuning import files, gin_utils, text_files
 from hypertuning.errors import UserError
 
 Bindings = Mapping[str, Any]
@@ -50,7 +51,7 @@ class Cell:
 
   stage: str
   point: Mapping[str, str]
-  folder: pathlib.Path
+  folder: epath.Path
   command: str = ''
   gin_files: Sequence[str] = ()
   bindings: Bindings = dataclasses.field(default_factory=dict)
@@ -64,23 +65,27 @@ class Cell:
 
   @property
   def is_done(self) -> bool:
-    """Whether the cell's results are complete."""
-    return (self.folder / DONE_FILE).exists()
+    """Whether the cell's results are complete.
+
+    A damaged file `done` does not say so: the cell runs again.
+    """
+    try:
+      return 'seconds' in text_files.read_json(self.folder / DONE_FILE)
+    except UserError:
+      return False
 
   @property
   def failure(self) -> str | None:
     """The reason why the cell failed; None if it did not."""
     try:
-      return json.loads((self.folder / FAILED_FILE).read_text('utf-8'))[
-        'reason'
-      ]
-    except (OSError, ValueError, KeyError):
+      return text_files.read_json(self.folder / FAILED_FILE)['reason']
+    except (UserError, KeyError):
       return None
 
   @property
   def has_checkpoints(self) -> bool:
     """Whether the cell's command has saved a checkpoint."""
-    return any(self.folder.glob('checkpoint_*'))
+    return any(x.name.startswith('checkpoint_') for x in children(self.folder))
 
   @property
   def has_started(self) -> bool:
@@ -89,11 +94,11 @@ class Cell:
 
   def reopen(self) -> None:
     """Marks a cell that is done as not done, so that it runs again."""
-    (self.folder / DONE_FILE).unlink(missing_ok=True)
+    files.remove(self.folder, DONE_FILE)
 
   def forget_failure(self) -> None:
     """Removes the mark of a failure, before the cell is tried again."""
-    (self.folder / FAILED_FILE).unlink(missing_ok=True)
+    files.remove(self.folder, FAILED_FILE)
 
   def succeed(self, seconds: float) -> None:
     """Marks the cell's results as complete.
@@ -102,19 +107,26 @@ class Cell:
       seconds: number of seconds that the command took.
     """
     self.forget_failure()
-    text = json.dumps({'seconds': round(seconds, 1)})
-    files.write_text(str(self.folder), DONE_FILE, text)
+    # A reader sees by them that lines are lost. `metrics.jsonl` is left out: a
+    # user may mend it, as no command writes the lines of past steps again.
+    sizes = {
+      file.name: files.size(file)
+      for file in children(self.folder)
+      if file.name.endswith('.jsonl') and file.name != 'metrics.jsonl'
+    }
+    text = json.dumps({'seconds': round(seconds, 1), 'bytes': sizes})
+    files.write_text(self.folder, DONE_FILE, text)
 
   def fail(self, reason: str) -> None:
     """Marks the cell as failed, with the reason."""
     text = json.dumps({'reason': reason})
-    files.write_text(str(self.folder), FAILED_FILE, text)
+    files.write_text(self.folder, FAILED_FILE, text)
 
   def flags(self) -> list[str]:
     """The flags of the cell's command line."""
-    folders = {OUTPUTS[self.command]: str(self.folder.absolute())}
+    folders = {OUTPUTS[self.command]: str(self.folder)}
     for binding, cell in self.after.items():
-      folders[binding] = str(cell.folder.absolute())
+      folders[binding] = str(cell.folder)
     return [
       *(f'--gin_file={file}' for file in self.gin_files),
       *(f'--gin.{k}={v!r}' for k, v in {**self.bindings, **folders}.items()),
@@ -163,20 +175,18 @@ def claim(output_dir: str, work: Sequence[Cell]) -> None:
       },
     )
     stage['points'].append(list(cell.point.values()))
-  try:
-    pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
-  except (FileExistsError, NotADirectoryError) as error:
-    raise UserError(f'SWEEP_DIR = {output_dir!r}: {error.strerror}.') from error
-  with pathlib.Path(output_dir, '.lock').open('w') as file:
+  folder = files.check_writable(output_dir, 'SWEEP_DIR')
+  folder.mkdir(parents=True, exist_ok=True)
+  with files.lock_file(folder).open('w') as file:
     # Another process may start a sweep with this folder at the same time.
     fcntl.flock(file, fcntl.LOCK_EX)
-    _claim(output_dir, work, sweep)
+    _claim(folder, work, sweep)
 
 
 def _claim(
-  output_dir: str, work: Sequence[Cell], sweep: dict[str, Any]
+  output_dir: epath.Path, work: Sequence[Cell], sweep: dict[str, Any]
 ) -> None:
-  path = pathlib.Path(output_dir, SWEEP_FILE)
+  path = output_dir / SWEEP_FILE
   plan = _read_json(path, 'axes', 'stages') if path.exists() else sweep
   common_stages = [
     stage for stage in plan['stages'] if stage in sweep['stages']
@@ -209,7 +219,7 @@ def _claim(
   _check_others(output_dir, work, descriptions)
   for cell, description in zip(work, descriptions, strict=True):
     text = json.dumps(description, indent=1)
-    files.write_text(str(cell.folder), COMMAND_FILE, text)
+    files.write_text(cell.folder, COMMAND_FILE, text)
   files.write_text(output_dir, SWEEP_FILE, json.dumps(sweep, indent=1))
 
 
@@ -245,7 +255,7 @@ def _check_folder(cell: Cell, description: Mapping[str, Any]) -> None:
 
 
 def _check_others(
-  output_dir: str,
+  output_dir: epath.Path,
   work: Sequence[Cell],
   descriptions: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -259,24 +269,26 @@ def _check_others(
   for cell, description in zip(work, descriptions, strict=True):
     own_parts.setdefault(cell.stage, {}).update(description[_PARTS])
   for stage, parts in own_parts.items():
-    folder = pathlib.Path(output_dir, 'cells', stage)
-    for path in sorted(folder.glob(f'*/{COMMAND_FILE}')):
-      if path.parent in folders or not (path.parent / DONE_FILE).exists():
+    for folder in children(output_dir / 'cells' / stage):
+      path = folder / COMMAND_FILE
+      if folder in folders or not (
+        path.exists() and (folder / DONE_FILE).exists()
+      ):
         continue
       earlier = _read_json(path)
       for name, part in earlier.get(_PARTS, {}).items():
         if parts.get(name, part) != part:
           raise _change_error(path, name)
-      files = earlier.get('gin_files', ())
-      if earlier.get(_DIGEST) != _digest(files):
-        raise _change_error(path, _with_included(files))
+      gin_files = earlier.get('gin_files', ())
+      if earlier.get(_DIGEST) != _digest(gin_files):
+        raise _change_error(path, _with_included(gin_files))
 
 
 def _with_included(files: Sequence[str]) -> str:
   return f'{", ".join(files)}, or what they include,'
 
 
-def _change_error(path: pathlib.Path, subject: str) -> UserError:
+def _change_error(path: epath.Path, subject: str) -> UserError:
   return UserError(
     f'{path}: {subject} changed since this cell was run; use another '
     'SWEEP_DIR, or delete the folder.'
@@ -303,7 +315,7 @@ def _plain(value: Any) -> Any:
   return repr(value)
 
 
-def _read_json(path: pathlib.Path, *tables: str) -> dict[str, Any]:
+def _read_json(path: epath.Path, *tables: str) -> dict[str, Any]:
   """Reads a JSON object.
 
   Args:
@@ -314,12 +326,17 @@ def _read_json(path: pathlib.Path, *tables: str) -> dict[str, Any]:
     UserError: the file is damaged.
   """
   try:
-    content = json.loads(path.read_text('utf-8'))
+    content = text_files.read_json(path)
     for name in tables:
       content[name].keys()
     return content
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path}: is damaged ({error!r}); delete it.') from error
+
+
+def children(folder: epath.Path) -> list[epath.Path]:
+  """What a folder holds, by name; nothing if it does not exist."""
+  return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def folder_name(labels: Sequence[str]) -> str:

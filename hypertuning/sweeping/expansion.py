@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hypertuning import files
 from hypertuning.errors import UserError
 from hypertuning.sweeping import slips
 from hypertuning.sweeping.cells import Bindings, Cell, folder_name
@@ -28,7 +28,8 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
   Raises:
     UserError: names the stage, axis or field at fault.
   """
-  slips.check(output_dir, stages, axes)
+  root = files.folder(output_dir, 'SWEEP_DIR')
+  slips.check(str(root), stages, axes)
   by_stage: dict[str, dict[Labels, Cell]] = {}
   for name, stage in stages.items():
     cells = by_stage[name] = {}
@@ -38,7 +39,7 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
       cells[labels] = Cell(
         name,
         point,
-        pathlib.Path(output_dir, 'cells', name, folder_name(labels)),
+        root / 'cells' / name / folder_name(labels),
         stage['command'],
         tuple(plan.gin_files),
         plan.bindings,

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hypertuning import files
 from hypertuning.engine import summaries
+from hypertuning.errors import UserError
 from hypertuning.sweeping import launcher
 from hypertuning.sweeping.cells import LOG, Cell
 
@@ -71,7 +73,9 @@ class _Queue:
       try:
         failure = self._run_cell(cell, lock)
       except Exception as error:  # such as a full disk; the thread goes on
-        failure = f'{type(error).__name__}: {error}'
+        failure = str(error)
+        if not isinstance(error, UserError):
+          failure = f'{type(error).__name__}: {error}'
       finally:
         os.close(lock)
       if self._signal is None:
@@ -148,13 +152,17 @@ class _Queue:
     """Runs a cell; returns the reason if it failed, else None."""
     start = time.monotonic()
     cell.forget_failure()
-    log = cell.folder / LOG
+    mirror = files.Mirror(cell.folder)
+    log = mirror.path / LOG
+    log.touch()
+    mirror.upload()  # says that the cell has been started
     process = self._launch(cell.command, cell.flags(), log, lock)
     self._running.append(process)
     if self._signal is not None:  # a signal came while the process was started
       process.terminate()
     code = process.wait()
     self._running.remove(process)
+    mirror.upload()
     if code == 0:
       cell.succeed(time.monotonic() - start)
       return None
@@ -167,7 +175,7 @@ class _Queue:
     """Counts a cell that has ended, and records its failure, if any."""
     if failure is not None:
       self._failed.add(cell.name)
-      with contextlib.suppress(OSError):  # the disk may be full
+      with contextlib.suppress(UserError):  # the disk may be full
         cell.fail(failure)
       self._progress.say(f'{cell.name} failed: {failure}')
     self._progress.update()
@@ -175,7 +183,7 @@ class _Queue:
 
 def _lock(cell: Cell) -> int | None:
   """Locks a cell until this process ends; None if another one has the lock."""
-  file = os.open(cell.folder / '.lock', os.O_RDWR | os.O_CREAT)
+  file = os.open(files.lock_file(cell.folder), os.O_RDWR | os.O_CREAT)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:

@@ -25,10 +25,10 @@ def check(
   Raises:
     UserError: names the stage, axis or field at fault.
   """
-  if '://' in output_dir:
+  if set('[]') & set(output_dir):
     raise UserError(
-      f'SWEEP_DIR = {output_dir!r}: give a folder of a file system; runs may '
-      'write into buckets, a sweep keeps its locks there.'
+      f'SWEEP_DIR = {output_dir!r}: checkpoints cannot be in a folder with [ '
+      'or ] in its path; give another.'
     )
   _check_dict('STAGES', stages)
   _check_axes(axes, stages)

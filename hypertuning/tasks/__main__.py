@@ -9,9 +9,13 @@ import argparse
 import ast
 import importlib
 import pkgutil
+import re
 import sys
 import types
+from collections.abc import Callable
+from typing import NoReturn
 
+from hypertuning import quiet
 from hypertuning.errors import UserError
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -24,25 +28,50 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: arguments of the command line; None takes those of the process.
   """
   options = _parser().parse_args(arguments)
+  quiet.hush_logs()
   try:
     # This imports TensorFlow, which takes seconds: bad arguments are refused
     # before.
-    from hypertuning.tasks import show
+    with quiet.hidden_stderr():
+      import tensorflow as tf
 
+      from hypertuning.tasks import show
+
+      tf.config.set_visible_devices([], 'GPU')  # says what it does not find
     return {'list': _list, 'show': _show, 'validate': _validate}[
       options.command
     ](options, show)
   except UserError as error:
     print(f'hypertuning.tasks: error: {error}', file=sys.stderr)
-    return 1
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+  """A parser whose errors are one line."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f'hypertuning.tasks: error: {message}\n')
+
+
+def _number(least: int) -> Callable[[str], int]:
+  """A function that reads a whole number that is not too small."""
+
+  def read(text: str) -> int:
+    if not re.fullmatch(r'-?\d{1,9}', text):
+      raise argparse.ArgumentTypeError(f'{text}: give a whole number')
+    if int(text) < least:
+      raise argparse.ArgumentTypeError(f'{text}: give {least} or more')
+    return int(text)
+
+  return read
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     'python -m hypertuning.tasks', description=__doc__, formatter_class=_RAW
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  module = argparse.ArgumentParser(add_help=False)
+  module = _Parser(add_help=False)
   module.add_argument(
     '--module',
     action='append',
@@ -58,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     help='episodes of a task as the models see them, and their lengths',
   )
   show.add_argument('task')
-  show.add_argument('--n', type=int, default=3, help='episodes (3)')
+  show.add_argument('--n', type=_number(0), default=3, help='episodes (3)')
   show.add_argument('--split', default='train', help='of the task (train)')
   show.add_argument(
     '--lengths',
@@ -66,14 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     "(1, 384), 'targets': (1, 128)}\"; nothing is cut without",
   )
   show.add_argument(
-    '--sample', type=int, default=200, help='episodes for statistics (200)'
+    '--sample',
+    type=_number(0),
+    default=200,
+    help='episodes for statistics (200)',
   )
   validate = commands.add_parser(
     'validate', help='whether a JSONL or TSV file of rows can be used'
   )
   validate.add_argument('file')
-  validate.add_argument('--shots', type=int, default=16, help='(16)')
-  validate.add_argument('--queries', type=int, default=1, help='(1)')
+  validate.add_argument('--shots', type=_number(0), default=16, help='(16)')
+  validate.add_argument('--queries', type=_number(1), default=1, help='(1)')
   validate.add_argument(
     '--field',
     action='append',
@@ -94,9 +126,10 @@ def _import_all(modules: list[str]) -> None:
 
   for module_info in pkgutil.iter_modules(tasks.__path__):
     if not module_info.name.startswith('_'):
-      importlib.import_module(f'hypertuning.tasks.{module_info.name}')
+      with quiet.hidden_stderr():
+        importlib.import_module(f'hypertuning.tasks.{module_info.name}')
   for module in modules:
-    lookup.import_tasks(module)
+    lookup.import_tasks(module, '--module')
 
 
 def _list(options: argparse.Namespace, show: types.ModuleType) -> int:
@@ -111,7 +144,7 @@ def _show(options: argparse.Namespace, show: types.ModuleType) -> int:
   if options.lengths is not None:
     try:
       lengths = ast.literal_eval(options.lengths)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
       raise UserError(f'--lengths {options.lengths!r}: not a dict.') from error
   for line in show.describe(
     options.task, options.split, options.n, lengths, options.sample
@@ -138,4 +171,5 @@ def _validate(options: argparse.Namespace, show: types.ModuleType) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  with quiet.closed_pipes():
+    sys.exit(main())

@@ -37,7 +37,7 @@ def describe(
       its texts.
   """
   if lengths is not None:
-    features.check_lengths(lengths)
+    features.check_lengths(lengths, binding='--lengths')
   task = lookup.get_task(name)
   text_format = lookup.format_of(task)
   episodes = lookup.episodes(name, lengths, split).take(count)
@@ -74,7 +74,7 @@ def describe_file(
   Raises:
     UserError: the file cannot be read at all.
   """
-  tasks, problems = check(path, fields)
+  tasks, problems = check(path, fields, need_options=True)
   lines = [str(problem) for problem in problems]
   for name, task in tasks.items():
     different = len({row.inputs for row in task.rows})

@@ -1,7 +1,5 @@
 """Tuning from a start: what it reads, where it begins, tasks by themselves."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,10 +57,6 @@ def _adapt(checkpoint, output_dir, **overrides):
   arguments = runner.as_objects(arguments)
   arguments.pop('random_seed', None)
   return adapt_lib.adapt(**arguments)
-
-
-def _rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_rows_are_tuned_on_or_asked_never_both():
@@ -130,7 +124,7 @@ def test_tasks_come_in_turn_and_are_shown_rows_to_tune_on(task):
 def test_step_0_is_the_hypermodel_exactly(checkpoint, tmp_path):
   """Bit for bit: phi is the same numbers, on the same batch."""
   _adapt(checkpoint, tmp_path, test_visits=1, eval_period=4)
-  rows = _rows(tmp_path / 'curves.jsonl')
+  rows = runner.read_lines(tmp_path / 'curves.jsonl')
   at_0 = {row['task']: row['loss'] for row in rows if row['step'] == 0}
   model = runner.model()
   partitioner = partitioning.Partitioner()
@@ -195,12 +189,12 @@ def test_tasks_side_by_side_are_as_alone():
 @pytest.mark.slow
 def test_results_are_those_of_the_curves(checkpoint, tmp_path):
   results = _adapt(checkpoint, tmp_path, target=1.0)
-  assert results == _rows(tmp_path / 'results.jsonl')
+  assert results == runner.read_lines(tmp_path / 'results.jsonl')
   assert [(r['task'], r['phi']) for r in results] == [
     ('times', 'start'),
     ('times', 'tuned'),
   ]
-  rows = _rows(tmp_path / 'curves.jsonl')
+  rows = runner.read_lines(tmp_path / 'curves.jsonl')
   assert [(r['task'], r['step']) for r in rows[:4]] == [
     (name, step) for step in (0, 2) for name in TASKS
   ][:4]
@@ -251,7 +245,9 @@ def test_target_steps_by_hand():
     ]
 
   curves = curve('a', [10.0, 95.0, 80.0]) + curve('b', [0.0, 50.0, 60.0])
-  start, tuned = adapt_lib.summarize('t', curves, 8, 'f', 90.0)
+  sizes = {'episodes': 8, 'questions': 16}
+  start, tuned = adapt_lib.summarize('t', curves, sizes, 'f', 90.0)
+  assert start['questions'] == tuned['questions'] == 16
   assert start['f'] == 5.0 and tuned['f'] == 70.0
   assert tuned['reached'] == 0.5
   assert tuned['steps_to_target'] == (5 + 10) / 2  # b ends without it

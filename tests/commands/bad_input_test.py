@@ -179,7 +179,7 @@ def test_regex_that_names_nothing(fails):
 
 def test_warm_up_longer_than_the_run(fails):
   message = fails(WARMUP_STEPS=50)
-  assert 'warmup_cosine_decay_schedule' in message
+  assert 'WARMUP_STEPS = 50: must be less than TRAIN_STEPS = 6' in message
 
 
 def test_questions_to_infer(fails, tmp_path):
@@ -197,6 +197,11 @@ def test_questions_to_infer(fails, tmp_path):
     'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)
   )
   assert 'Line 1' in message
+  path.write_text('{"queries": ["\\ud83d"]}\n')
+  message = fails(
+    'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)
+  )
+  assert f'{path}:1: "queries" holds half a character' in message
 
 
 @pytest.mark.slow

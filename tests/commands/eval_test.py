@@ -46,10 +46,6 @@ def _evaluate(checkpoint, output_dir, **overrides):
   return runner.evaluate(**{**arguments, **overrides})
 
 
-def _rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.fixture(scope='module')
 def results(checkpoint, tmp_path_factory):
   folder = tmp_path_factory.mktemp('eval')
@@ -58,7 +54,7 @@ def results(checkpoint, tmp_path_factory):
 
 def test_every_task_of_a_mixture_and_their_mean(results):
   rows, folder = results
-  assert rows == _rows(folder / 'results.jsonl')
+  assert rows == runner.read_lines(folder / 'results.jsonl')
   tasks = ['toy_strings', 'toy_symbols', 'average']
   assert [(r['task'], r['phi']) for r in rows] == [
     (task, mode) for task in tasks for mode in MODES
@@ -67,6 +63,8 @@ def test_every_task_of_a_mixture_and_their_mean(results):
   for mode in MODES:
     parts = [by_name[task, mode] for task in tasks[:2]]
     mean = by_name['average', mode]
+    # Two batches of eight episodes of two queries.
+    assert [x['questions'] for x in (*parts, mean)] == [32, 32, 64]
     for metric in ('loss', 'accuracy'):
       assert mean[metric] == pytest.approx(np.mean([p[metric] for p in parts]))
       # The mean of two independent numbers.
@@ -82,7 +80,7 @@ def test_every_task_of_a_mixture_and_their_mean(results):
 
 def test_predictions_agree_with_the_results(results):
   rows, folder = results
-  said = _rows(folder / 'predictions.jsonl')
+  said = runner.read_lines(folder / 'predictions.jsonl')
   # Two batches of eight episodes of two queries, for two tasks and three modes.
   assert len(said) == 2 * 8 * 2 * 2 * 3
   assert not list(folder.glob('.*.tmp'))
@@ -113,7 +111,7 @@ def test_spread_over_draws_of_shots():
 
 def test_table_is_markdown_with_errors(results):
   lines = scoring.table(results[0]).splitlines()
-  assert lines[0].startswith('| task | phi | episodes | loss | ')
+  assert lines[0].startswith('| task | phi | episodes | questions | loss | ')
   assert set(lines[1]) == set('|- ')
   assert len(lines) == 2 + 9 and all(
     x.count('|') == lines[0].count('|') for x in lines
@@ -197,7 +195,7 @@ def test_a_file_of_tasks_is_answered(checkpoint, tmp_path):
   rows = _infer(
     checkpoint, tmp_path / 'out', input_path=path, save_adapters=True
   )
-  assert rows == _rows(tmp_path / 'out/predictions.jsonl')
+  assert rows == runner.read_lines(tmp_path / 'out/predictions.jsonl')
   assert [(r['episode'], r['query']) for r in rows] == [
     *((1, query) for query in ('3a', '4c', '5a', '6c', '7a')),
     (2, 'üa'),

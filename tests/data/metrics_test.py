@@ -13,8 +13,6 @@ from hypertuning.errors import UserError
     ([[['a'], ['b']], [['c'], ['d']]], [['a', 'x'], ['x', 'x']], 25.0),
     ([[['a']], [['b'], ['c']]], [['a', 'a'], ['b', 'c']], 100.0),  # padded
     ([[['a', 'b', 'c']]], [['c']], 100.0),  # another reference
-    ([], [], 0.0),
-    ([[]], [['x']], 0.0),
   ],
 )
 def test_exact_match(targets, predictions, percent):
@@ -26,6 +24,15 @@ def test_missing_predictions_are_not_passed_over():
     metrics.exact_match([[['a']], [['b']]], [['a']])
   with pytest.raises(UserError, match='asks 2 queries, of which 1 were'):
     metrics.exact_match([[['a'], ['b']]], [['a']])
+
+
+@pytest.mark.parametrize('targets, said', [([], []), ([[]], [['x']])])
+def test_nothing_has_no_score(targets, said):
+  for metric in (metrics.exact_match, metrics.rouge_l, metrics.macro_f1):
+    with pytest.raises(UserError, match='No query has a target'):
+      metric(targets, said)
+  with pytest.raises(UserError, match='No question has options'):
+    metrics.rank_accuracy([], [])
 
 
 def test_texts_are_what_json_can_hold_with_their_references():
@@ -62,11 +69,18 @@ def test_macro_f1_of_texts():
   assert scores['macro_f1'] == pytest.approx(100 * np.mean(f1))
 
 
-def ranked(question, is_correct, tokens, option):
+def ranked(question, is_correct, tokens, option, **more):
+  """Options whose tokens are as many as said, and of their first letter."""
   example = {
     'question': np.array(question),
     'is_correct': np.array(is_correct),
-    'targets': np.array([[5] * n + [0] * (9 - n) for n in tokens]),
+    'targets': np.array(
+      [
+        [ord(x[0])] * n + [0] * (9 - n)
+        for n, x in zip(tokens, option, strict=True)
+      ]
+    ),
+    **more,
   }
   said = np.array([x.encode() for x in option], object)
   return metrics.ranked_options(said, example=example, is_target=True)
@@ -83,11 +97,54 @@ def test_sum_and_mean_of_log_probabilities_choose_differently():
 
 
 def test_equal_options_and_ties():
-  """wsc.fixed has an option twice: both are right; a tie takes the first."""
+  """wsc.fixed has an option twice: both are right. A tie is wrong."""
   twice = ranked([0, 0], [1, 1], [2, 2], ['x', 'x'])
-  tie = ranked([0, 0], [0, 1], [2, 2], ['x', 'y'])
-  scores = [np.array([-2.0, -1.0]), np.array([-1.0, -1.0])]
-  assert metrics.rank_accuracy([twice, tie], scores) == {'accuracy': 50.0}
+  first, second = (
+    ranked([0, 0, 0], right, [2, 2, 2], 'xyz')
+    for right in ([1, 0, 0], [0, 1, 0])
+  )
+  rows = [twice, first, second]
+  scores = [np.array([-1.0, -1.0]), *[np.array([-1.0, -1.0, -2.0])] * 2]
+  assert metrics.rank_accuracy(rows, scores)['accuracy'] == (
+    pytest.approx(100 / 3)
+  )
+  assert metrics.ties(rows, scores)['ties'] == pytest.approx(200 / 3)
+  # x and y are never chosen right, and each is chosen once for the other.
+  assert metrics.mean_rank_macro_f1(rows[1:], scores[1:]) == {'macro_f1': 0.0}
+  clear = [scores[0], np.array([-1.0, -3.0, -2.0]), np.array([-3.0, -1.0, -2])]
+  assert metrics.rank_accuracy(rows, clear) == {'accuracy': 100.0}
+  assert metrics.mean_ties(rows, clear) == {'ties': 0.0}
+
+
+def test_options_of_the_same_tokens_are_a_tie():
+  """Even where rounding makes one of them likelier."""
+  alike = ranked([0, 0, 0], [1, 0, 0], [2, 2, 2], ['aa', 'ab', 'b'])
+  assert [x.tolist() for x in metrics.alike(alike)] == [[0, 1]]
+  for last in (-5.0, -0.1):
+    scores = [np.array([-1.0, -1.0000001, last])]
+    assert metrics.rank_accuracy([alike], scores) == {'accuracy': 0.0}
+  # Two wrong ones do not matter.
+  assert (
+    metrics.alike(ranked([0] * 3, [0, 0, 1], [2] * 3, ['aa', 'ab', 'b'])) == []
+  )
+  with pytest.raises(
+    UserError, match=r"'aa' and 'ab' are .* room for 7 tokens"
+  ):
+    ranked([0, 0], [1, 0], [2, 2], ['aa', 'ab'], target_sizes=[7, 6])
+
+
+def test_a_target_that_is_no_option_is_named():
+  inputs = np.array([b'why?', b'why?'], object)
+  with pytest.raises(UserError, match=r"'why\?': the target is not one of"):
+    ranked([0, 0], [0, 0], [1, 1], 'xy', inputs_pretokenized=inputs)
+
+
+@pytest.mark.parametrize('bad', [np.nan, -np.inf])
+def test_likelihoods_that_are_no_number_choose_nothing(bad):
+  row = ranked([0, 0], [1, 0], [1, 1], 'xy')
+  for metric in (metrics.rank_accuracy, metrics.mean_rank_macro_f1):
+    with pytest.raises(UserError, match="option 'y' is (nan|-inf)"):
+      metric([row], [np.array([-1.0, bad])])
 
 
 def test_macro_f1_of_options():

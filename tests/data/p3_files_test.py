@@ -158,5 +158,9 @@ def test_prompts_over_a_data_set_of_tfds(even, tmp_path):
     f'Is {n} even?'.encode() for n in range(20, 24)
   ]
   assert {x for e in asked for x in e['shot_targets']} == {b'Yes', b'No'}
-  with pytest.raises(UserError, match='tensorflow-datasets does not give'):
-    list(p3_files.raw_rows('tfds:no_such_set#train'))
+  advice = 'write tfds:NAME:VERSION#SPLIT, such as tfds:super_glue/cb:1.0.2#'
+  for slip in ('no_such_set:1.0.0#train', 'even#train', 'even:1.0.0'):
+    with pytest.raises(
+      UserError, match=f'{slip}: tensorflow-datasets .*{advice}'
+    ):
+      list(p3_files.raw_rows(f'tfds:{slip}'))

@@ -52,7 +52,7 @@ def test_rendering_and_names(templates):
 
 
 def test_missing_fields_and_files_are_named(templates, tmp_path):
-  with pytest.raises(UserError, match="mine_en_is_it_good_: 'text' is undefi"):
+  with pytest.raises(UserError, match="good.': 'text' is undefined in row 1"):
     templates[0].render({'label': 1})
   with pytest.raises(UserError, match='no such file of templates'):
     promptsource.read_templates(str(tmp_path / 'none.yaml'), 'x')

@@ -9,7 +9,7 @@ import pytest
 import runner
 
 from hypertuning import trees
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders, checkpoints
 from hypertuning.errors import UserError
 
 POSITION = {'next_episode': np.int64(24)}
@@ -108,16 +108,16 @@ def test_only_the_newest_are_kept_and_have_t5x_names(tmp_path):
   _save(tmp_path, [1, 2, 10], keep=2)
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {'checkpoint_2', 'checkpoint_10'}
-  assert checkpoints.latest_step(str(tmp_path)) == 10
-  assert checkpoints.find(str(tmp_path)).name == 'checkpoint_10'
-  older = checkpoints.find(str(tmp_path / 'checkpoint_2'))
+  assert checkpoint_folders.latest_step(str(tmp_path)) == 10
+  assert checkpoint_folders.find(str(tmp_path)).name == 'checkpoint_10'
+  older = checkpoint_folders.find(str(tmp_path / 'checkpoint_2'))
   assert older.name == 'checkpoint_2'
 
 
 def test_half_written_checkpoint_is_none(tmp_path):
   _save(tmp_path, [3])
   (tmp_path / 'checkpoint_9.orbax-checkpoint-tmp').mkdir()
-  assert checkpoints.latest_step(str(tmp_path)) == 3
+  assert checkpoint_folders.latest_step(str(tmp_path)) == 3
 
 
 def test_saving_a_step_again_changes_nothing(tmp_path):
@@ -141,7 +141,7 @@ def test_missing_checkpoint_is_named(tmp_path, name):
   path = str(tmp_path / name)
   with pytest.raises(UserError, match='INITIAL_CHECKPOINT_PATH.*no checkpoint'):
     checkpoints.fill(_tree(), path, 'INITIAL_CHECKPOINT_PATH')
-  assert checkpoints.latest_step(path) is None
+  assert checkpoint_folders.latest_step(path) is None
   assert (tmp_path / name).exists() == (name == 'empty')
 
 

@@ -10,7 +10,10 @@ import pytest
 import runner
 
 from hypertuning import gin_utils, infer, train
-from hypertuning.engine import checkpoints, partitioning
+from hypertuning.engine import (
+  checkpoint_folders,
+  partitioning,
+)
 
 # Its batch of 4 does not divide the tests' 8 devices.
 ONE_DEVICE = partitioning.Partitioner(devices=tuple(jax.devices()[:1]))
@@ -48,7 +51,7 @@ def test_weights_optimizer_step_and_place_in_the_data_go_on(run):
   np.testing.assert_allclose(
     [losses[i] for i in (7, 8, 9, 10)], want, rtol=1e-4
   )
-  assert checkpoints.latest_step(str(run)) == 10
+  assert checkpoint_folders.latest_step(str(run)) == 10
 
 
 def test_answers_to_a_file_are_those_of_before(run, tmp_path):

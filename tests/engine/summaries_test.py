@@ -1,22 +1,20 @@
 """What a run writes and shows."""
 
-import json
 import math
 
 import pytest
+import runner
 
 from hypertuning.engine import summaries
-
-
-def _rows(folder, name='metrics.jsonl'):
-  return [json.loads(x) for x in (folder / name).read_text().splitlines()]
 
 
 def test_scalars_go_to_json_and_tensorboard(tmp_path):
   writer = summaries.Writer(str(tmp_path / 'run'))
   writer.write(3, {'train/loss': 1.5})
   writer.flush()
-  assert _rows(tmp_path / 'run') == [{'step': 3, 'train/loss': 1.5}]
+  assert runner.read_lines(tmp_path / 'run/metrics.jsonl') == [
+    {'step': 3, 'train/loss': 1.5}
+  ]
   events = next((tmp_path / 'run').glob('events.out.tfevents.*'))
   assert b'train/loss' in events.read_bytes()
 
@@ -30,7 +28,9 @@ def test_lines_of_a_lost_run_are_dropped(tmp_path):
     file.write('{"step": 4, "x"')
   again = summaries.Writer(str(tmp_path), first_step=2)
   again.write(3, {'x': 30})
-  assert [(r['step'], r['x']) for r in _rows(tmp_path)] == [
+  assert [
+    (r['step'], r['x']) for r in runner.read_lines(tmp_path / 'metrics.jsonl')
+  ] == [
     (1, 1),
     (2, 2),
     (3, 30),
@@ -41,7 +41,7 @@ def test_tables_are_written_whole(tmp_path):
   summaries.write_jsonl(str(tmp_path / 'a'), 'rows', [{'text': 'é', 'n': 1}])
   with pytest.raises(ZeroDivisionError):
     summaries.write_jsonl(str(tmp_path / 'a'), 'rows', (1 / 0 for _ in 'x'))
-  assert _rows(tmp_path / 'a', 'rows.jsonl') == [{'text': 'é', 'n': 1}]
+  assert runner.read_lines(tmp_path / 'a/rows.jsonl') == [{'text': 'é', 'n': 1}]
   assert [p.name for p in (tmp_path / 'a').iterdir()] == ['rows.jsonl']
 
 

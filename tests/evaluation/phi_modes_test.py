@@ -147,7 +147,7 @@ def test_all_modes_of_a_run(run, tmp_path):
   assert len(set(losses)) == 5 and np.isfinite(losses).all()
   # Twelve rows fill up one batch or two, which end with other fillers.
   again = {row['phi']: row for row in _evaluate(run, tmp_path, batch_size=16)}
-  for mode in ('generated', 'averaged', 'none'):
+  for mode in ('generated', 'averaged', 'random', 'none'):
     assert again[mode]['loss'] == pytest.approx(rows[mode]['loss'], rel=1e-5)
 
 

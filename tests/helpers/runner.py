@@ -149,10 +149,14 @@ def evaluate(**arguments):
   return eval_lib.evaluate(**rest)
 
 
+def read_lines(path: pathlib.Path) -> list[dict]:
+  """The rows of a JSONL file."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def losses(model_dir) -> dict[int, float]:
   """Training losses by step."""
-  text = pathlib.Path(model_dir, 'metrics.jsonl').read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
+  rows = read_lines(pathlib.Path(model_dir, 'metrics.jsonl'))
   return {r['step']: r['train/loss'] for r in rows if 'train/loss' in r}
 
 

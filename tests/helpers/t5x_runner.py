@@ -1,8 +1,6 @@
 """Commands of the real t5x beside those of the embedded runner."""
 
 import glob
-import json
-import pathlib
 import subprocess
 import sys
 
@@ -53,8 +51,3 @@ def losses(model_dir) -> dict[int, float]:
     for event in events.Tensors('loss'):
       found[event.step] = float(tensor_util.make_ndarray(event.tensor_proto))
   return found
-
-
-def read_lines(path: pathlib.Path) -> list[dict]:
-  """The rows of a JSONL file."""
-  return [json.loads(line) for line in path.read_text().splitlines()]

@@ -735,7 +735,7 @@ def test_as_a_program_of_its_own(cloud, checkout, tmp_path):
     while not calls.exists() or '--command=' not in calls.read_text():
       time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, '')
   cloud.until('a', 'running', 'running')  # It is only the watching that ends.
 

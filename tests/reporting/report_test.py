@@ -147,7 +147,11 @@ def test_what_is_not_done_is_said_and_not_counted(folder):
     ('done', '{}', "failed: done: no 'seconds'"),
     ('command.json', '{"comm', 'failed: command.json: not JSON'),
     ('results.jsonl', '7\n', 'failed: results.jsonl:1: not an object'),
-    ('results.jsonl', '\udcff', 'failed: results.jsonl: not UTF-8'),
+    (
+      'results.jsonl',
+      '\udcff',
+      'failed: results.jsonl:1: not UTF-8 at byte 0; convert it.',
+    ),
   ],
 )
 def test_broken_files_are_failures(folder, name, text, state):

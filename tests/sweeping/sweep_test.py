@@ -12,6 +12,7 @@ import time
 
 import pytest
 import runner
+from etils import epath
 from scipy import stats
 
 from hypertuning import sweep
@@ -31,7 +32,12 @@ SEEDS = {'0': {'RANDOM_SEED': 0}, '1': {'RANDOM_SEED': 1}}
 
 
 def write_cell(folder, point, rows, stage='eval'):
-  path = folder / 'cells' / stage / cells.folder_name(list(point.values()))
+  path = (
+    epath.Path(folder)
+    / 'cells'
+    / stage
+    / cells.folder_name(list(point.values()))
+  )
   cell = Cell(stage, point, path, 'hypertuning.eval', FILES)
   path.mkdir(parents=True)
   text = '\n'.join(json.dumps(row) for row in rows)
@@ -52,6 +58,7 @@ def row(accuracy, phi='generated', task='t'):
     'task': task,
     'phi': phi,
     'episodes': 3,
+    'questions': 5,
     'accuracy': accuracy,
     'accuracy_stderr': 2.0,
   }
@@ -72,11 +79,12 @@ def test_table_has_means_and_intervals_over_an_axis(tmp_path, capsys):
   assert found in capsys.readouterr().out
   low, high = stats.t.interval(0.95, 2, 62.0, stats.sem(values['a']))
   assert found.splitlines() == [
-    '| stage | checkpoint | phi | task | accuracy | 95% interval | cells |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
-    f'| eval | a | generated | t | 62.0 | {low:.1f} to {high:.1f} | 3 |',
-    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 2 |',
-    '| eval | b |  |  | failed: no such / file |  |  |',
+    '| stage | checkpoint | phi | task | accuracy | 95% interval | cells | '
+    'questions |',
+    '| --- | --- | --- | --- | --- | --- | --- | --- |',
+    f'| eval | a | generated | t | 62.0 | {low:.1f} to {high:.1f} | 3 | 5 |',
+    '| eval | b | generated | t | 10.0 | 10.0 to 10.0 | 2 | 5 |',
+    '| eval | b |  |  | failed: no such / file |  |  |  |',
   ]
   with (tmp_path / 'table.csv').open() as file:
     mean, *_, failure = csv.DictReader(file)
@@ -106,7 +114,17 @@ def test_results_of_t5x_are_read(tmp_path):
   path = cell.folder / 'inference_eval/t-metrics.jsonl'
   path.write_text('\n'.join(lines))
   found = table(tmp_path, [cell], 'accuracy', None, 'draw')
-  assert '| eval | a | generated | t | 20.0 |  | 1 |' in found
+  assert '| eval | a | generated | t | 20.0 |  | 1 |  |' in found
+  episodes = [
+    {'target': [['a'], ['b', 'c']]},
+    {'target': {'question': [0, 0, 1]}},
+    {'target': {'question': 'of more options than seqio writes'}},
+  ]
+  path.with_name('t-000002.jsonl').write_text(
+    '\n'.join(map(json.dumps, episodes))
+  )
+  found = table(tmp_path, [cell], 'accuracy', None, 'draw')
+  assert '| eval | a | generated | t | 20.0 |  | 1 | 5 |' in found
   (cell.folder / 'config.gin').write_text('# Macros:\nHYPERMODEL = None\n')
   found = table(tmp_path, [cell], 'accuracy', None, 'draw')
   assert '| eval | a | none | t | 20.0 |  | 1 |' in found
@@ -133,7 +151,7 @@ def test_what_is_no_number_is_in_no_mean(tmp_path):
   table(tmp_path, work, 'accuracy', None, 'seed')
   with (tmp_path / 'table.csv').open() as file:
     mean, failure = csv.DictReader(file)
-  assert (mean['mean'], mean['cells']) == ('60.0', '2')
+  assert (mean['mean'], mean['cells'], mean['questions']) == ('60.0', '2', '5')
   why = 'failed: cells/eval/1: accuracy of t is nan'
   assert failure['failure'] == why
   assert why in (tmp_path / 'table.md').read_text()
@@ -433,13 +451,15 @@ def test_slips(tmp_path, stages, axes, message):
 def test_slips_of_a_sweep(tmp_path):
   (tmp_path / 'file').touch()
   for slip, message in (
-    ({'num_workers': '2'}, "NUM_WORKERS = '2': give 1 or more"),
     ({'average_over': 'sed'}, "AVERAGE_OVER = 'sed': no such axis"),
     (
       {'output_dir': str(tmp_path / 'file')},
-      "SWEEP_DIR = '.*/file': File exists",
+      "SWEEP_DIR = '.*/file': cannot be written .*file is no folder",
     ),
-    ({'output_dir': str(tmp_path / 'file/a')}, "SWEEP_DIR = '.*/a': Not a dir"),
+    (
+      {'output_dir': str(tmp_path / 'file/a')},
+      "SWEEP_DIR = '.*/a': cannot be written .Not a dir",
+    ),
   ):
     given = {'output_dir': str(tmp_path / 'out'), 'stages': {'run': TRAIN}}
     with pytest.raises(UserError, match=message):

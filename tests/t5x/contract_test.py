@@ -4,7 +4,6 @@ Every run is a command as a user gives it, on two CPU devices: t5x splits the
 heads, the MLPs and the vocabulary over them.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import runner
 import tiny
 
 from hypertuning import trees
-from hypertuning.engine import checkpoints
+from hypertuning.engine import checkpoint_folders, checkpoints
 from hypertuning.networks import t5
 
 # Not `t5x` itself: where it is missing, Python takes this folder for it.
@@ -78,7 +77,7 @@ def model_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('t5x') / 'run'
   bindings = {**TRAIN, 'MODEL_DIR': str(folder)}
   run('train', 'pretrain', {**bindings, 'TRAIN_STEPS': 2})
-  assert checkpoints.latest_step(folder) == 2
+  assert checkpoint_folders.latest_step(folder) == 2
   log = run('train', 'pretrain', {**bindings, 'TRAIN_STEPS': 4})
   assert 'main loop over steps 2-4' in log
   return folder
@@ -123,8 +122,7 @@ def test_t5x_evaluates_and_infers_every_query(model_dir, tmp_path):
   run('infer', 'infer', {**read, 'INFER_OUTPUT_DIR': str(tmp_path / 'infer')})
 
   def rows(file: str) -> list[dict]:
-    text = (tmp_path / file).read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return runner.read_lines(tmp_path / file)
 
   [metrics] = rows(f'eval/inference_eval/{TASK}-metrics.jsonl')
   assert metrics['step'] == 4 and 0 <= metrics['accuracy'] <= 100

@@ -21,7 +21,7 @@ from flax.core import freeze
 
 from hypertuning import trees
 from hypertuning.adapters import io
-from hypertuning.engine import checkpoints, t5x_format
+from hypertuning.engine import checkpoint_folders, checkpoints, t5x_format
 from hypertuning.errors import UserError
 from hypertuning.networks import t5
 
@@ -114,7 +114,7 @@ def engine(folder, start):
     time.sleep(0.05)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  assert checkpoints.latest_step(str(model_dir)) == HALF
+  assert checkpoint_folders.latest_step(str(model_dir)) == HALF
   run('train', 'gin/runs/multitask.gin', bindings)
   return model_dir
 
@@ -181,19 +181,19 @@ def test_scores_and_texts_are_those_of_the_embedded_runner(
     where = {'EVAL_OUTPUT_DIR': str(out / task)}
     run('eval', 'gin/local/eval.gin', {**bindings, **where})
     name = f't5x/inference_eval/{task}'
-    [theirs] = t5x_runner.read_lines(out / f'{name}-metrics.jsonl')
+    [theirs] = runner.read_lines(out / f'{name}-metrics.jsonl')
     ours = next(
       row
-      for row in t5x_runner.read_lines(out / task / 'results.jsonl')
+      for row in runner.read_lines(out / task / 'results.jsonl')
       if row['phi'] == 'generated'
     )
     assert theirs['accuracy'] == pytest.approx(ours['accuracy'])
     said = [
       row
-      for row in t5x_runner.read_lines(out / task / 'predictions.jsonl')
+      for row in runner.read_lines(out / task / 'predictions.jsonl')
       if row['phi'] == 'generated'
     ]
-    rows = t5x_runner.read_lines(out / f'{name}-{STEPS:06}.jsonl')
+    rows = runner.read_lines(out / f'{name}-{STEPS:06}.jsonl')
     if task == 'even':
       texts = [text for row in rows for text in row['prediction']]
       assert texts == [row['prediction'] for row in said]
@@ -227,7 +227,7 @@ def test_t5x_writes_the_phi_of_every_episode(folder, engine):
     assert a.shape[0] == 7  # fourteen rows, two an episode
     np.testing.assert_allclose(a, b, atol=1e-5)
   [answers] = (folder / 'infer').glob('even-*-00001')
-  rows = t5x_runner.read_lines(answers)
+  rows = runner.read_lines(answers)
   assert len(rows) == 7 and set(rows[0]['aux']) == {'scores'}
 
 
@@ -249,7 +249,7 @@ def test_a_run_goes_on_in_the_other_runner(folder, embedded, engine):
       run('train', 'gin/runs/multitask.gin', bindings)
     else:
       run('train', 'gin/local/train.gin', bindings)
-    assert checkpoints.latest_step(str(copy)) == STEPS + 4
+    assert checkpoint_folders.latest_step(str(copy)) == STEPS + 4
     before, after = (
       trees.flatten_paths(
         checkpoints.restore_variables(str(copy / f'checkpoint_{step}'))

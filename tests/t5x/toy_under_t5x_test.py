@@ -114,8 +114,8 @@ def test_both_runners_answer_with_the_toy_alike(folder, model):
     'infer', 'gin/local/infer.gin', {**bindings, **where}, model, HELPERS
   )
   [answers] = (folder / 'infer').glob(f'{runner.TASK}-*-00001')
-  theirs = t5x_runner.read_lines(answers)
-  ours = t5x_runner.read_lines(folder / 'ours/predictions.jsonl')
+  theirs = runner.read_lines(answers)
+  ours = runner.read_lines(folder / 'ours/predictions.jsonl')
   texts = [text for row in theirs for text in row['prediction']]
   assert texts == [row['prediction'] for row in ours]
   scores = np.concatenate([row['aux']['scores'] for row in theirs])

@@ -188,7 +188,7 @@ def test_symbol_tuning_takes_classification_alone(tmp_path):
     symbol_tuning.train(list(files.values()))
   with pytest.raises(UserError, match="pools: task 'two' is not one of"):
     symbol_tuning.test([], [files['two']])
-  with pytest.raises(UserError, match='no file of words'):
+  with pytest.raises(UserError, match='no such file of words'):
     symbol_tuning.train([files['two']], words=f'{words}_')
   with pytest.raises(UserError, match='has 8 examples'):
     symbol_tuning.train([files['two']], shots=8)

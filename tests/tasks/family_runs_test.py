@@ -1,6 +1,5 @@
 """Every family: files to episodes, twenty steps, a score table."""
 
-import json
 import random
 
 import family_files
@@ -87,7 +86,7 @@ def metaicl_family(small, real, text_format):
 def labelled(name, split):
   """Rows of a set of `icl/classification`, every label in `options`."""
   path = shared.DATA / 'icl' / 'classification' / f'{name}.{split}.jsonl'
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows = runner.read_lines(path)
   options = sorted({row['output'] for row in rows})
   return [{**row, 'options': options} for row in rows]
 

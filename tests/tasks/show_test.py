@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -60,13 +61,48 @@ def test_show_prints_text_of_any_vocabulary(capsys):
 
 def test_show_says_what_is_wrong(capsys):
   code, _, err = run(capsys, 'show', 'toys')
-  assert code == 1 and "'toys' is not registered" in err
+  assert code == 2 and "'toys' is not registered" in err
   code, _, err = run(capsys, 'show', 'toy', '--lengths', '{')
-  assert code == 1 and '--lengths' in err
+  assert code == 2 and '--lengths' in err
   code, _, err = run(capsys, 'show', 'toy', '--split', 'test')
-  assert code == 1 and "no split 'test'" in err
+  assert code == 2 and "no split 'test'" in err
   with pytest.raises(SystemExit):
     run(capsys, 'show')
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (('show', 'toy', '--n=-1'), 'argument --n: -1: give 0 or more'),
+    (('show', 'toy', '--sample=-1'), 'argument --sample: -1: give 0 or more'),
+    (('show', 'toy', '--n=1e1'), 'argument --n: 1e1: give a whole number'),
+    (('validate', 'r', '--shots=-1'), '--shots: -1: give 0 or more'),
+    (('validate', 'r', '--queries=0'), '--queries: 0: give 1 or more'),
+  ],
+)
+def test_counts_are_checked_before_any_work(capsys, arguments, message):
+  with pytest.raises(SystemExit) as error:
+    command.main([*arguments])
+  captured = capsys.readouterr()
+  (line,) = captured.err.splitlines()
+  assert error.value.code == 2 and message in line and not captured.out
+
+
+def test_lengths_and_vocabularies_that_are_none(capsys, tmp_path):
+  path = write(tmp_path, [{'inputs': f'{n}', 'targets': 'a'} for n in range(4)])
+  for arguments, message in (
+    (('show', 'toy', '--n', '1', '--lengths', '5'), '--lengths'),
+    (('show', 'toy', '--n', '1', '--lengths', '[' * 4000), '--lengths'),
+    (('validate', path, '--vocabulary', path), path),
+  ):
+    code, _, err = run(capsys, *arguments)
+    (line,) = err.splitlines()
+    assert code == 2 and message in line
+
+
+def test_no_episodes_and_no_statistics(capsys):
+  code, out, _ = run(capsys, 'show', 'toy', '--n', '0', '--sample', '0')
+  assert code == 0 and 'episode' not in out
 
 
 def write(tmp_path, rows):
@@ -86,7 +122,7 @@ def test_validate_a_good_file(capsys, tmp_path):
   assert "targets: 'e' 10, 'o' 10" in out
   assert 'inputs: 20 of 1.5 tokens on average' in out
   code, _, err = run(capsys, 'validate', path, '--field', 'inputs')
-  assert code == 1 and 'write FIELD=NAME' in err
+  assert code == 2 and 'write FIELD=NAME' in err
 
 
 def test_validate_names_every_bad_line(capsys, tmp_path):
@@ -99,7 +135,10 @@ def test_validate_names_every_bad_line(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_process_has_help_and_one_line_of_error(tmp_path):
+def test_real_processes(tmp_path):
+  """Help, one line of error, no noise at the start, and a closed pipe."""
+  path = write(tmp_path, [{'inputs': f'{n}', 'targets': 'a'} for n in range(9)])
+
   def call(*arguments):
     return subprocess.run(
       [sys.executable, '-m', 'hypertuning.tasks', *arguments],
@@ -112,5 +151,17 @@ def test_a_real_process_has_help_and_one_line_of_error(tmp_path):
 
   assert 'validate' in call('--help').stdout
   failed = call('validate', 'none.jsonl')
-  assert failed.returncode == 1 and 'Traceback' not in failed.stderr
+  assert failed.returncode == 2 and 'Traceback' not in failed.stderr
   assert 'none.jsonl: no such file' in failed.stderr
+  assert not call('validate', path, '--shots', '1').stderr
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'hypertuning.tasks', 'show', 'toy', '--n', '2000'],
+    env=runner.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  process.stdout.readline()
+  process.stdout.close()
+  assert not process.stderr.read()
+  assert process.wait(120) == 128 + signal.SIGPIPE

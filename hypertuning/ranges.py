@@ -1,0 +1,87 @@
+"""Types of arguments that gin files bind, with the values that make sense.
+
+They stand beside the arguments, as in `rank: Count = 16`; `bindings.check`
+reads them there. For Python code that calls the library they are plain types.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval, MinLen
+from pydantic import AfterValidator, PlainValidator
+
+# The largest int32 and about the largest float32: jax computes in these.
+_MOST = 2**31 - 1
+_LARGEST = 3e38
+_DTYPES = ('float32', 'bfloat16')
+
+
+def _dtype(value: Any) -> Any:
+  if value not in _DTYPES:
+    raise ValueError(f'must be one of {", ".join(map(repr, _DTYPES))}')
+  return value
+
+
+def _object(value: Any) -> Any:
+  if isinstance(value, (int, float, str, tuple, list, dict)):
+    raise ValueError('must be an object, @name()')
+  return value
+
+
+def _path(value: str) -> str:
+  if not value.strip() or '\0' in value:
+    raise ValueError('must be a path')
+  return value
+
+
+def _regex(value: str) -> str:
+  try:
+    re.compile(value)
+  except (re.error, OverflowError, RecursionError) as error:
+    raise ValueError(f'is no regular expression: {error}') from error
+  return value
+
+
+def _rule(value: tuple[str, str]) -> tuple[str, str]:
+  pattern, replacement = value
+  try:
+    re.sub(pattern, replacement, '')
+  except (re.error, IndexError) as error:
+    raise ValueError(f'the replacement does not fit: {error}') from error
+  return value
+
+
+Natural = Annotated[int, Interval(ge=0, le=_MOST)]
+Count = Annotated[int, Interval(ge=1, le=_MOST)]
+Number = Annotated[float, Interval(ge=-_LARGEST, le=_LARGEST)]
+NotNegative = Annotated[float, Interval(ge=0, le=_LARGEST)]
+Positive = Annotated[float, Interval(gt=0, le=_LARGEST)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+# A share of what is divided in two.
+Part = Annotated[float, Interval(gt=0, lt=1)]
+# The mass of the tokens that may be drawn: something has to be left.
+Mass = Annotated[float, Interval(gt=0, le=1)]
+# Such as a rate of dropout: something has to be left.
+ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+
+Name = Annotated[str, MinLen(1)]
+Names = Annotated[Sequence[Name], MinLen(1)]
+Path = Annotated[str, AfterValidator(_path)]
+Regex = Annotated[str, AfterValidator(_regex)]
+# A regular expression and what replaces its matches.
+Rule = Annotated[tuple[Regex, str], AfterValidator(_rule)]
+
+# What the loss of a batch is divided by.
+LossFactor = Positive | Literal['NUM_REAL_TARGET_TOKENS']
+Seeds = Annotated[Sequence[Natural], MinLen(1)]
+# A number of draws of shots, or the seeds of the draws.
+Draws = Count | Seeds
+# The type that a network computes in. In Python it may be a dtype of jax.
+Dtype = Annotated[Any, PlainValidator(_dtype)]
+# What a function makes, or None.
+Object = Annotated[Any, PlainValidator(_object)]
+# Number of mesh axes that divide an array.
+Dimensions = Annotated[int, Interval(ge=1, le=2)]
+# TASK_FEATURE_LENGTHS; `features.check_lengths` knows the features.
+Lengths = Mapping[str, Count | tuple[Count, Count]]
