@@ -13,6 +13,7 @@ from typing import Any
 from gin import config as gin_config
 from gin import config_parser
 
+from hypertuning import text_files
 from hypertuning.errors import UserError
 
 MACRO = 'gin.macro'
@@ -95,7 +96,7 @@ def check_reached(
   for file in files:
     unread = [
       name
-      for key, name in _bound(pathlib.Path(file).read_text('utf-8'))
+      for key, name in _bound(text_files.read_text(pathlib.Path(file)))
       if key[1] not in {MACRO, *selectors}
     ]
     if unread:

@@ -59,7 +59,9 @@ COMMANDS = {
 _STEPS = 40
 _FEW = {'EVAL_STEPS': 1}
 _REPORT = """
+from __gin__ import dynamic_registration
 include 'gin/sweeps/report.gin'
+from hypertuning import report
 from hypertuning.reporting import runs
 report.report.title = 'Kills'
 report.report.sections = (@runs.runs,)

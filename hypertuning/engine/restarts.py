@@ -156,7 +156,7 @@ def refuse_others(folder: str, binding: str, command: str) -> None:
       command.
   """
   path = files.folder(folder, binding) / 'config.gin'
-  text = path.read_text() if path.exists() else ''
+  text = text_files.read_text(path) if path.exists() else ''
   others = set(_COMMAND.findall(text)) - {command}
   if command != 'train' and checkpoint_folders.latest_step(folder) is not None:
     others = {'train'}

@@ -142,7 +142,8 @@ def test_bindings_that_a_command_does_not_use(tmp_path, monkeypatch, capfd):
     'from __gin__ import dynamic_registration\n'
     'from hypertuning.networks import decoding\n'
     'decoding.sample.temperature = 0.7\n'
-    'TRAIN_STEPS = 1\n'
+    'TRAIN_STEPS = 1\n',
+    encoding='utf-8-sig',
   )
   files = (*runner.TRAIN_FILES, str(own))
   bindings = {**runner.TRAIN, 'MODEL_DIR': str(tmp_path / 'run')}
