@@ -90,7 +90,7 @@ def evaluate(
     UserError: the input is bad; the message names the binding or file at fault.
   """
   files.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
-  restarts.refuse_others(output_dir, 'EVAL_OUTPUT_DIR', 'eval')
+  restarts.refuse_other_commands(output_dir, 'EVAL_OUTPUT_DIR', 'eval')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
@@ -202,7 +202,7 @@ def evaluate(
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
   gin_effect.check_overridden()
-  with locks.writing(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
+  with locks.folder_lock(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
     files.remove(output_dir, 'results.jsonl')
     gin_utils.save_config(output_dir)
     summaries.write_jsonl(output_dir, 'predictions', predictions)

@@ -95,7 +95,7 @@ def infer(
       fault.
   """
   folder = files.check_writable(output_dir, 'INFER_OUTPUT_DIR')
-  restarts.refuse_others(output_dir, 'INFER_OUTPUT_DIR', 'infer')
+  restarts.refuse_other_commands(output_dir, 'INFER_OUTPUT_DIR', 'infer')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
@@ -148,7 +148,7 @@ def infer(
         )
     progress.update(answers=len(rows))
   progress.close()
-  with locks.writing(output_dir, 'INFER_OUTPUT_DIR', wait=True):
+  with locks.folder_lock(output_dir, 'INFER_OUTPUT_DIR', wait=True):
     # The adapters of an earlier command belong to other answers.
     for name in ('predictions.jsonl', 'adapters.safetensors'):
       files.remove(output_dir, name)

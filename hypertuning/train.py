@@ -111,7 +111,7 @@ def train(
   if not is_finished:
     files.check_writable(model_dir, 'MODEL_DIR')
     checkpoint_folders.check_saving(folder)
-    restarts.refuse_others(model_dir, 'MODEL_DIR', 'train')
+    restarts.refuse_other_commands(model_dir, 'MODEL_DIR', 'train')
   partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None)
@@ -156,7 +156,7 @@ def train(
 
   gin_effect.check_overridden()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(locks.writing(model_dir, 'MODEL_DIR'))
+    stack.enter_context(locks.folder_lock(model_dir, 'MODEL_DIR'))
     if checkpoint_folders.latest_step(model_dir) != latest_step:
       raise UserError(
         f'MODEL_DIR = {model_dir!r}: another command has trained there in the '

@@ -221,9 +221,11 @@ def _kind(folder: str, task: str) -> str:
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
   needs_options = part == 'test'
-  odd = Oddities(f'MetaICL, {task}')
-  tasks = row_files.read(str(path), FIELDS, odd=odd, need_options=needs_options)
-  odd.say()
+  oddities = Oddities(f'MetaICL, {task}')
+  tasks = row_files.read(
+    str(path), FIELDS, oddities=oddities, need_options=needs_options
+  )
+  oddities.say()
   if len(tasks) > 1:
     raise UserError(
       f'{path}: rows of {len(tasks)} tasks ({", ".join(map(repr, tasks))}), '

@@ -19,7 +19,7 @@ from hypertuning.data import (
 )
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.oddities import Oddities
-from hypertuning.data.rows import Row, RowTask, distinct, fault_of_options
+from hypertuning.data.rows import Row, RowTask, distinct_options, option_fault
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -89,22 +89,24 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
-    odd = Oddities(f'{name}, prompts of {len(rates)} in {table}')
+    oddities = Oddities(f'{name}, prompts of {len(rates)} in {table}')
     rows = p3_files.rows(folder, 'train', most_rows)
     kept_tasks = {}
     for task, rate in rates.items():
       if task not in rows:
-        odd.add('without rows', task)
+        oddities.add('without rows', task)
       elif not _fits(rows[task], shots + queries):
-        odd.add(f'left out, fewer than {shots + queries} inputs', task)
+        oddities.add(f'left out, fewer than {shots + queries} inputs', task)
       elif (
         longest_mean is not None
         and _mean_length(rows[task], vocabulary) > longest_mean
       ):
-        odd.add(f'left out, more than {longest_mean} tokens on average', task)
+        oddities.add(
+          f'left out, more than {longest_mean} tokens on average', task
+        )
       else:
         kept_tasks[task] = RowTask(rows[task], rate=rate)
-    odd.say()
+    oddities.say()
     if not kept_tasks:
       raise UserError(f'{folder}: no prompts of {table} in its files.')
     return kept_tasks
@@ -167,21 +169,21 @@ def held_out(
   }
   if not query_rows:
     raise UserError(f'{folder}: no rows of {", ".join(datasets)}.')
-  odd = Oddities(f'{name}, {folder}')
+  oddities = Oddities(f'{name}, {folder}')
   for task in pools.keys() - query_rows.keys():
     if task.startswith(tuple(datasets)):
-      odd.add('prompts without rows to ask left out', task)
+      oddities.add('prompts without rows to ask left out', task)
   members = []
   for task, rows in query_rows.items():
     if task not in pools:
-      odd.add('prompts without training rows left out', task)
+      oddities.add('prompts without training rows left out', task)
       continue
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
     if rows[0].options:
       members.append(registry.form_of(task, in_context, scores_options=True))
     else:
-      odd.add('prompts without options, which are not scored', task)
-  odd.say()
+      oddities.add('prompts without options, which are not scored', task)
+  oddities.say()
   if not members:
     raise UserError(
       f'{folder}: no prompt of {", ".join(datasets)} has both options to score '
@@ -229,9 +231,9 @@ def templates(
   Raises:
     UserError: a file is wrong, or no prompt can be used; names the first.
   """
-  odd = Oddities(prefix)
+  oddities = Oddities(prefix)
   raw = {
-    path: list(p3_files.raw_rows(path, odd))
+    path: list(p3_files.raw_rows(path, oddities))
     for path in dict.fromkeys((train, validation))
   }
   names: list[str] = []
@@ -242,7 +244,7 @@ def templates(
     try:
       template.check()
       pool, query_rows = (
-        _rendered(template, raw[path], path, odd)
+        _rendered(template, raw[path], path, oddities)
         for path in (train, validation)
       )
     except UserError as error:
@@ -263,8 +265,8 @@ def templates(
       else UserError(f'{file}: no prompt of the original task.')
     )
   if faults:
-    odd.add('prompts left out', faults[0], len(faults))
-  odd.say()
+    oddities.add('prompts left out', faults[0], len(faults))
+  oddities.say()
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
 
 
@@ -272,7 +274,7 @@ def _rendered(
   template: promptsource.Template,
   examples: Sequence[Mapping[str, Any]],
   path: str,
-  odd: Oddities,
+  oddities: Oddities,
 ) -> list[Row]:
   """The rows of a prompt; counts those that are left out or mended.
 
@@ -292,13 +294,13 @@ def _rendered(
     if row is None:
       empty.append(place)
       continue
-    kept = row._replace(options=distinct(row.options))
-    fault = fault_of_options(kept, f' of row {i + 1}')
+    kept = row._replace(options=distinct_options(row.options))
+    fault = option_fault(kept, f' of row {i + 1}')
     if row.options and fault:
       faults.append(UserError(f'{template}: {fault}.'))
       continue
     if len(kept.options) < len(row.options):
-      odd.add('rows mended, an option twice or empty', place)
+      oddities.add('rows mended, an option twice or empty', place)
     rows.append(kept)
   if not rows:
     raise (
@@ -307,9 +309,9 @@ def _rendered(
       else UserError(f'{template}: no row of {path} has an input and a target.')
     )
   if faults:
-    odd.add('rows left out', faults[0], len(faults))
+    oddities.add('rows left out', faults[0], len(faults))
   if empty:
-    odd.add('rows without input or target left out', empty[0], len(empty))
+    oddities.add('rows without input or target left out', empty[0], len(empty))
   return rows
 
 

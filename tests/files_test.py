@@ -58,7 +58,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_folder_is_no_file(tmp_path):
-  with pytest.raises(UserError, match="^--json = '.*': is a folder, no file"):
+  with pytest.raises(UserError, match="^--json = '.*': is a folder, not a file"):
     files.check_file(tmp_path, '--json')
   assert files.check_file(tmp_path / 'new/x.json', '--json').name == 'x.json'
 
@@ -86,12 +86,12 @@ def test_a_full_or_read_only_disk_is_found(small_disk):
 
 def test_a_file_is_whole_or_not_there(tmp_path):
   file = tmp_path / 'a/b.txt'
-  with pytest.raises(ZeroDivisionError), files.whole(file) as temporary:
+  with pytest.raises(ZeroDivisionError), files.atomic_file(file) as temporary:
     temporary.write_text('half')
     raise ZeroDivisionError
   assert not list(file.parent.iterdir())
   files.write_text(file.parent, 'b.txt', 'whole')
-  with pytest.raises(ZeroDivisionError), files.whole(file) as temporary:
+  with pytest.raises(ZeroDivisionError), files.atomic_file(file) as temporary:
     temporary.write_text('half')
     raise ZeroDivisionError
   assert [x.name for x in file.parent.iterdir()] == ['b.txt']

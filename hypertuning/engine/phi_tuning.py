@@ -160,7 +160,7 @@ class Tuner:
     return self._model.answer(params, frozen, batch, phi, keys)
 
 
-def from_file(
+def read_start(
   path: str, expected: Adapters, first: int, names: Sequence[str]
 ) -> Adapters:
   """Reads the adapters that a group of tasks starts from.

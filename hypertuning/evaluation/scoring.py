@@ -100,7 +100,9 @@ def questions_of(
     except UserError as error:
       raise UserError(f'{task.name}: {error}') from error
     if isinstance(target, Mapping):
-      alike += [target['option'][same] for same in metrics.alike(target)]
+      alike += [
+        target['option'][same] for same in metrics.indistinct_options(target)
+      ]
     questions.targets.append(target)
     questions.counts.append(count)
     questions.draws.append(int(episode.get('draw', 0)))

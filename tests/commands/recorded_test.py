@@ -196,7 +196,7 @@ def test_noise_belongs_to_an_episode():
 def test_a_second_training_in_one_folder(tmp_path):
   model = runner.model()
   with (
-    locks.writing(str(tmp_path), 'MODEL_DIR'),
+    locks.folder_lock(str(tmp_path), 'MODEL_DIR'),
     pytest.raises(UserError, match='another command is writing there'),
   ):
     runner.train(tmp_path, model, total_steps=1)
@@ -215,4 +215,4 @@ def test_results_do_not_go_beside_those_of_another_command(answers, tmp_path):
   answers('', INFER_OUTPUT_DIR=folder)
   for command in ('train', 'eval', 'adapt'):
     with pytest.raises(UserError, match='OUT = .*: has the output of .*infer'):
-      restarts.refuse_others(folder, 'OUT', command)
+      restarts.refuse_other_commands(folder, 'OUT', command)

@@ -206,8 +206,8 @@ def test_benchmarks(tmp_path):
   }
   path = tmp_path / 'task1.json'
   path.write_bytes(BOM + json.dumps(task).encode())
-  odd = Oddities('a task')
-  rows = natural_instructions.read_task(path, odd)[2]
+  oddities = Oddities('a task')
+  rows = natural_instructions.read_task(path, oddities)[2]
   assert rows == [Row('a', 'b', (), ('c',))]
   for output, words in (
     (['\ud83d'], 'Instances 1: .* half a character'),
@@ -218,7 +218,7 @@ def test_benchmarks(tmp_path):
     task['Instances'][0]['output'] = output
     path.write_text(json.dumps(task))
     with pytest.raises(UserError, match=f'task1.json: .*{words}'):
-      natural_instructions.read_task(path, odd)
+      natural_instructions.read_task(path, oddities)
   write(tmp_path, '\ufefftask1\n', 'tasks.txt')
   assert natural_instructions._read_names(tmp_path / 'tasks.txt') == ['task1']
   write(tmp_path, b'\xff', 'tasks.txt')
@@ -288,7 +288,9 @@ def test_vocabularies_and_texts(tmp_path):
 def test_texts_of_values():
   assert texts.text(2.5) == '2.5' and texts.text(b'a') == 'a'
   assert texts.text('\ud83d\ude00\0') == '\U0001f600\0'
-  assert texts.plain({'a': np.array([b'x'], object), 'b': np.int64(3)}) == {
+  assert texts.plain_value(
+    {'a': np.array([b'x'], object), 'b': np.int64(3)}
+  ) == {
     'a': ['x'],
     'b': 3,
   }
@@ -296,7 +298,7 @@ def test_texts_of_values():
   for _ in range(3000):
     deep = [deep]
   with pytest.raises(ValueError, match='nested too deeply'):
-    texts.plain(deep)
+    texts.plain_value(deep)
   assert texts.is_missing(math.nan) and not texts.is_missing(0.0)
 
 
