@@ -213,7 +213,7 @@ def summarize(
   Args:
     name: name of the seqio task.
     curves: rows `{'task', 'step', 'seconds', 'loss', metric}`, by step.
-    sizes: numbers of `episodes` and `questions` that test all tasks together.
+    sizes: maps 'episodes' and 'questions' to the total numbers of the tests.
     metric: name of the metric that is tested.
     target: value of the metric that a task should reach.
   """
@@ -349,8 +349,8 @@ class _Test:
   ) -> None:
     self._task, self._data = task, data
     self._tasks, self._metric = len(names), metric
-    # One key per task and visit: neither the group that a task is tuned in nor
-    # the step that is tested changes what is drawn.
+    # One key per task and visit: the draws depend neither on the group in which
+    # a task is tuned nor on the step that is tested.
     keys = [
       eval_step.episode_keys(seed, name, 0, len(data.test)) for name in names
     ]

@@ -15,7 +15,7 @@ def find(file: str, roots: Sequence[str]) -> pathlib.Path:
 
   Args:
     file: path as the user gives it.
-    roots: folders where it is looked for, after the working directory.
+    roots: folders where the file is looked for, after the working directory.
 
   Raises:
     UserError: there is no such file.

@@ -101,11 +101,12 @@ def read_task(
   """Reads the definition, the positive examples and the instances of a task.
 
   Args:
-    path: the file.
-    oddities: counts examples and instances that are left out: those without an
-      input or an output that is a text. None takes their place, so that the
-      others are the official ones.
-    most: number of instances to read, the first ones; None reads all.
+    path: path of the task's file.
+    oddities: counts examples and instances that are left out because their
+      input or output is missing or not text.
+    most: greatest number of instances that are read, from the first one; None
+      reads all. No other instances replace those that are left out, because
+      only the first ones are official.
 
   Raises:
     UserError: the file is missing or has another form; the message names it and
@@ -137,7 +138,7 @@ def read_task(
 def _rows(
   place: str, examples: Sequence[Any], oddities: Oddities
 ) -> tuple[list[Row], list[str]]:
-  """The rows of examples, and what is wrong with those that are left out."""
+  """The rows of examples, and one message per example that is left out."""
   rows, problems = [], []
   for number, example in enumerate(examples, start=1):
     try:
@@ -150,10 +151,10 @@ def _rows(
 
 
 def _row(example: Any) -> Row:
-  """A row.
+  """Makes a row of an example or instance.
 
   Raises:
-    ValueError: it lacks a text; the message says which and why.
+    ValueError: a text is missing or malformed; the message names the field.
   """
   if not isinstance(example, dict):
     raise ValueError('not an object')

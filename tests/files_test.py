@@ -58,7 +58,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_folder_is_no_file(tmp_path):
-  with pytest.raises(UserError, match="^--json = '.*': is a folder, not a file"):
+  with pytest.raises(UserError, match=r"^--json = '.*': is a folder, not a"):
     files.check_file(tmp_path, '--json')
   assert files.check_file(tmp_path / 'new/x.json', '--json').name == 'x.json'
 

@@ -275,8 +275,8 @@ def _likeliest_options(
 ) -> list[_Choice]:
   """The likeliest option of every question.
 
-  A question may list an option twice, so that "right" is not the same as "has
-  the right text", and options with the same text are no tie.
+  A question may list an option twice. Then an option with the right text may
+  not be the right one, and options with the same text are no tie.
 
   Raises:
     UserError: there is no question, or a score is not finite.
@@ -285,28 +285,27 @@ def _likeliest_options(
   for ranked, values in zip(targets, scores, strict=True):
     score = np.asarray(values, np.float64)[: len(ranked['question'])]
     if not np.isfinite(score).all():
-      bad = np.flatnonzero(~np.isfinite(score))[0]
+      query = np.flatnonzero(~np.isfinite(score))[0]
       raise UserError(
-        f'The log-likelihood of the option {str(ranked["option"][bad])!r} is '
-        f'{score[bad]}: the weights of the checkpoint give no number.'
+        f'The log-likelihood of the option {str(ranked["option"][query])!r} is '
+        f'{score[query]}: the weights of the checkpoint give no number.'
       )
     if by_mean:
       score = score / ranked['tokens']
-    right, option = ranked['is_correct'], ranked['option']
+    is_correct, option = ranked['is_correct'], ranked['option']
+    groups = ranked['token_group']
     for question in np.unique(ranked['question']):
       rows = np.flatnonzero(ranked['question'] == question)
-      best = rows[score[rows] == score[rows].max()]
-      # Equal tokens may differ in the last bits of their sums.
-      best = rows[
-        np.isin(ranked['token_group'][rows], ranked['token_group'][best])
-      ]
-      wrong = best[~right[best]]
+      choice_rows = rows[score[rows] == score[rows].max()]
+      # The scores of equal tokens may differ by rounding.
+      choice_rows = rows[np.isin(groups[rows], groups[choice_rows])]
+      error_rows = choice_rows[~is_correct[choice_rows]]
       choices.append(
         _Choice(
-          gold=str(option[rows[np.argmax(right[rows])]]),
-          option=str(option[wrong[0] if len(wrong) else best[0]]),
-          is_right=not len(wrong),
-          is_tie=len(np.unique(option[best])) > 1,
+          gold=str(option[rows[np.argmax(is_correct[rows])]]),
+          option=str(option[[*error_rows, *choice_rows][0]]),
+          is_right=not len(error_rows),
+          is_tie=len(np.unique(option[choice_rows])) > 1,
         )
       )
   if not choices:

@@ -140,8 +140,8 @@ def keep_config(model_dir: str, step: int, text: str) -> None:
   """
   path = files.folder(model_dir) / 'config.gin'
   name = f'config_until_{step}.gin'
-  # If the file exists, the start that wrote `config.gin` saved no checkpoint, so
-  # that no step was done with that configuration.
+  # If the file exists, the start that wrote `config.gin` saved no checkpoint:
+  # no step of the run was done with that configuration.
   if (path.parent / name).exists() or not path.exists():
     return
   if path.read_text() != text:
