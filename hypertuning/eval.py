@@ -196,7 +196,8 @@ def evaluate(
         num_ties = round(row['ties'] * row['questions'] / 100)
         print(
           f'{task.name}, phi {mode}: {num_ties} of {row["questions"]} '
-          'questions have several likeliest options, and are right only if all are.',
+          'questions have several likeliest options, and count as right only '
+          'if all of these are.',
           file=sys.stderr,
         )
       results.append(row)

@@ -65,7 +65,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  with disks.small(tmp_path / 'disk', '64k') as disk:
+  with disks.small_disk(tmp_path / 'disk', '64k') as disk:
     yield disk
 
 

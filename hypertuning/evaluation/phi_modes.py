@@ -68,9 +68,9 @@ def with_phi(
       fill up the last batch, which come after all real ones.
     draws: number of consecutive episodes that ask the same queries and differ
       only in their shots.
-    rng: key for the noise of `random`, or one key per episode `[episodes]`: then
-      the noise of an episode does not depend on its batch. Other modes do not
-      read it.
+    rng: key for the noise of `random`, or one key per episode `[episodes]`, so
+      that the noise of an episode does not depend on its batch. Other modes do
+      not read it.
 
   Returns:
     Adapters of the same shapes as `phi`, or None where the mode is `none` or

@@ -144,7 +144,8 @@ def _notes(
   if count < num_queries:
     yield (
       f'{count} of {num_queries} queries are asked: '
-      "TASK_FEATURE_LENGTHS['inputs'] and ['targets'] have no room for more per episode"
+      "TASK_FEATURE_LENGTHS['inputs'] and ['targets'] have no room for more "
+      'per episode'
     )
   if num_cut:
     yield (

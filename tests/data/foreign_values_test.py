@@ -1,4 +1,4 @@
-"""Values that other tools write: read as they are meant, or named in a line."""
+"""Values that other tools write are read as meant, or named in one line."""
 
 import codecs
 import gzip

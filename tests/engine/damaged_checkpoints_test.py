@@ -117,7 +117,7 @@ def test_folders_that_orbax_cannot_search_are_refused(tmp_path, name):
 
 def test_a_disk_that_is_full_while_a_checkpoint_is_saved(tmp_path):
   """The last whole checkpoint stays, and the run goes on from it."""
-  with disks.small(tmp_path / 'disk', '600k') as disk:
+  with disks.small_disk(tmp_path / 'disk', '600k') as disk:
     run = str(disk / 'run')
     checkpointer = checkpoints.Checkpointer(run)
     checkpointer.save(2, _state(2, 10**5), POSITION)

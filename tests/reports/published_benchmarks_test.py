@@ -1,4 +1,4 @@
-"""Benchmarks as they are published: odd rows are counted, and left out."""
+"""Published benchmarks: rows with faults are counted, and left out."""
 
 import json
 
