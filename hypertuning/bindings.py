@@ -167,7 +167,7 @@ def _resolve(
 
 
 def _future_value(reference: Any) -> hints.FutureValue:
-  """What a reference to a function will give, as far as its hints say."""
+  """What is known about the result of a function that gin refers to."""
   kind = reference.configurable.wrapped
   if not isinstance(kind, type):
     kind = _hints(kind).get('return')

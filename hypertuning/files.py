@@ -150,7 +150,7 @@ def _existing_folder(place: epath.Path) -> pathlib.Path:
     except FileNotFoundError:
       continue
     if not path.is_dir():
-      raise NotADirectoryError(None, f'{path} is no folder')
+      raise NotADirectoryError(None, f'{path} is not a folder')
     return path
   return pathlib.Path('/')
 

@@ -51,7 +51,7 @@ def numbered_lines(
 
 
 def _own_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """Pairs (`file:line`, the line) of one gin file; none if it is no text."""
+  """Pairs (`file:line`, the line) of one gin file; none if it is not text."""
   try:
     text = text_files.read_text(path)
   except UserError:

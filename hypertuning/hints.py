@@ -113,11 +113,11 @@ def _is_unknown(error: Any) -> bool:
 
   The function that makes it may return a number or a text that is fine.
   """
-  made = error['input']
-  if not isinstance(made, FutureValue) or error['type'] == _CLASS_ERROR:
+  value = error['input']
+  if not isinstance(value, FutureValue) or error['type'] == _CLASS_ERROR:
     return False
-  return not made.is_function and (
-    made.kind is None or issubclass(made.kind, _LITERAL_TYPES)
+  return not value.is_function and (
+    value.kind is None or issubclass(value.kind, _LITERAL_TYPES)
   )
 
 

@@ -136,7 +136,7 @@ def infer(
         if np.isnan(scores[i, j]):
           raise UserError(
             f'CHECKPOINT_PATH = {checkpoint_path!r}: the score of the query '
-            f'{query[:40]!r} is nan: its weights give no number.'
+            f'{query[:40]!r} is nan; use another checkpoint.'
           )
         rows.append(
           {

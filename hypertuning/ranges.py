@@ -39,7 +39,7 @@ def _regex(value: str) -> str:
   try:
     re.compile(value)
   except (re.error, OverflowError, RecursionError) as error:
-    raise ValueError(f'is no regular expression: {error}') from error
+    raise ValueError(f'is not a regular expression: {error}') from error
   return value
 
 

@@ -125,7 +125,7 @@ def read_task(
     rows, problems = _rows(f'{path}: {field}', task[field][:most], oddities)
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise UserError(
-      f'{path}: no task of Super-NaturalInstructions ({field}: '
+      f'{path}: not a task of Super-NaturalInstructions ({field}: '
       f'{type(error).__name__}: {error}).'
     ) from error
   if not rows:

@@ -91,7 +91,7 @@ def test_wrong_bindings_are_one_line_that_names_the_macro():
     ),
     (
       "TRAINABLE_REGEX = 'a(.*'",
-      "TRAINABLE_REGEX = 'a(.*': is no regular expression: missing ), "
+      "TRAINABLE_REGEX = 'a(.*': is not a regular expression: missing ), "
       'unterminated subpattern at position 1.',
     ),
     (

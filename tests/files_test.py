@@ -45,9 +45,9 @@ def test_what_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').touch()
   (tmp_path / 'lost').symlink_to(tmp_path / 'nowhere')
   for path, reason in {
-    tmp_path / 'file': 'file is no folder',
+    tmp_path / 'file': 'file is not a folder',
     tmp_path / 'file/x/y': 'Not a directory',
-    tmp_path / 'lost': 'lost is no folder',
+    tmp_path / 'lost': 'lost is not a folder',
     tmp_path / ('x' * 300) / 'y': 'File name too long',
     tmp_path / 'nul\0': 'embedded null byte',
     '/proc/run': 'No such file or directory',

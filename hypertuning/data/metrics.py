@@ -93,13 +93,13 @@ def ranked_options(
         f'options {ranked["option"][question == number].tolist()}.'
       )
   sizes = np.asarray(example.get('target_sizes', ranked['tokens']))
-  for same in indistinct_options(ranked):
-    if (sizes[same] > ranked['tokens'][same]).any():
+  for queries in indistinct_options(ranked):
+    if (sizes[queries] > ranked['tokens'][queries]).any():
       raise UserError(
-        f'{_place(example, same)}: the options '
-        f'{" and ".join(map(repr, ranked["option"][same][:2].tolist()))} are '
-        "the same where TASK_FEATURE_LENGTHS['targets'] cuts them: give it "
-        f'room for {sizes[same].max()} tokens.'
+        f'{_place(example, queries)}: the options '
+        f'{" and ".join(map(repr, ranked["option"][queries][:2].tolist()))} '
+        "are the same where TASK_FEATURE_LENGTHS['targets'] cuts them: give it "
+        f'room for {sizes[queries].max()} tokens.'
       )
   return ranked
 
@@ -288,7 +288,7 @@ def _likeliest_options(
       query = np.flatnonzero(~np.isfinite(score))[0]
       raise UserError(
         f'The log-likelihood of the option {str(ranked["option"][query])!r} is '
-        f'{score[query]}: the weights of the checkpoint give no number.'
+        f'{score[query]}: the checkpoint gives no number; use another one.'
       )
     if by_mean:
       score = score / ranked['tokens']

@@ -87,7 +87,7 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
       rates |= {texts.text(prompt): prompt_rate for prompt in prompts}
     except (KeyError, TypeError, MalformedError) as error:
       raise UserError(
-        f'{path}:{number}: no row of the table ({error!r}).'
+        f'{path}:{number}: not a row of the table ({error!r}).'
       ) from error
   return {name: x for name, x in rates.items() if name not in BLACK_LIST}
 

@@ -58,7 +58,9 @@ def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
     rows = table.take(list(range(0, len(table), step)))
     rows.validate(full=False)
   except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-    raise UserError(f'{path}: no parquet file ({one_line(error)}).') from error
+    raise UserError(
+      f'{path}: not a parquet file ({one_line(error)}).'
+    ) from error
   names = rows.column_names
   if len(set(names)) < len(names):
     raise UserError(f'{path}: two columns of one name: {", ".join(names)}.')
@@ -105,11 +107,11 @@ def _tfrecord(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
       yield number, {name: _feature(features[name]) for name in features}
   except DecodeError as error:
     raise UserError(
-      f'{path}:{number}: the record is no tf.train.Example ({error}).'
+      f'{path}:{number}: the record is not a tf.train.Example ({error}).'
     ) from error
   except (tf.errors.OpError, ValueError) as error:
     raise UserError(
-      f'{path}: no TFRecords of texts ({one_line(error)}).'
+      f'{path}: not a TFRecord file of texts ({one_line(error)}).'
     ) from error
 
 

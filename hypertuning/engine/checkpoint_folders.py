@@ -188,11 +188,11 @@ def damage_message(checkpoint: epath.Path, fault: str) -> str:
     for step, place in steps(checkpoint.parent).items()
     if place != checkpoint and not problem(place)
   ]
-  line = f'{checkpoint} is no whole checkpoint ({fault});'
+  line = f'{checkpoint} is not a complete checkpoint ({fault});'
   if not complete_steps:
-    return f'{line} delete that folder; no other checkpoint is whole there.'
+    return f'{line} delete that folder; no other checkpoint there is complete.'
   return (
-    f'{line} the last whole one there is {PREFIX}_{max(complete_steps)}: '
+    f'{line} the last complete one there is {PREFIX}_{max(complete_steps)}: '
     'delete the damaged folder to go on from it.'
   )
 

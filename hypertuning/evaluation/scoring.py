@@ -191,7 +191,7 @@ def check_scores(
     for query in np.flatnonzero(~np.isfinite(row))[:1]:
       raise UserError(
         f'{name}: the log-likelihood of query {query} of episode {episode} is '
-        f'{row[query]}: the weights of the checkpoint give no number.'
+        f'{row[query]}: the checkpoint gives no number; use another one.'
       )
   return episode_scores
 

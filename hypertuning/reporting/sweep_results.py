@@ -1,5 +1,6 @@
 """Reads the cells of a sweep's folder: their states and their results."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -328,22 +329,23 @@ def _questions(episode: Row) -> int:
 
 
 def _text(path: epath.Path) -> str:
-  try:
+  with _read_errors(path):
     return text_files.read_text(path)
-  except UserError as error:
-    raise _BrokenFile(_reason(error, path)) from error
 
 
 def _lines(path: epath.Path) -> list[tuple[int, str]]:
-  try:
+  with _read_errors(path):
     return list(text_files.lines(path))
+
+
+@contextlib.contextmanager
+def _read_errors(path: epath.Path) -> Iterator[None]:
+  """Turns an error into a `_BrokenFile` that names the file, not its path."""
+  try:
+    yield
   except UserError as error:
-    raise _BrokenFile(_reason(error, path)) from error
-
-
-def _reason(error: UserError, path: epath.Path) -> str:
-  """The message of an error, with the name of the file in place of its path."""
-  return str(error).replace(str(path), path.name, 1)
+    reason = str(error).replace(str(path), path.name, 1)
+    raise _BrokenFile(reason) from error
 
 
 def _object(place: str, text: str) -> Row:

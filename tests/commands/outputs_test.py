@@ -40,7 +40,7 @@ def test_what_cannot_be_written_is_found_before_the_work(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').touch()
   for path, reason in {
-    'file': 'file is no folder',
+    'file': 'file is not a folder',
     'file/x': 'Not a directory',
     '/proc/run': 'No such file or directory',
     'gs:/bucket/run': 'begins with gs://',

@@ -121,7 +121,7 @@ def stand_in(root, monkeypatch):
 
 @contextlib.contextmanager
 def serve(root, monkeypatch):
-  """A context in which TensorStore and Orbax use this bucket in place of GCS."""
+  """A context in which TensorStore and Orbax use the bucket in place of GCS."""
   from orbax.checkpoint._src.path import gcs_utils
 
   root = pathlib.Path(root)
