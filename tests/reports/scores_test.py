@@ -47,7 +47,7 @@ def _questions(name, lengths=LONG, room=2):
 
 
 def test_options_that_are_cut_to_the_same_tokens(tmp_path, monkeypatch, capfd):
-  """Case 02: 'posit' is all that is left of both."""
+  """Both options are cut to 'posit'."""
   options = ('positive sentiment', 'positive surprise')
   _register(tmp_path, _rows(8, options[:1], options))
   code, err = runner.main(
@@ -88,7 +88,7 @@ class _Letters:
 
 
 def test_rows_without_options_beside_rows_with_them(tmp_path, capsys):
-  """Case 04: the first is named, by the command that checks files as well."""
+  """The message names the first row; so does the command that checks files."""
   asked = _rows(8)
   for n in (2, 3, 6):
     del asked[n]['options']
