@@ -1,4 +1,4 @@
-"""Text as spreadsheets, shells and crashes leave it, and JSON of any origin."""
+"""Reading text and JSON as spreadsheets, shells and crashes leave them."""
 
 import codecs
 import gzip
