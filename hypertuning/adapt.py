@@ -115,7 +115,7 @@ def adapt(
     UserError: the input is bad; the message names the binding or file at fault.
   """
   folder = files.check_writable(output_dir, 'ADAPT_OUTPUT_DIR')
-  restarts.refuse_others(output_dir, 'ADAPT_OUTPUT_DIR', 'adapt')
+  restarts.refuse_other_commands(output_dir, 'ADAPT_OUTPUT_DIR', 'adapt')
   if not model.has_hypermodel:
     raise UserError(
       'adapt tunes adapters, but this model has none: include '
@@ -168,7 +168,7 @@ def adapt(
       questions += scoring.number_of(group_data.targets)
       start = tuner.start(group_data.start, draws)
       if start_adapters:
-        start = phi_tuning.from_file(start_adapters, start, first, names)
+        start = phi_tuning.read_start(start_adapters, start, first, names)
       test = _Test(task, group_data, group, metric, data.seed)
       label = f'{task.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
@@ -188,7 +188,7 @@ def adapt(
     sizes = {'episodes': len(names) * test_visits, 'questions': questions}
     results += summarize(task.name, task_curves, sizes, metric, target)
   results += aggregation.averages(results)
-  with locks.writing(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
+  with locks.folder_lock(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
     files.remove(output_dir, 'results.jsonl')
     gin_utils.save_config(output_dir)
     for name, (whole, names) in tuned.items():
@@ -213,7 +213,7 @@ def summarize(
   Args:
     name: name of the seqio task.
     curves: rows `{'task', 'step', 'seconds', 'loss', metric}`, by step.
-    sizes: numbers of `episodes` and `questions` that test all tasks together.
+    sizes: maps 'episodes' and 'questions' to the total numbers of the tests.
     metric: name of the metric that is tested.
     target: value of the metric that a task should reach.
   """
@@ -349,8 +349,8 @@ class _Test:
   ) -> None:
     self._task, self._data = task, data
     self._tasks, self._metric = len(names), metric
-    # One key per task and visit: neither the group that a task is tuned in nor
-    # the step that is tested changes what is drawn.
+    # One key per task and visit: the draws depend neither on the group in which
+    # a task is tuned nor on the step that is tested.
     keys = [
       eval_step.episode_keys(seed, name, 0, len(data.test)) for name in names
     ]

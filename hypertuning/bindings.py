@@ -1,8 +1,8 @@
-"""Checks what gin binds against the types beside the arguments.
+"""Checks the values that gin binds against the arguments' type hints.
 
-A value that the type hint of an argument does not allow is refused when a
-command starts, before anything is made of it; the message names the macro that
-the user bound. `hypertuning.ranges` has the hints with ranges.
+A value that the hint does not allow is refused when a command starts, before
+any function is called with it. The message names the macro that the user bound.
+`hypertuning.ranges` has hints that also limit numbers to a range.
 """
 
 import dataclasses
@@ -47,10 +47,12 @@ class _Bound:
   """The value that is bound to an argument.
 
   Attributes:
-    value: the value, with macros replaced by theirs and references by `Made`.
-    names: how the user bound the value, by the path () , and parts of it. It is
-      the name of the argument, or of the macro that the argument is bound to,
-      then of the macro that this one is bound to, and so on.
+    value: the value. Macros in it are replaced by their values, and references
+      to functions by `FutureValue`.
+    names: maps the paths of parts of the value to names; the path () is that of
+      the value itself. The names are that of the argument, then that of the
+      macro that it is bound to, then that of the macro which that one is bound
+      to, and so on.
   """
 
   value: Any
@@ -58,68 +60,71 @@ class _Bound:
 
   def describe(self, path: _Path = ()) -> str:
     """A part of the value as a line of gin."""
-    known = self._known(path)
-    first, *rest = self.names[path[:known]]
-    left = first + ''.join(f' = %{name}' for name in rest)
-    left += ''.join(f'[{step!r}]' for step in path[known:])
-    return f'{left} = {_short(functools.reduce(_item, path, self.value))}'
+    depth = self._named_depth(path)
+    name, *macros = self.names[path[:depth]]
+    subject = name + ''.join(f' = %{macro}' for macro in macros)
+    subject += ''.join(f'[{step!r}]' for step in path[depth:])
+    return f'{subject} = {_short(functools.reduce(_item, path, self.value))}'
 
   def distance(self, path: _Path) -> int:
-    """The number of macros that a part was bound through."""
-    return len(self.names[path[: self._known(path)]])
+    """The number of names between a part and the value that is written."""
+    return len(self.names[path[: self._named_depth(path)]])
 
-  def _known(self, path: _Path) -> int:
-    """The length of the longest start of a path that has a name."""
+  def _named_depth(self, path: _Path) -> int:
+    """The length of the longest beginning of a path that has a name."""
     return max(n for n in range(len(path) + 1) if path[:n] in self.names)
 
 
 def check(config: _Config | None = None) -> None:
-  """Refuses values that the arguments they are bound to do not allow.
+  """Refuses values that the type hints of their arguments do not allow.
 
   Args:
-    config: gin's configuration, None for the one in force. `gin.finalize` gives
-      it to the functions that are registered as its hooks.
+    config: gin's configuration, as `gin.finalize` passes it to its hooks; None
+      takes the current one.
 
   Raises:
-    UserError: names the macro or the argument, its value and what is allowed.
+    UserError: a value is not allowed, or a macro is its own value; the message
+      names the macro or the argument, its value and what is allowed.
   """
   config = gin_config._CONFIG if config is None else config
   problems: list[tuple[int, str]] = []
-  called = {
+  referenced_selectors = {
     reference.configurable.selector
     for reference in gin_config.iterate_references(config)
   }
   for (scope, selector), arguments in config.items():
     if selector == _MACRO:
-      _resolve(arguments['value'], config, (scope,))  # refuses circles
+      _resolve(arguments['value'], config, (scope,))  # refuses cycles
       continue
     function = gin_config._REGISTRY[selector].wrapped
-    declared = _declared(function)
-    bound = {
+    declared_hints = _checked_hints(function)
+    bound_values = {
       name: _bound(scope, selector, name, config)
       for name in (*config.get(('', selector), ()), *arguments)
     }
-    wrong = []
-    for name in arguments.keys() & declared.keys():
-      problem = hints.problem(declared[name], bound[name].value)
+    own_problems = []
+    for name in arguments.keys() & declared_hints.keys():
+      bound = bound_values[name]
+      problem = hints.problem(declared_hints[name], bound.value)
       if problem:
-        line = f'{bound[name].describe(problem.path)}: {problem.text}.'
-        wrong.append((bound[name].distance(problem.path), line))
-    if not wrong and selector in called:
-      wrong = list(_unordered(function, bound))
-    problems += wrong
+        line = f'{bound.describe(problem.path)}: {problem.text}.'
+        own_problems.append((bound.distance(problem.path), line))
+    if not own_problems and selector in referenced_selectors:
+      own_problems = list(_order_problems(function, bound_values))
+    problems += own_problems
   if problems:
-    # The macro that is wrong itself, rather than one that is bound to it.
+    # The message names the macro with the value at fault, rather than another
+    # macro that is bound to it.
     raise UserError(min(problems)[1])
 
 
 def _bound(scope: str, selector: str, argument: str, config: _Config) -> _Bound:
   if argument not in config.get((scope, selector), ()):
     scope = ''
-  found = _resolve(config[scope, selector][argument], config)
+  resolved = _resolve(config[scope, selector][argument], config)
   name = '.'.join([*selector.split('.')[-2:], argument])
-  own = {(): (f'{scope}/{name}' if scope else name,)}
-  return _Bound(found.value, {**own, **found.names})
+  names = {(): (f'{scope}/{name}' if scope else name,)}
+  return _Bound(resolved.value, {**names, **resolved.names})
 
 
 def _resolve(
@@ -138,46 +143,47 @@ def _resolve(
   names: dict[_Path, tuple[str, ...]] = {(): macros} if macros else {}
   if isinstance(value, gin_config.ConfigurableReference):
     if value.configurable.selector != _MACRO:
-      return _Bound(_made(value), names)
+      return _Bound(_future_value(value), names)
     macro = value.scoped_selector.rpartition('/')[0]
     if macro in macros:
       raise UserError(f'{macro} = %{macros[-1]}: it is its own value.')
     macros = (*macros, macro)
     if (macro, _MACRO) not in config:  # it is refused elsewhere
-      return _Bound(hints.Made(f'%{macro}', None, False), {(): macros})
+      return _Bound(hints.FutureValue(f'%{macro}', None, False), {(): macros})
     return _resolve(config[macro, _MACRO]['value'], config, macros)
   items = {}
   if isinstance(value, Mapping):
     items = dict(value)
   elif isinstance(value, (list, tuple)):
     items = dict(enumerate(value))
-  found = {key: _resolve(x, config) for key, x in items.items()}
-  for key, part in found.items():
+  parts = {key: _resolve(x, config) for key, x in items.items()}
+  for key, part in parts.items():
     names |= {(key, *path): name for path, name in part.names.items()}
   if isinstance(value, Mapping):
-    value = {key: part.value for key, part in found.items()}
+    value = {key: part.value for key, part in parts.items()}
   elif items:
-    value = type(value)(part.value for part in found.values())
+    value = type(value)(part.value for part in parts.values())
   return _Bound(value, names)
 
 
-def _made(reference: Any) -> hints.Made:
+def _future_value(reference: Any) -> hints.FutureValue:
+  """What is known about the result of a function that gin refers to."""
   kind = reference.configurable.wrapped
   if not isinstance(kind, type):
-    made = _hints(kind).get('return')
-    if isinstance(made, types.UnionType):  # that it may be None is no matter
-      made, *others = set(typing.get_args(made)) - {type(None)}
-      made = None if others else made
-    kind = made
-  return hints.Made(
+    kind = _hints(kind).get('return')
+    if isinstance(kind, types.UnionType):
+      # Whether a function returns None is only known when it is called.
+      members = set(typing.get_args(kind)) - {type(None)}
+      kind = members.pop() if len(members) == 1 else None
+  return hints.FutureValue(
     repr(reference),
     kind if isinstance(kind, type) else None,
     not reference.evaluate,
   )
 
 
-def _declared(function: Callable[..., Any]) -> Mapping[str, Any]:
-  """The hints of the arguments that are checked."""
+def _checked_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+  """Maps the arguments of a function that are checked to their hints."""
   package = function.__module__.partition('.')[0]
   if package == 'optax':
     return _OPTAX
@@ -190,21 +196,22 @@ def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
     function = inspect.getattr_static(function, '__init__')
   try:
     return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
-  except (NameError, TypeError):  # some are for type checkers alone
+  except (NameError, TypeError):  # hints that only type checkers can read
     return {}
 
 
-def _unordered(
-  function: Callable[..., Any], bound: Mapping[str, _Bound]
+def _order_problems(
+  function: Callable[..., Any], bound_values: Mapping[str, _Bound]
 ) -> Iterator[tuple[int, str]]:
-  low, high = _LESS.get(function.__name__, ('', ''))
-  if {low, high} <= bound.keys():
-    less, more = bound[low], bound[high]
+  """Yields a problem if an argument is not less than the one it must be."""
+  low_name, high_name = _LESS.get(function.__name__, ('', ''))
+  if {low_name, high_name} <= bound_values.keys():
+    low, high = bound_values[low_name], bound_values[high_name]
     numbers = (int, float)
-    if not isinstance(less.value, numbers) or not isinstance(more.value, int):
+    if not isinstance(low.value, numbers) or not isinstance(high.value, int):
       return
-    if less.value >= more.value:
-      yield (0, f'{less.describe()}: must be less than {more.describe()}.')
+    if low.value >= high.value:
+      yield (0, f'{low.describe()}: must be less than {high.describe()}.')
 
 
 def _item(value: Any, step: Any) -> Any:

@@ -81,16 +81,16 @@ def evaluate(
   Returns:
     One row `{'task', 'phi', 'episodes', 'questions', 'loss', 'loss_stderr',
     'gap', metric, metric_stderr, ...}` per task and phi mode, then the rows of
-    `aggregate`. All numbers are over as many `questions`, an option's question
-    counted once.
-    Standard errors (`..._stderr`) are over episodes. With several draws of
-    shots, `..._std` is the standard deviation of a metric over the draws.
+    `aggregate`. `questions` is the number of questions that the other numbers
+    are computed from; the options of a question count as one. Standard errors
+    (`..._stderr`) are over episodes. With several draws of shots, `..._std` is
+    the standard deviation of a metric over the draws.
 
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
   """
   files.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
-  restarts.refuse_others(output_dir, 'EVAL_OUTPUT_DIR', 'eval')
+  restarts.refuse_other_commands(output_dir, 'EVAL_OUTPUT_DIR', 'eval')
   batch_size = data.batch_size
   partitioner.check_batch(batch_size)
   modes = phi_modes or default_modes(model)
@@ -154,11 +154,12 @@ def evaluate(
       _with_progress(batches, task.name),
     )
     targets, counts, numbers, sources, _ = task_questions
-    answered = (outputs['tokens'] > 0).sum(axis=1)  # padded queries come last
-    if answered.tolist() != counts:
+    # Padded queries come last in an episode.
+    num_answers = (outputs['tokens'] > 0).sum(axis=1)
+    if num_answers.tolist() != counts:
       raise UserError(
-        f'{task.name}: {sum(counts)} queries were read, but {answered.sum()} '
-        'of them were answered.'
+        f'{task.name}: {sum(counts)} queries were read, but only '
+        f'{num_answers.sum()} of them were answered.'
       )
     others = neighbors(len(counts), batch_size, draws)
     in_turn = all(
@@ -183,7 +184,7 @@ def evaluate(
       texts = None
       if task.predict_metric_fns:
         texts = scoring.texts_of(
-          task, scoring.by_episode(outputs[f'text/{mode}'], answered)
+          task, scoring.by_episode(outputs[f'text/{mode}'], num_answers)
         )
         row |= scoring.measure(
           task.predict_metric_fns, targets, texts, numbers, draws
@@ -192,17 +193,18 @@ def evaluate(
         task.score_metric_fns, targets, scores, numbers, draws
       )
       if row.get('ties'):
-        tied = round(row['ties'] * row['questions'] / 100)
+        num_ties = round(row['ties'] * row['questions'] / 100)
         print(
-          f'{task.name}, phi {mode}: {tied} of {row["questions"]} questions '
-          'have several likeliest options, and are right only if all are.',
+          f'{task.name}, phi {mode}: {num_ties} of {row["questions"]} '
+          'questions have several likeliest options, and count as right only '
+          'if all of these are.',
           file=sys.stderr,
         )
       results.append(row)
       predictions += _predictions(row, targets, texts, scores)
   results += (aggregate or aggregation.averages)(results)
   gin_effect.check_overridden()
-  with locks.writing(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
+  with locks.folder_lock(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
     files.remove(output_dir, 'results.jsonl')
     gin_utils.save_config(output_dir)
     summaries.write_jsonl(output_dir, 'predictions', predictions)

@@ -1,8 +1,8 @@
 """Folders of runs, and the files in them, on a disk or in a bucket.
 
 Every folder that a user names goes through `folder`, so that all parts of a run
-are in the same one. Files are written through `whole`: they appear whole or not
-at all.
+use the same one. Files are written through `atomic_file`, so that a file is
+complete or absent, even if its command is killed.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ def folder(path: str | os.PathLike, binding: str = '') -> epath.Path:
     path: a path on a disk, where `~` is the user's home and a relative path
       starts at the working directory, or the address of a bucket, such as
       `gs://bucket/run`.
-    binding: name that the user bound the path to, for error messages.
+    binding: name of the gin binding or flag that gives the path, for error
+      messages.
 
   Returns:
-    An absolute path, or the address as it was.
+    An absolute path, or the unchanged address of a bucket.
 
   Raises:
-    UserError: the path is empty, or the address of a kind of place that is not
-      known.
+    UserError: the path is empty, or an address of an unknown kind.
   """
   text = os.fspath(path)
   name = f'{binding} = {text!r}' if binding else text
@@ -61,7 +61,7 @@ def folder(path: str | os.PathLike, binding: str = '') -> epath.Path:
 
 def size(path: epath.Path) -> int:
   """The number of bytes of a file."""
-  # The library asks for the owner's name, which not every machine knows.
+  # epath's `stat` looks up the name of the file's owner, which may be unknown.
   return path.stat().length if is_remote(path) else os.stat(path).st_size
 
 
@@ -75,25 +75,26 @@ def check_writable(
 ) -> epath.Path:
   """Makes sure that a folder can be written, before the work that fills it.
 
-  Nothing is left behind: a folder that does not exist is not made, and the file
-  that is written to see whether it can be is removed.
+  A test file is written and removed again. A missing folder is not made: the
+  file is written to the nearest folder above it.
 
   Args:
-    path: see `folder`.
-    binding: name that the user bound the path to.
-    room: number of bytes that a disk must have left.
+    path: path of the folder, see `folder`.
+    binding: name of the gin binding or flag that gives the path.
+    room: number of bytes that must be free, if the folder is on a disk.
 
   Returns:
-    The result of `folder`.
+    The path as `folder` returns it.
 
   Raises:
-    UserError: names the binding, and why the folder cannot be written.
+    UserError: the folder cannot be written, or the disk has too little room;
+      the message names the binding and the reason.
   """
   place = folder(path, binding)
   name = f'{binding} = {os.fspath(path)!r}'
   try:
-    nearest = place if is_remote(place) else _nearest(pathlib.Path(place))
-    probe = epath.Path(nearest) / f'.probe_{uuid.uuid4().hex}'
+    parent = place if is_remote(place) else _existing_folder(place)
+    probe = epath.Path(parent) / f'.probe_{uuid.uuid4().hex}'
     try:
       probe.write_bytes(b'0' * _PROBE_BYTES)
     finally:
@@ -102,7 +103,7 @@ def check_writable(
   except Exception as error:  # the library of each kind of bucket has its own
     raise UserError(f'{name}: cannot be written ({reason(error)}).') from error
   if room and not is_remote(place):
-    free = shutil.disk_usage(nearest).free
+    free = shutil.disk_usage(parent).free
     if free < room:
       raise UserError(
         f'{name}: the disk has {free / 1e6:,.1f} MB left, but the run needs '
@@ -114,12 +115,21 @@ def check_writable(
 def check_file(path: str | os.PathLike, binding: str) -> epath.Path:
   """Makes sure that a file can be written, see `check_writable`.
 
+  Args:
+    path: path of the file.
+    binding: name of the gin binding or flag that gives the path.
+
+  Returns:
+    The path as `folder` returns it.
+
   Raises:
     UserError: names the binding, and why the file cannot be written.
   """
   place = folder(path, binding)
   if place.is_dir():
-    raise UserError(f'{binding} = {os.fspath(path)!r}: is a folder, no file.')
+    raise UserError(
+      f'{binding} = {os.fspath(path)!r}: is a folder, not a file.'
+    )
   if is_remote(place) or not os.path.exists(place):
     check_writable(place.parent, binding)
   elif not os.access(place, os.W_OK):  # it may be a pipe
@@ -127,39 +137,40 @@ def check_file(path: str | os.PathLike, binding: str) -> epath.Path:
   return place
 
 
-def _nearest(place: pathlib.Path) -> pathlib.Path:
-  """The folder itself, or the nearest one above it that exists.
+def _existing_folder(place: epath.Path) -> pathlib.Path:
+  """A folder of a disk, or the nearest folder above it that exists.
 
   Raises:
     OSError: a file is in the way, or the path cannot be followed.
   """
-  for path in (place, *place.parents):
+  folder = pathlib.Path(place)
+  for path in (folder, *folder.parents):
     try:
       os.lstat(path)
     except FileNotFoundError:
       continue
     if not path.is_dir():
-      raise NotADirectoryError(None, f'{path} is no folder')
+      raise NotADirectoryError(None, f'{path} is not a folder')
     return path
   return pathlib.Path('/')
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A context in which a file is written that appears whole or not at all.
+def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A context in which a file is written; it is then complete, or unchanged.
 
   Args:
-    path: the file; its folder is made if it is missing.
+    path: path of the file; its folder is made if it is missing.
 
   Yields:
-    Path of a temporary file on this disk, to be written in the context. It
-    takes the place of `path` at the end; after an error it is removed.
+    Path of a temporary file on this disk, which the caller writes. At the end
+    of the context it replaces `path`; after an error it is removed.
 
   Raises:
     UserError: the file cannot be written.
   """
   file = epath.Path(path)
-  with _writing(file), contextlib.ExitStack() as stack:
+  with _write_errors(file), contextlib.ExitStack() as stack:
     if is_remote(file):
       scratch = stack.enter_context(tempfile.TemporaryDirectory())
       temporary = pathlib.Path(scratch, file.name)
@@ -176,48 +187,49 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | os.PathLike, name: str, text: str) -> None:
-  """Writes a text file; readers never see a part of it.
+  """Writes a text file; readers never see only a part of it.
 
   Args:
-    path: folder of the file, see `folder`; it is made if it is missing.
+    path: path of the file's folder, see `folder`; it is made if it is missing.
     name: name of the file.
     text: content of the file.
 
   Raises:
     UserError: the file cannot be written.
   """
-  with whole(folder(path) / name) as temporary:
+  with atomic_file(folder(path) / name) as temporary:
     temporary.write_text(text, encoding='utf-8')
 
 
 def remove(path: str | os.PathLike, name: str) -> None:
-  """Removes a file, before those that it stands for are written anew.
+  """Removes a file, if it exists.
 
-  A command writes the file that readers look for last. Its earlier one goes
-  first, so that a command that is killed leaves no mixture of two.
+  A command first removes the earlier version of the file that readers look for,
+  and writes the new one last. If the command is killed in between, no reader
+  takes a mixture of old and new files for results.
 
   Args:
-    path: folder of the file, see `folder`.
-    name: name of the file, which may be missing.
+    path: path of the file's folder, see `folder`.
+    name: name of the file.
 
   Raises:
     UserError: the file cannot be removed.
   """
   file = folder(path) / name
-  with _writing(file):
+  with _write_errors(file):
     if file.exists():
       file.unlink()
 
 
 @contextlib.contextmanager
-def on_disk(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A context with a file's path on this disk, for libraries that read disks.
+def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A context with a file on this disk, for libraries that only read disks.
 
   Args:
-    path: the file.
+    path: path of the file.
 
   Yields:
-    The path itself, or that of a copy of a file in a bucket.
+    The path itself, or the path of a temporary copy of a file in a bucket.
 
   Raises:
     OSError: the file cannot be read.
@@ -237,15 +249,18 @@ def on_disk(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 class Mirror:
-  """A folder on this disk for files that grow, which a bucket cannot hold.
+  """A folder on this disk for files that grow, which buckets do not support.
 
   Attributes:
-    path: the folder itself if it is on this disk, else a temporary one, whose
-      files `upload` copies into the bucket.
+    path: path of the folder itself if it is on this disk; otherwise of a
+      temporary folder, whose files `upload` copies into the bucket.
   """
 
   def __init__(self, path: str | os.PathLike) -> None:
     """Makes the folder.
+
+    Args:
+      path: path of the folder, see `folder`.
 
     Raises:
       UserError: the folder cannot be made.
@@ -256,38 +271,41 @@ class Mirror:
       self.path = pathlib.Path(self._scratch.name)
     else:
       self.path = pathlib.Path(self._place)
-      with _writing(self._place):
+      with _write_errors(self._place):
         self.path.mkdir(parents=True, exist_ok=True)
     self._sizes: dict[str, int] = {}
 
   def download(self, name: str) -> None:
-    """Copies a file of the bucket, if it has one of this name."""
+    """Copies a file out of the bucket, if the bucket has it."""
     file = self._place / name
     if is_remote(file) and file.exists():
       (self.path / name).write_bytes(file.read_bytes())
 
   def upload(self) -> None:
-    """Copies the files that have grown since the last call."""
+    """Copies the files that have grown since the last call into the bucket.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
     if not is_remote(self._place):
       return
     for file in self.path.iterdir():
       size = file.stat().st_size
       if self._sizes.get(file.name) != size:
-        with _writing(self._place / file.name):
+        with _write_errors(self._place / file.name):
           (self._place / file.name).write_bytes(file.read_bytes())
         self._sizes[file.name] = size
 
 
 def lock_file(path: str | os.PathLike, name: str = '.lock') -> pathlib.Path:
-  """The file whose lock guards a folder.
+  """The path of the file whose lock guards a folder.
 
-  A bucket has no locks. The lock of a folder there is on this disk, and keeps
-  other commands of this machine out, but not those of other machines.
+  A bucket has no locks. The lock file of a folder in a bucket is on this disk:
+  it keeps out other commands of this machine, but not those of other machines.
 
   Args:
-    path: see `folder`.
-    name: name of the file in a folder on a disk; a folder has one lock per
-      name.
+    path: path of the folder, see `folder`.
+    name: name of the lock; a folder has one lock per name.
   """
   place = folder(path)
   if not is_remote(place):
@@ -299,8 +317,8 @@ def lock_file(path: str | os.PathLike, name: str = '.lock') -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _writing(path: epath.Path) -> Iterator[None]:
-  """Turns an error into one line that names the file."""
+def _write_errors(path: epath.Path) -> Iterator[None]:
+  """Turns an error in writing a file into one line that names the file."""
   try:
     yield
   except UserError:
@@ -312,7 +330,7 @@ def _writing(path: epath.Path) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-  """Why a file cannot be written, in a few words."""
+  """The reason why a file cannot be written, in a few words."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   text = ' '.join(str(error).split())

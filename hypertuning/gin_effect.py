@@ -1,8 +1,8 @@
-"""Which bindings of a gin configuration have an effect.
+"""Finds the bindings of a gin configuration that have no effect.
 
-Gin itself keeps quiet about two kinds of bindings without one: those of a
-function that the command never calls, and those of an argument that the caller
-passes itself. `config.gin` would record both as if they had been used.
+There are two kinds: bindings of a function that the command never calls, and
+bindings of an argument that the caller passes itself. Gin reports neither, and
+`config.gin` would record both as if they had been used.
 """
 
 import pathlib
@@ -13,23 +13,24 @@ from typing import Any
 from gin import config as gin_config
 from gin import config_parser
 
+from hypertuning import text_files
 from hypertuning.errors import UserError
 
 MACRO = 'gin.macro'
 _Key = tuple[str, str]  # a scope, and the full name of a function
 
 
-def reachable(
+def reachable_bindings(
   macros: Collection[str] = (),
   selectors: Collection[str] = (),
-  without: str = '',
+  empty_macro: str = '',
 ) -> dict[_Key, dict[str, Any]]:
   """All bindings that macros, or calls of functions, can depend on.
 
   Args:
     macros: names of macros.
     selectors: full names of functions, as gin registers them.
-    without: name of a macro whose value is not looked into, and is None in the
+    empty_macro: name of a macro whose value is not searched, and is None in the
       result.
 
   Returns:
@@ -40,22 +41,24 @@ def reachable(
   bindings: dict[_Key, dict[str, Any]] = {}
   scopes, functions, macros = {''}, set(selectors), set(macros)
   size = -1
-  # A scope that is reached late may make bindings reachable that were skipped.
+  # A scope that is reached later may make bindings reachable that were skipped.
   while size < len(bindings):
     size = len(bindings)
-    for (scope, selector), bound in config.items():
+    for (scope, selector), arguments in config.items():
       if selector == MACRO:
-        applies = scope in macros
+        is_reachable = scope in macros
       else:
         # A method belongs to its class.
         owners = {selector, selector.rpartition('.')[0]}
-        applies = bool(owners & functions) and set(scope.split('/')) <= scopes
-      if not applies or (scope, selector) in bindings:
+        is_reachable = (
+          bool(owners & functions) and set(scope.split('/')) <= scopes
+        )
+      if not is_reachable or (scope, selector) in bindings:
         continue
-      if (scope, selector) == (without, MACRO):
-        bound = {'value': None}
-      bindings[scope, selector] = bound
-      for reference in gin_config.iterate_references(bound):
+      if (scope, selector) == (empty_macro, MACRO):
+        arguments = {'value': None}
+      bindings[scope, selector] = arguments
+      for reference in gin_config.iterate_references(arguments):
         scope, _, _ = reference.scoped_selector.rpartition('/')
         if reference.configurable.selector == MACRO:
           macros.add(scope)
@@ -68,14 +71,15 @@ def reachable(
 def check_reached(
   function: Any, bindings: Sequence[str], files: Sequence[str]
 ) -> None:
-  """Refuses flags that the command does not read, and names such lines.
+  """Refuses flags without effect, and names bindings of files without effect.
 
-  Files may serve several commands: their lines are only named, on stderr.
+  A file may serve several commands, so that its bindings are not refused: a
+  line on stderr names them.
 
   Args:
     function: function of the command, which gin configures.
-    bindings: the bindings of the flags, `NAME = value`.
-    files: gin files of the user's own.
+    bindings: bindings that were given as flags, `NAME = value`.
+    files: paths of the user's own gin files.
 
   Raises:
     UserError: a flag binds an argument of a function that is never called.
@@ -83,25 +87,27 @@ def check_reached(
   root = gin_config._inverse_lookup(function)
   if root is None:  # the error is reported when the function is called
     return
-  reached = reachable(selectors=[root.selector]).keys()
-  selectors = {selector for _, selector in reached}
+  keys = reachable_bindings(selectors=[root.selector]).keys()
+  selectors = {selector for _, selector in keys}
   for binding in bindings:
-    for key, name in _bound(binding):
-      if (key not in reached) if key[1] == MACRO else key[1] not in selectors:
+    for key, name in _written_bindings(binding):
+      if (key not in keys) if key[1] == MACRO else key[1] not in selectors:
         raise UserError(
           f'--gin.{name}: has no effect, as this command does not use it; '
           'remove it.'
         )
   for file in files:
-    unread = [
+    names = [
       name
-      for key, name in _bound(pathlib.Path(file).read_text('utf-8'))
+      for key, name in _written_bindings(
+        text_files.read_text(pathlib.Path(file))
+      )
       if key[1] not in {MACRO, *selectors}
     ]
-    if unread:
-      more = f' and {len(unread) - 3} more' if len(unread) > 3 else ''
+    if names:
+      ending = f' and {len(names) - 3} more' if len(names) > 3 else ''
       print(
-        f'{file}: this command does not use {", ".join(unread[:3])}{more}.',
+        f'{file}: this command does not use {", ".join(names[:3])}{ending}.',
         file=sys.stderr,
       )
 
@@ -109,40 +115,37 @@ def check_reached(
 def check_overridden() -> None:
   """Refuses bindings of arguments that the callers have passed themselves.
 
-  Only functions that have been called by now are judged, so that this belongs
-  behind the first use of all parts, and before anything is written.
+  Only functions that have been called by now are checked. Commands therefore
+  call this once every part has been used, and before they write anything.
 
   Raises:
     UserError: names the binding.
   """
-  called: dict[str, list[tuple[str, set[str]]]] = {}
-  for (scope, selector), used in gin_config._OPERATIVE_CONFIG.items():
-    called.setdefault(selector, []).append((scope, set(used)))
-  # What nothing refers to is the command itself, called from Python.
-  referred = {
+  # The scope of each call, and the arguments whose bindings it used.
+  calls: dict[str, list[tuple[str, set[str]]]] = {}
+  for (scope, selector), arguments in gin_config._OPERATIVE_CONFIG.items():
+    calls.setdefault(selector, []).append((scope, set(arguments)))
+  # Nothing refers to the command's own function, which Python calls.
+  referenced_selectors = {
     reference.configurable.selector
     for reference in gin_config.iterate_references(gin_config._CONFIG)
   }
-  for (scope, selector), bound in gin_config._CONFIG.items():
+  for (scope, selector), bindings in gin_config._CONFIG.items():
     owners = {selector, selector.rpartition('.')[0]}
-    if selector == MACRO or not owners & referred:
+    if selector == MACRO or not owners & referenced_selectors:
       continue
-    calls = [
-      used
-      for call_scope, used in called.get(selector, ())
+    scope_calls = [
+      arguments
+      for call_scope, arguments in calls.get(selector, ())
       if f'{call_scope}/'.startswith(f'{scope}/' if scope else '')
     ]
-    unused = [
-      name
-      for name in bound
-      if calls and not any(name in used for used in calls)
-    ]
-    if unused:
-      name = f'{scope}/{selector}' if scope else selector
-      raise UserError(
-        f'{name}.{unused[0]} = {bound[unused[0]]!r}: has no effect, as the '
-        'caller of the function passes this argument itself; remove it.'
-      )
+    for name, value in bindings.items() if scope_calls else ():
+      if not any(name in arguments for arguments in scope_calls):
+        function = f'{scope}/{selector}' if scope else selector
+        raise UserError(
+          f'{function}.{name} = {value!r}: has no effect, as the caller of the '
+          'function passes this argument itself; remove it.'
+        )
 
 
 class _Names(config_parser.ParserDelegate):
@@ -155,21 +158,21 @@ class _Names(config_parser.ParserDelegate):
     """A macro, whose value is not needed."""
 
 
-def _bound(text: str) -> Iterator[tuple[_Key, str]]:
-  """The bindings of a text: gin's key of each, and its name as written."""
+def _written_bindings(text: str) -> Iterator[tuple[_Key, str]]:
+  """Yields gin's key, and the name as it is written, of each binding."""
   for statement in config_parser.ConfigParser(text, _Names()):
     if not isinstance(statement, config_parser.BindingStatement):
       continue
-    written = statement.selector
+    short_name = statement.selector
     if not statement.arg_name:
-      yield (written, MACRO), written
+      yield (short_name, MACRO), short_name
       continue
-    # An import gives a module a short name: its last parts are the full name's.
+    # After an import, a file may write only the last parts of a full name.
     matches = {
       selector
       for _, selector in gin_config._CONFIG
-      if f'.{selector}'.endswith(f'.{written}')
+      if f'.{selector}'.endswith(f'.{short_name}')
     }
     if len(matches) == 1:
-      name = f'{written}.{statement.arg_name}'
+      name = f'{short_name}.{statement.arg_name}'
       yield (statement.scope, matches.pop()), name

@@ -15,7 +15,7 @@ def find(file: str, roots: Sequence[str]) -> pathlib.Path:
 
   Args:
     file: path as the user gives it.
-    roots: folders where it is looked for, after the working directory.
+    roots: folders where the file is looked for, after the working directory.
 
   Raises:
     UserError: there is no such file.
@@ -51,7 +51,7 @@ def numbered_lines(
 
 
 def _own_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """Pairs (`file:line`, the line) of one gin file; none if it is no text."""
+  """Pairs (`file:line`, the line) of one gin file; none if it is not text."""
   try:
     text = text_files.read_text(path)
   except UserError:

@@ -244,9 +244,11 @@ def one_line(error: Exception) -> str:
 def _own_files() -> list[str]:
   """The gin files of the command line that do not come with hypertuning."""
   roots = [*_FLAGS.gin_search_paths, str(paths.data_root())]
-  found = [gin_files.find(file, roots).resolve() for file in _FLAGS.gin_file]
+  gin_paths = [
+    gin_files.find(file, roots).resolve() for file in _FLAGS.gin_file
+  ]
   shipped = paths.data_root().resolve() / 'gin'
-  return [str(file) for file in found if shipped not in file.parents]
+  return [str(path) for path in gin_paths if shipped not in path.parents]
 
 
 def _rewrite(argument: str) -> str:
@@ -275,7 +277,7 @@ def _parse_binding(binding: str) -> None:
 def _explain(error: Exception, file: str) -> str:
   """Turns any error of gin's parser into `file:line: what is wrong`."""
   text = str(error)
-  if isinstance(error, UserError):  # the file is no text
+  if isinstance(error, UserError):  # the file is not text
     return one_line(UserError(text.split('\n  In file')[0]))
   if isinstance(error, SyntaxError):
     file, line, text = error.filename or file, error.lineno, error.msg

@@ -1,7 +1,7 @@
-"""Whether a value is one that a type hint allows, in words for a user.
+"""Checks values against type hints, and says in a user's words what is wrong.
 
-pydantic decides. What gin writes itself, numbers, texts and what holds them, is
-looked into; for an object only its class counts.
+pydantic does the checking. Numbers, texts and the containers that gin can write
+are checked inside as well; of any other object only the class is checked.
 """
 
 import collections.abc
@@ -18,9 +18,9 @@ from pydantic_core import PydanticCustomError
 
 _STRICT = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 _PLAIN = (Any, object, int, float, str, bool, None, types.NoneType)
-_WRITTEN = (int, float, str, Mapping, Sequence)  # what gin itself can write
-_LATE = 'made_later'  # type of the errors of values that do not exist yet
-# pydantic's types of errors, as a user understands them.
+_LITERAL_TYPES = (int, float, str, Mapping, Sequence)  # gin can write these
+_CLASS_ERROR = 'class_error'  # pydantic type of the errors of `_is_a`
+# The message for each of pydantic's types of errors.
 _WORDS = {
   'int_type': 'must be a whole number',
   'float_type': 'must be a number',
@@ -48,7 +48,7 @@ _WORDS = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Made:
+class FutureValue:
   """Stands for `@function()`, whose value does not exist yet.
 
   Attributes:
@@ -70,8 +70,8 @@ class Problem:
   """What is wrong with a value.
 
   Attributes:
-    path: keys and numbers that lead to the part of the value that is wrong.
-    text: what is wrong, as in 'must be 1 or more'.
+    path: keys and indices that lead to the part of the value that is wrong.
+    text: phrase that says what is wrong, such as 'must be 1 or more'.
   """
 
   path: tuple[Any, ...]
@@ -79,93 +79,105 @@ class Problem:
 
 
 def problem(hint: Any, value: Any) -> Problem | None:
-  """What a type hint does not allow about a value; None if it allows it.
+  """Finds what makes a value unfit for a type hint.
 
   Args:
-    hint: a type hint, with the metadata of `annotated_types` or of pydantic.
-    value: the value, with `Made` in the place of what does not exist yet.
+    hint: a type hint, which may have metadata of `annotated_types` or pydantic.
+    value: the value; a `FutureValue` stands for each part that does not exist
+      yet.
+
+  Returns:
+    The problem, or None if the hint allows the value.
   """
   try:
     _adapter(hint).validate_python(value)
   except pydantic.ValidationError as error:
-    found = error.errors()
+    errors = error.errors()
   else:
     return None
-  if any(_is_late(x) for x in found):
+  if any(_is_unknown(x) for x in errors):
     return None
-  # Of a union's errors, those of another type say less than the others, and
-  # those of a whole less than those of a part.
-  telling = [x for x in found if 'type' not in x['type']] or found
-  path = max((_steps(value, x['loc']) for x in telling), key=len)
-  best = [x for x in telling if _steps(value, x['loc']) == path]
-  phrases = list(dict.fromkeys(_phrase(x) for x in best))
-  rest = [x.removeprefix('must be ') for x in phrases[1:]]
-  return Problem(path, ' or '.join([*phrases[:1], *rest]) + _meant(best))
+  # pydantic reports an error for every member of a union. That the value has
+  # the wrong type for a member says less than any other error, and an error of
+  # the whole value says less than one of a part.
+  specific_errors = [x for x in errors if 'type' not in x['type']] or errors
+  path = max((_steps(value, x['loc']) for x in specific_errors), key=len)
+  path_errors = [x for x in specific_errors if _steps(value, x['loc']) == path]
+  first, *alternatives = dict.fromkeys(_phrase(x) for x in path_errors)
+  alternatives = [x.removeprefix('must be ') for x in alternatives]
+  return Problem(path, ' or '.join([first, *alternatives]) + _hint(path_errors))
 
 
-def _is_late(error: Any) -> bool:
-  made = error['input']
-  if not isinstance(made, Made) or error['type'] == _LATE:
+def _is_unknown(error: Any) -> bool:
+  """Whether an error is about a value that only the command will make.
+
+  The function that makes it may return a number or a text that is fine.
+  """
+  value = error['input']
+  if not isinstance(value, FutureValue) or error['type'] == _CLASS_ERROR:
     return False
-  return not made.is_function and (
-    made.kind is None or issubclass(made.kind, _WRITTEN)
+  return not value.is_function and (
+    value.kind is None or issubclass(value.kind, _LITERAL_TYPES)
   )
 
 
 def _steps(value: Any, path: Sequence[Any]) -> tuple[Any, ...]:
-  """One of pydantic's paths without the names of members of unions."""
+  """The keys and indices of one of pydantic's paths.
+
+  pydantic's own path also has the names of the union members that it tried.
+  """
   steps = []
   for step in path:
     if isinstance(value, Mapping):
-      inside = step in value
+      is_part = step in value
     else:
-      inside = isinstance(value, (list, tuple)) and step in range(len(value))
-    if inside:
+      is_part = isinstance(value, (list, tuple)) and step in range(len(value))
+    if is_part:
       steps.append(step)
       value = value[step]
   return tuple(steps)
 
 
 def _phrase(error: Any) -> str:
-  words = _WORDS.get(error['type'])
-  if words is None:
+  template = _WORDS.get(error['type'])
+  if template is None:
     return error['msg'].replace('Input should be', 'must be')
   fields = {
     name: int(x) if isinstance(x, float) and x in (0, 1) else x
     for name, x in error.get('ctx', {}).items()
   }
-  return words.format(**fields)
+  return template.format(**fields)
 
 
-def _meant(errors: Sequence[Any]) -> str:
-  """A guess at the name that a misspelt one stands for."""
+def _hint(errors: Sequence[Any]) -> str:
+  """A question after the name that a misspelt one may stand for, or ''."""
   for error in errors:
     if error['type'] == 'literal_error' and isinstance(error['input'], str):
-      allowed = error['ctx']['expected'].replace(' or ', ', ').split(', ')
-      close = difflib.get_close_matches(repr(error['input']), allowed, n=1)
-      return f'; did you mean {close[0]}' if close else ''
+      names = error['ctx']['expected'].replace(' or ', ', ').split(', ')
+      matches = difflib.get_close_matches(repr(error['input']), names, n=1)
+      return f'; did you mean {matches[0]}' if matches else ''
   return ''
 
 
 @functools.cache
 def _adapter(hint: Any) -> pydantic.TypeAdapter:
-  return pydantic.TypeAdapter(_checked(hint), config=_STRICT)
+  return pydantic.TypeAdapter(_pydantic_hint(hint), config=_STRICT)
 
 
-def _checked(hint: Any) -> Any:
-  """A hint that pydantic can read, in which classes are those of objects."""
-  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+def _pydantic_hint(hint: Any) -> Any:
+  """A hint that pydantic can read, in which `_is_a` checks the classes."""
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
-    return Annotated[(_checked(inner[0]), *hint.__metadata__)]
+    return Annotated[(_pydantic_hint(arguments[0]), *hint.__metadata__)]
   if hint in _PLAIN or origin is typing.Literal:
     return hint
   if origin in (typing.Union, types.UnionType):
-    return typing.Union[tuple(_checked(x) for x in inner)]  # noqa: UP007
+    return typing.Union[tuple(_pydantic_hint(x) for x in arguments)]  # noqa: UP007
   if origin is tuple:
-    members = tuple(x if x is ... else _checked(x) for x in inner)
+    members = tuple(x if x is ... else _pydantic_hint(x) for x in arguments)
     return Annotated[tuple[members], pydantic.BeforeValidator(_as_tuple)]  # type: ignore[valid-type]
   if origin in (collections.abc.Mapping, collections.abc.Sequence, dict, list):
-    return origin[tuple(_checked(x) for x in inner)]
+    return origin[tuple(_pydantic_hint(x) for x in arguments)]
   kind = origin or hint
   if not isinstance(kind, type):
     return Any  # a variable that stands for a type
@@ -177,21 +189,25 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _is_a(kind: type, value: Any) -> Any:
-  """Takes what will be an object of the class, as far as that is known."""
+  """Returns a `FutureValue` that may become an object of the class.
+
+  Raises:
+    PydanticCustomError: it cannot, or the value is no `FutureValue`.
+  """
   is_function = kind is collections.abc.Callable
-  if isinstance(value, Made):
+  if isinstance(value, FutureValue):
     if value.is_function or is_function:
-      fits = value.is_function == is_function or value.kind is None
+      is_allowed = value.is_function == is_function or value.kind is None
     else:
-      fits = value.kind is None or _is_subclass(value.kind, kind)
-    if fits:
+      is_allowed = value.kind is None or _is_subclass(value.kind, kind)
+    if is_allowed:
       return value
-  what = 'function, @name' if is_function else f'{kind.__name__}, @name()'
-  raise PydanticCustomError(_LATE, 'must be a {what}', {'what': what})
+  noun = 'function, @name' if is_function else f'{kind.__name__}, @name()'
+  raise PydanticCustomError(_CLASS_ERROR, 'must be a {noun}', {'noun': noun})
 
 
-def _is_subclass(one: type, other: type) -> bool:
+def _is_subclass(kind: type, parent: type) -> bool:
   try:
-    return issubclass(one, other)
+    return issubclass(kind, parent)
   except TypeError:  # a protocol that says nothing at run time
     return True

@@ -95,7 +95,7 @@ def infer(
       fault.
   """
   folder = files.check_writable(output_dir, 'INFER_OUTPUT_DIR')
-  restarts.refuse_others(output_dir, 'INFER_OUTPUT_DIR', 'infer')
+  restarts.refuse_other_commands(output_dir, 'INFER_OUTPUT_DIR', 'infer')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
   if save_adapters and not model.has_hypermodel:
@@ -121,7 +121,7 @@ def infer(
   phis: dict[int, Any] = {}
   progress = summaries.Progress(None, label='answering')
   for number, part in enumerate(parts):
-    # One key per episode: what is drawn does not depend on the batch size.
+    # With one key per episode, the draws do not depend on the batch size.
     keys = eval_step.episode_keys(
       data.seed, data.name or '', number * data.batch_size, data.batch_size
     )
@@ -136,7 +136,7 @@ def infer(
         if np.isnan(scores[i, j]):
           raise UserError(
             f'CHECKPOINT_PATH = {checkpoint_path!r}: the score of the query '
-            f'{query[:40]!r} is nan: its weights give no number.'
+            f'{query[:40]!r} is nan; use another checkpoint.'
           )
         rows.append(
           {
@@ -148,10 +148,10 @@ def infer(
         )
     progress.update(answers=len(rows))
   progress.close()
-  with locks.writing(output_dir, 'INFER_OUTPUT_DIR', wait=True):
+  with locks.folder_lock(output_dir, 'INFER_OUTPUT_DIR', wait=True):
     # The adapters of an earlier command belong to other answers.
-    for name in ('predictions.jsonl', 'adapters.safetensors'):
-      files.remove(output_dir, name)
+    for file in ('predictions.jsonl', 'adapters.safetensors'):
+      files.remove(output_dir, file)
     gin_utils.save_config(output_dir)
     if save_adapters:
       io.save(
@@ -173,10 +173,10 @@ def _make_step(model: HyperTuningModel, returns_phi: bool) -> Any:
     returns_phi: whether the function returns phi; the model needs a hypermodel.
 
   Returns:
-    A function `(params, frozen, batch, keys) -> (phi, tokens, scores)`; `keys`
+    A function `(params, frozen, batch, keys) -> (phi, tokens, scores)`. `keys`
     are random keys `[episodes]`. Phi is generated once per episode, for all of
-    its queries. It is returned with a row per episode, even if they all share
-    it; None without `returns_phi`.
+    its queries. It has one row per episode, even if all episodes share it; it
+    is None unless `returns_phi` is set.
   """
 
   def step(

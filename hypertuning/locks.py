@@ -8,27 +8,29 @@ from collections.abc import Iterator
 from hypertuning import files
 from hypertuning.errors import UserError
 
-# Not the lock of a sweep's cell, which its scheduler holds while the command
-# runs that this lock is for.
+# The scheduler of a sweep holds another lock on a cell's folder while the
+# command of the cell takes this one.
 _NAME = '.writer.lock'
 
 
 @contextlib.contextmanager
-def writing(folder: str, binding: str, wait: bool = False) -> Iterator[None]:
+def folder_lock(
+  folder: str, binding: str, wait: bool = False
+) -> Iterator[None]:
   """A context in which no other command writes into a folder.
 
-  The system frees the lock when the process ends, however it ends: a command
-  that was killed leaves no lock behind. The lock of a bucket keeps out other
-  commands of this machine only.
+  The system frees the lock when the process ends, so that a killed command
+  leaves no lock behind. The lock of a folder in a bucket only keeps out other
+  commands of this machine.
 
   Args:
-    folder: the folder; it is made if it is missing.
-    binding: name that the user bound the folder to.
-    wait: whether to wait until the other command has written its files. If not,
+    folder: path of the folder; on a disk, it is made if it is missing.
+    binding: name of the gin binding that gives the folder.
+    wait: whether to wait until the other command has written its files; if not,
       a folder that is in use is an error.
 
   Raises:
-    UserError: another command writes into the folder.
+    UserError: another command is writing into the folder.
   """
   path = files.lock_file(folder, _NAME)
   path.parent.mkdir(parents=True, exist_ok=True)

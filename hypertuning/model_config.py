@@ -24,7 +24,9 @@ def save(folder: str) -> None:
   Args:
     folder: folder of the run.
   """
-  config = gin_effect.reachable(macros=['MODEL'], without=_LEFT_OUT)
+  config = gin_effect.reachable_bindings(
+    macros=['MODEL'], empty_macro=_LEFT_OUT
+  )
   if config:
     files.write_text(folder, 'model.gin', _text(config))
 

@@ -295,7 +295,7 @@ class HyperTuningModel:
       rng: for sampling: one key, or one per episode `[episodes]`.
       decoder_params: further arguments of the decode function.
       return_all_decodes: whether to return all decodes, the best one last.
-      num_decodes: beams or samples per query; None: as the decode function has.
+      num_decodes: beams or samples per query; None takes the default.
       flax_mutables: the collection `frozen`.
       adapters: phi, None or GENERATE, see `score_batch`.
 

@@ -64,10 +64,10 @@ def plan() -> None:
 
 
 def check_outputs() -> None:
-  """Makes sure that the files of the flags can be written.
+  """Makes sure that the files that the flags name can be written.
 
   Raises:
-    UserError: names the flag.
+    UserError: a file cannot be written; names the flag.
   """
   files.check_writable(_FLAGS.cache_dir, '--cache_dir')
   if _FLAGS.json:

@@ -41,9 +41,9 @@ def hidden_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def closed_pipes() -> Iterator[None]:
-  """Ends the process without a word where nobody reads what it prints.
+  """A context that ends the process silently once nobody reads its output.
 
-  That is so behind `| head`. The exit code is that of a shell after SIGPIPE.
+  This happens with `| head`. The exit code is that of a shell after SIGPIPE.
   """
   try:
     try:
@@ -51,10 +51,10 @@ def closed_pipes() -> Iterator[None]:
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
-    # Python flushes both once more when it ends.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    # Python flushes both streams again at exit, which must not fail.
+    null_device = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-      os.dup2(nowhere, stream.fileno())
+      os.dup2(null_device, stream.fileno())
     sys.exit(128 + signal.SIGPIPE)
 
 

@@ -1,7 +1,7 @@
-"""Types of arguments that gin files bind, with the values that make sense.
+"""Types of arguments that gin files bind, with the values that are allowed.
 
-They stand beside the arguments, as in `rank: Count = 16`; `bindings.check`
-reads them there. For Python code that calls the library they are plain types.
+Functions use them as type hints, as in `rank: Count = 16`, and `bindings.check`
+reads them from there. To a type checker they are ordinary types.
 """
 
 import re
@@ -39,7 +39,7 @@ def _regex(value: str) -> str:
   try:
     re.compile(value)
   except (re.error, OverflowError, RecursionError) as error:
-    raise ValueError(f'is no regular expression: {error}') from error
+    raise ValueError(f'is not a regular expression: {error}') from error
   return value
 
 
@@ -58,30 +58,30 @@ Number = Annotated[float, Interval(ge=-_LARGEST, le=_LARGEST)]
 NotNegative = Annotated[float, Interval(ge=0, le=_LARGEST)]
 Positive = Annotated[float, Interval(gt=0, le=_LARGEST)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-# A share of what is divided in two.
+# A share that leaves something for both parts.
 Part = Annotated[float, Interval(gt=0, lt=1)]
-# The mass of the tokens that may be drawn: something has to be left.
+# The probability mass of the tokens that may be drawn, which must not be empty.
 Mass = Annotated[float, Interval(gt=0, le=1)]
-# Such as a rate of dropout: something has to be left.
+# A share that must not be everything, such as a rate of dropout.
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 
 Name = Annotated[str, MinLen(1)]
 Names = Annotated[Sequence[Name], MinLen(1)]
 Path = Annotated[str, AfterValidator(_path)]
 Regex = Annotated[str, AfterValidator(_regex)]
-# A regular expression and what replaces its matches.
+# A regular expression, and the replacement of its matches.
 Rule = Annotated[tuple[Regex, str], AfterValidator(_rule)]
 
-# What the loss of a batch is divided by.
+# The number that the loss of a batch is divided by.
 LossFactor = Positive | Literal['NUM_REAL_TARGET_TOKENS']
 Seeds = Annotated[Sequence[Natural], MinLen(1)]
 # A number of draws of shots, or the seeds of the draws.
 Draws = Count | Seeds
 # The type that a network computes in. In Python it may be a dtype of jax.
 Dtype = Annotated[Any, PlainValidator(_dtype)]
-# What a function makes, or None.
+# An object that a function makes, or None.
 Object = Annotated[Any, PlainValidator(_object)]
 # Number of mesh axes that divide an array.
 Dimensions = Annotated[int, Interval(ge=1, le=2)]
-# TASK_FEATURE_LENGTHS; `features.check_lengths` knows the features.
+# TASK_FEATURE_LENGTHS; `features.check_lengths` checks the names.
 Lengths = Mapping[str, Count | tuple[Count, Count]]

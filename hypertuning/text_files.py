@@ -1,9 +1,9 @@
-"""Reads text that people and their tools wrote; the one place that does.
+"""Reads text files that people and their tools wrote; the only place that does.
 
 Spreadsheets, shells and other languages' JSON writers leave byte order marks,
 UTF-16, carriage returns, NaN, integers of any length and keys that come twice.
-What can be meant in one way only is read in that way. The rest is one line that
-names the file and the place.
+Text that has only one possible meaning is read with that meaning. All other
+text is an error of one line that names the file and the place.
 """
 
 import codecs
@@ -21,17 +21,15 @@ from hypertuning.errors import UserError
 
 _MARKS = (
   (codecs.BOM_UTF8, 'utf-8'),
-  (
-    codecs.BOM_UTF32_LE,
-    'utf-32-le',
-  ),  # before UTF-16, whose mark it begins with
+  # Before UTF-16: its mark is the beginning of this one.
+  (codecs.BOM_UTF32_LE, 'utf-32-le'),
   (codecs.BOM_UTF32_BE, 'utf-32-be'),
   (codecs.BOM_UTF16_LE, 'utf-16-le'),
   (codecs.BOM_UTF16_BE, 'utf-16-be'),
 )
 _GZIP = b'\x1f\x8b'
-# Files that are often given a text's name.
-_NO_TEXTS = {
+# The first bytes of other kinds of files, which are often taken for text.
+_OTHER_KINDS = {
   b'PK\x03\x04': 'a zip archive or a spreadsheet',
   b'PAR1\x15': 'a parquet file',
   b'\x28\xb5\x2f\xfd': 'compressed by zstd',
@@ -41,20 +39,21 @@ Report = Callable[[int, str], None]
 
 
 class MalformedError(ValueError):
-  """A text or value is not what it should be; the message is a phrase.
+  """Raised for a malformed text or value.
 
-  The caller knows the file, the line or the field, and puts it before.
+  The message is a phrase, before which the caller puts the name of the file,
+  the line or the field.
   """
 
 
 def read_bytes(
   path: str | os.PathLike, missing: str = 'no such file.'
 ) -> bytes:
-  """The content of a file, unpacked if it is gzipped, whatever its name.
+  """The content of a file, which is unpacked if it is gzipped.
 
   Args:
     path: path of the file, local or remote; `~` is the home folder.
-    missing: what to say of a file that does not exist.
+    missing: error message, after the path, if the file does not exist.
 
   Raises:
     UserError: the file does not exist, cannot be read or is damaged.
@@ -74,11 +73,12 @@ def read_text(path: str | os.PathLike, missing: str = 'no such file.') -> str:
   """The text of a file, without a byte order mark.
 
   Args:
-    path: a file in UTF-8, or one whose mark says UTF-16 or UTF-32.
+    path: path of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order
+      mark.
     missing: see `read_bytes`.
 
   Raises:
-    UserError: see `read_bytes`; or the file is no text.
+    UserError: see `read_bytes`; or the file is not text.
   """
   data = _utf8(path, missing)
   try:
@@ -91,7 +91,10 @@ def read_text(path: str | os.PathLike, missing: str = 'no such file.') -> str:
 
 
 def open_text(path: str | os.PathLike) -> io.StringIO:
-  """A file of text as gin's parser takes it, which asks for its name.
+  """Opens a text file in the form that gin's parser needs: it has a `name`.
+
+  Args:
+    path: path of the file, see `read_text`.
 
   Raises:
     UserError: see `read_text`.
@@ -106,27 +109,27 @@ def lines(
   missing: str = 'no such file.',
   report: Report | None = None,
 ) -> Iterator[tuple[int, str]]:
-  """The lines of a file that are not blank, without their ends.
+  """Yields the lines of a file that are not blank, without line breaks.
 
-  A line ends with a line feed, and a carriage return before it is dropped. If
-  the file has no line feed, carriage returns end its lines.
+  A line ends with a line feed, or with a carriage return and a line feed. In a
+  file without line feeds, it ends with a carriage return.
 
   Args:
     path: see `read_text`.
     missing: see `read_bytes`.
-    report: called with the number of each line that is not UTF-8 and what is
-      wrong with it; None raises.
+    report: function that is called with the number of each line that is not
+      UTF-8, and with the error message; None raises an error instead.
 
   Yields:
-    The number of each line, from 1, and its text.
+    The number of each line, counted from 1, and its text.
 
   Raises:
-    UserError: see `read_text`.
+    UserError: see `read_text`; or, without `report`, a line is not UTF-8.
   """
   data = _utf8(path, missing)
   end = b'\r' if b'\n' not in data else b'\n'
   for number, line in enumerate(data.split(end), start=1):
-    line = line.removeprefix(codecs.BOM_UTF8)  # of files that were joined
+    line = line.removeprefix(codecs.BOM_UTF8)  # if marked files were joined
     try:
       text = line.decode().rstrip('\r')
     except UnicodeDecodeError as error:
@@ -142,19 +145,19 @@ def lines(
 def parse_json(text: str) -> Any:
   """The value of a JSON text.
 
-  NaN and infinities are floats, as in Python. An integer that is too long for
-  Python's is a string of its digits.
+  NaN and infinities are floats, as in Python. An integer with more digits than
+  Python converts becomes a string of its digits.
 
   Raises:
-    MalformedError: the text is not JSON, or is nested too deeply, or an object
-      has two values for a key.
+    MalformedError: the text is not JSON, it is nested too deeply, or an object
+      has two different values for a key.
   """
   try:
     try:
       return json.loads(text, object_pairs_hook=_object)
     except (json.JSONDecodeError, MalformedError):
       raise
-    except ValueError:  # a long integer
+    except ValueError:  # an integer with too many digits
       return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
   except json.JSONDecodeError as error:
     if '\0' in text:
@@ -178,7 +181,7 @@ def read_json(
     missing: see `read_bytes`.
 
   Raises:
-    UserError: see `read_text` and `parse_json`; or the file is no object.
+    UserError: see `read_text`; or the file is not one JSON object.
   """
   try:
     return parse_object(read_text(path, missing))
@@ -189,16 +192,19 @@ def read_json(
 def json_lines(
   path: str | os.PathLike, report: Report | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """The objects of a file of JSON lines, each with the number of its line.
+  """Yields the objects of a file of JSON lines.
 
   Args:
     path: see `read_text`.
-    report: called with the number of each line that is no object and what is
-      wrong with it; None raises.
+    report: function that is called with the number of each line that is not a
+      JSON object, and with the error message; None raises an error instead.
+
+  Yields:
+    The number of each line, counted from 1, and its object.
 
   Raises:
-    UserError: see `read_text`; or a line is no object, and the message names
-      it.
+    UserError: see `read_text`; or, without `report`, a line is not a JSON
+      object; the message names the line.
   """
   for number, line in lines(path, report=report):
     try:
@@ -213,7 +219,7 @@ def parse_object(text: str) -> dict[str, Any]:
   """The JSON object of a text.
 
   Raises:
-    MalformedError: see `parse_json`; or the value is no object.
+    MalformedError: see `parse_json`; or the value is not an object.
   """
   value = parse_json(text)
   if not isinstance(value, dict):
@@ -222,10 +228,10 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def _utf8(path: str | os.PathLike, missing: str) -> bytes:
-  """The content of a file of text, in UTF-8 and without a mark."""
+  """The content of a text file in UTF-8, without a byte order mark."""
   data = read_bytes(path, missing)
-  for start, kind in _NO_TEXTS.items():
-    if data.startswith(start):
+  for first_bytes, kind in _OTHER_KINDS.items():
+    if data.startswith(first_bytes):
       raise UserError(f'{path}: this is {kind}, and not text.')
   for mark, encoding in _MARKS:
     if data.startswith(mark):

@@ -111,7 +111,7 @@ def train(
   if not is_finished:
     files.check_writable(model_dir, 'MODEL_DIR')
     checkpoint_folders.check_saving(folder)
-    restarts.refuse_others(model_dir, 'MODEL_DIR', 'train')
+    restarts.refuse_other_commands(model_dir, 'MODEL_DIR', 'train')
   partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None)
@@ -143,20 +143,20 @@ def train(
     )
   else:
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
-  left = total_steps - (latest_step or 0)
-  saves = -(-left // checkpoint_period) if checkpoint_period else 1
+  num_steps = total_steps - (latest_step or 0)
+  num_saves = -(-num_steps // checkpoint_period) if checkpoint_period else 1
   files.check_writable(
     model_dir,
     'MODEL_DIR',
     # A checkpoint is deleted once a newer one is saved.
-    min(saves, keep_checkpoints + 1 - checkpoint_folders.count(folder))
+    min(num_saves, keep_checkpoints + 1 - checkpoint_folders.count(folder))
     * checkpoints.size(state.as_saved()),
   )
   _print_counts(state)
 
   gin_effect.check_overridden()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(locks.writing(model_dir, 'MODEL_DIR'))
+    stack.enter_context(locks.folder_lock(model_dir, 'MODEL_DIR'))
     if checkpoint_folders.latest_step(model_dir) != latest_step:
       raise UserError(
         f'MODEL_DIR = {model_dir!r}: another command has trained there in the '
@@ -260,14 +260,15 @@ class _Loop:
     return period > 0 and step % period == 0
 
   def _check_finite(
-    self, values: Mapping[str, float], step: int, which: str = ''
+    self, values: Mapping[str, float], step: int, prefix: str = ''
   ) -> None:
     """Refuses losses and gradient norms that are not finite.
 
     Args:
-      values: numbers of a step; their standard errors may be unknown.
+      values: maps names to the numbers of a step. Standard errors are not
+        checked: they may be unknown.
       step: number of the step.
-      which: words before the name, in the message.
+      prefix: words before the name in the message.
 
     Raises:
       UserError: names the number and the step.
@@ -276,8 +277,8 @@ class _Loop:
       if name.endswith(tables.ERRORS) or math.isfinite(value):
         continue
       raise UserError(
-        f'{which}{name} is {value} at step {step}: lower LEARNING_RATE and run '
-        'the command again; it goes on from the last checkpoint in '
+        f'{prefix}{name} is {value} at step {step}: lower LEARNING_RATE and '
+        'run the command again; it goes on from the last checkpoint in '
         f'MODEL_DIR = {self._model_dir!r}.'
       )
 

@@ -152,14 +152,16 @@ def _function(name: str) -> str:
 def _read(folder: str) -> dict[str, RowTask]:
   root = pathlib.Path(folder).expanduser()
   tasks: dict[str, RowTask] = {}
-  odd = Oddities(folder)
+  oddities = Oddities(folder)
   for path in sorted(root.rglob('*')):
     if path.name.endswith(_ENDINGS):
       name = path.name.partition('.')[0]
       if name in tasks:
         raise UserError(f'{path}: another file has task {name!r} as well.')
-      tasks |= row_files.read(str(path), FIELDS, strip=True, name=name, odd=odd)
-  odd.say()
+      tasks |= row_files.read(
+        str(path), FIELDS, strip=True, name=name, oddities=oddities
+      )
+  oddities.say()
   if not tasks:
     raise UserError(
       f'{folder}: no {", ".join(_ENDINGS)} file of rows in this folder.'

@@ -260,9 +260,9 @@ def _rows(train: str, validation: str, field: str) -> seqio.DataSource:
   @functools.cache
   def texts(split: str) -> tuple[str, ...]:
     fields = {'inputs': field, 'targets': field}
-    odd = Oddities(f'{field!r}')
-    tasks = row_files.read(files[split], fields, name='text', odd=odd)
-    odd.say()
+    oddities = Oddities(f'{field!r}')
+    tasks = row_files.read(files[split], fields, name='text', oddities=oddities)
+    oddities.say()
     return tuple(row.inputs for task in tasks.values() for row in task.rows)
 
   return _source(texts)

@@ -56,7 +56,7 @@ def setting_tasks(folder: str, setting: str, split: str) -> list[str]:
       test tasks.
 
   Raises:
-    UserError: there is no such setting, or no file of it that lists the tasks.
+    UserError: there is no such setting, or its file has no list of tasks.
   """
   if setting not in SETTINGS:
     raise UserError(
@@ -165,8 +165,8 @@ def test(
 
   members = []
   for name in setting_tasks(folder, setting, 'test'):
-    known = kinds.get(name)
-    kind = known.get('task_type') if isinstance(known, dict) else None
+    entry = kinds.get(name)
+    kind = entry.get('task_type') if isinstance(entry, dict) else None
     kind = kind or _kind(folder, name)
     is_label = kind == 'classification'
     for seed in seeds:
@@ -221,9 +221,11 @@ def _kind(folder: str, task: str) -> str:
 def _read(folder: str, task: str, k: int, seed: int, part: str) -> RowTask:
   path = pathlib.Path(folder, 'data', task, f'{task}_{k}_{seed}_{part}.jsonl')
   needs_options = part == 'test'
-  odd = Oddities(f'MetaICL, {task}')
-  tasks = row_files.read(str(path), FIELDS, odd=odd, need_options=needs_options)
-  odd.say()
+  oddities = Oddities(f'MetaICL, {task}')
+  tasks = row_files.read(
+    str(path), FIELDS, oddities=oddities, need_options=needs_options
+  )
+  oddities.say()
   if len(tasks) > 1:
     raise UserError(
       f'{path}: rows of {len(tasks)} tasks ({", ".join(map(repr, tasks))}), '

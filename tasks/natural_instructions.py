@@ -69,10 +69,10 @@ def natural_instructions(
 
   def tasks(split: str) -> dict[str, RowTask]:
     row_tasks = {}
-    odd = Oddities(f'{name}, {split}')
+    oddities = Oddities(f'{name}, {split}')
     for task in _read_names(root / 'splits' / track / f'{split}_tasks.txt'):
       definition, positive, rows = read_task(
-        root / 'tasks' / f'{task}.json', odd, instances
+        root / 'tasks' / f'{task}.json', oddities, instances
       )
       if split == 'train':
         rows = [_one_output(row, seed) for row in rows]
@@ -80,7 +80,7 @@ def natural_instructions(
       if setting == 'def_shots' and split == 'train':
         pool = [*positive, *rows]
       row_tasks[task] = RowTask(rows, pool=pool, definition=definition)
-    odd.say()
+    oddities.say()
     return row_tasks
 
   registry.add_episodes(
@@ -96,16 +96,17 @@ def natural_instructions(
 
 
 def read_task(
-  path: pathlib.Path, odd: Oddities, most: int | None = None
+  path: pathlib.Path, oddities: Oddities, most: int | None = None
 ) -> tuple[str, list[Row], list[Row]]:
   """Reads the definition, the positive examples and the instances of a task.
 
   Args:
-    path: the file.
-    odd: counts examples and instances that are left out: those without an
-      input or an output that is a text. None takes their place, so that the
-      others are the official ones.
-    most: number of instances to read, the first ones; None reads all.
+    path: path of the task's file.
+    oddities: counts examples and instances that are left out because their
+      input or output is missing or not text.
+    most: greatest number of instances that are read, from the first one; None
+      reads all. No other instances replace those that are left out, because
+      only the first ones are official.
 
   Raises:
     UserError: the file is missing or has another form; the message names it and
@@ -119,12 +120,12 @@ def read_task(
       definition = definition[0]
     definition = texts.text(definition)
     field = 'Positive Examples'
-    positive, _ = _rows(f'{path}: {field}', task[field], odd)
+    positive, _ = _rows(f'{path}: {field}', task[field], oddities)
     field = 'Instances'
-    rows, problems = _rows(f'{path}: {field}', task[field][:most], odd)
+    rows, problems = _rows(f'{path}: {field}', task[field][:most], oddities)
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise UserError(
-      f'{path}: no task of Super-NaturalInstructions ({field}: '
+      f'{path}: not a task of Super-NaturalInstructions ({field}: '
       f'{type(error).__name__}: {error}).'
     ) from error
   if not rows:
@@ -135,9 +136,9 @@ def read_task(
 
 
 def _rows(
-  place: str, examples: Sequence[Any], odd: Oddities
+  place: str, examples: Sequence[Any], oddities: Oddities
 ) -> tuple[list[Row], list[str]]:
-  """The rows of examples, and what is wrong with those that are left out."""
+  """The rows of examples, and one message per example that is left out."""
   rows, problems = [], []
   for number, example in enumerate(examples, start=1):
     try:
@@ -145,15 +146,15 @@ def _rows(
     except ValueError as error:
       problems.append(f'{place} {number}: {error}')
   if problems:
-    odd.add('rows left out', problems[0], len(problems))
+    oddities.add('rows left out', problems[0], len(problems))
   return rows, problems
 
 
 def _row(example: Any) -> Row:
-  """A row.
+  """Makes a row of an example or instance.
 
   Raises:
-    ValueError: it lacks a text; the message says which and why.
+    ValueError: a text is missing or malformed; the message names the field.
   """
   if not isinstance(example, dict):
     raise ValueError('not an object')

@@ -86,7 +86,8 @@ def task_file(
       **splits,
       'validation': lambda: _with_pools(query_tasks, shot_tasks),
     }
-  # Of tasks that have none, `_score_eval` says so: their text can be asked.
+  # `_score_eval` refuses tasks without options; they can still be evaluated by
+  # their text.
   query_rows = query_tasks or shot_tasks
   options = any(task.rows[0].options for task in query_rows.values())
   registry.add_episodes(

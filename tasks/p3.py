@@ -19,7 +19,7 @@ from hypertuning.data import (
 )
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.oddities import Oddities
-from hypertuning.data.rows import Row, RowTask, distinct, fault_of_options
+from hypertuning.data.rows import Row, RowTask, distinct_options, option_fault
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -89,25 +89,27 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
-    odd = Oddities(f'{name}, prompts of {len(rates)} in {table}')
+    oddities = Oddities(f'{name}, prompts of {len(rates)} in {table}')
     rows = p3_files.rows(folder, 'train', most_rows)
-    kept_tasks = {}
+    row_tasks = {}
     for task, rate in rates.items():
       if task not in rows:
-        odd.add('without rows', task)
+        oddities.add('without rows', task)
       elif not _fits(rows[task], shots + queries):
-        odd.add(f'left out, fewer than {shots + queries} inputs', task)
+        oddities.add(f'left out, fewer than {shots + queries} inputs', task)
       elif (
         longest_mean is not None
         and _mean_length(rows[task], vocabulary) > longest_mean
       ):
-        odd.add(f'left out, more than {longest_mean} tokens on average', task)
+        oddities.add(
+          f'left out, more than {longest_mean} tokens on average', task
+        )
       else:
-        kept_tasks[task] = RowTask(rows[task], rate=rate)
-    odd.say()
-    if not kept_tasks:
+        row_tasks[task] = RowTask(rows[task], rate=rate)
+    oddities.say()
+    if not row_tasks:
       raise UserError(f'{folder}: no prompts of {table} in its files.')
-    return kept_tasks
+    return row_tasks
 
   registry.add_episodes(
     name,
@@ -135,9 +137,8 @@ def held_out(
   """Registers T0's held-out sets as a mixture, with one task per prompt.
 
   The tasks of the mixture score options, by their summed log-probability. Shots
-  come from the training rows of the same prompt.
-  Prompts without options or without training rows are left out of it; a line on
-  stderr counts them.
+  come from the training rows of the same prompt. Prompts without options or
+  without training rows are left out; a line on stderr counts them.
 
   Args:
     folder: folder of P3's files, with the splits `train` and `validation`.
@@ -167,21 +168,21 @@ def held_out(
   }
   if not query_rows:
     raise UserError(f'{folder}: no rows of {", ".join(datasets)}.')
-  odd = Oddities(f'{name}, {folder}')
+  oddities = Oddities(f'{name}, {folder}')
   for task in pools.keys() - query_rows.keys():
     if task.startswith(tuple(datasets)):
-      odd.add('prompts without rows to ask left out', task)
+      oddities.add('prompts without rows to ask left out', task)
   members = []
   for task, rows in query_rows.items():
     if task not in pools:
-      odd.add('prompts without training rows left out', task)
+      oddities.add('prompts without training rows left out', task)
       continue
     _add_prompt(task, pools[task], rows, shots, queries, draws, text_format)
     if rows[0].options:
       members.append(registry.form_of(task, in_context, scores_options=True))
     else:
-      odd.add('prompts without options, which are not scored', task)
-  odd.say()
+      oddities.add('prompts without options, which are not scored', task)
+  oddities.say()
   if not members:
     raise UserError(
       f'{folder}: no prompt of {", ".join(datasets)} has both options to score '
@@ -206,9 +207,9 @@ def templates(
 ) -> str:
   """Renders a data set with promptsource's prompts, and registers a mixture.
 
-  Rows that a prompt fails on, or whose target is not one of its options, are
-  left out, and so are prompts that do not parse or fail on every row. A line
-  on stderr counts them.
+  A row is left out if a prompt fails on it, or if its target is not one of its
+  options. A prompt is left out if it cannot be parsed, or if it fails on every
+  row. A line on stderr counts both.
 
   Args:
     file: path of promptsource's `templates.yaml`.
@@ -227,11 +228,12 @@ def templates(
     The name of the mixture.
 
   Raises:
-    UserError: a file is wrong, or no prompt can be used; names the first.
+    UserError: a file cannot be read, or no prompt can be used; names the fault
+      of the first prompt.
   """
-  odd = Oddities(prefix)
+  oddities = Oddities(prefix)
   raw = {
-    path: list(p3_files.raw_rows(path, odd))
+    path: list(p3_files.raw_rows(path, oddities))
     for path in dict.fromkeys((train, validation))
   }
   names: list[str] = []
@@ -242,20 +244,20 @@ def templates(
     try:
       template.check()
       pool, query_rows = (
-        _rendered(template, raw[path], path, odd)
+        _render(template, raw[path], path, oddities)
         for path in (train, validation)
       )
     except UserError as error:
       faults.append(error)
       continue
-    scored = SCORE_EVAL * bool(query_rows[0].options)
-    if template.task + scored in names:
+    task = template.task + SCORE_EVAL * bool(query_rows[0].options)
+    if task in names:
       faults.append(UserError(f'{template}: another is {template.task} too.'))
       continue
     _add_prompt(
       template.task, pool, query_rows, shots, queries, draws, text_format
     )
-    names.append(template.task + scored)
+    names.append(task)
   if not names:
     raise (
       faults[0]
@@ -263,25 +265,31 @@ def templates(
       else UserError(f'{file}: no prompt of the original task.')
     )
   if faults:
-    odd.add('prompts left out', faults[0], len(faults))
-  odd.say()
+    oddities.add('prompts left out', faults[0], len(faults))
+  oddities.say()
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
 
 
-def _rendered(
+def _render(
   template: promptsource.Template,
   examples: Sequence[Mapping[str, Any]],
   path: str,
-  odd: Oddities,
+  oddities: Oddities,
 ) -> list[Row]:
-  """The rows of a prompt; counts those that are left out or mended.
+  """Renders the rows of a prompt; counts rows that are left out or mended.
+
+  Args:
+    template: the prompt.
+    examples: the raw rows.
+    path: path of the raw rows, for error messages.
+    oddities: counts rows with faults.
 
   Raises:
-    UserError: no row is left; says what is wrong with the first one.
+    UserError: no row can be used; names the fault of the first one.
   """
   rows: list[Row] = []
   faults: list[UserError] = []
-  empty: list[str] = []
+  empty_places: list[str] = []
   for i, example in enumerate(examples):
     place = f'{template}: row {i + 1} of {path}'
     try:
@@ -290,16 +298,17 @@ def _rendered(
       faults.append(error)
       continue
     if row is None:
-      empty.append(place)
+      empty_places.append(place)
       continue
-    kept = row._replace(options=distinct(row.options))
-    fault = fault_of_options(kept, f' of row {i + 1}')
-    if row.options and fault:
+    num_options = len(row.options)
+    row = row._replace(options=distinct_options(row.options))
+    fault = option_fault(row, f' of row {i + 1}')
+    if num_options and fault:
       faults.append(UserError(f'{template}: {fault}.'))
       continue
-    if len(kept.options) < len(row.options):
-      odd.add('rows mended, an option twice or empty', place)
-    rows.append(kept)
+    if len(row.options) < num_options:
+      oddities.add('rows mended, an option twice or empty', place)
+    rows.append(row)
   if not rows:
     raise (
       faults[0]
@@ -307,9 +316,13 @@ def _rendered(
       else UserError(f'{template}: no row of {path} has an input and a target.')
     )
   if faults:
-    odd.add('rows left out', faults[0], len(faults))
-  if empty:
-    odd.add('rows without input or target left out', empty[0], len(empty))
+    oddities.add('rows left out', faults[0], len(faults))
+  if empty_places:
+    oddities.add(
+      'rows without input or target left out',
+      empty_places[0],
+      len(empty_places),
+    )
   return rows
 
 

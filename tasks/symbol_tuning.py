@@ -142,9 +142,9 @@ def _read(
   """Reads tasks, and gives every row the labels of its task as options."""
   tasks: dict[str, RowTask] = {}
   for path in files:
-    odd = Oddities('symbol tuning')
-    file_tasks = row_files.read(path, fields, odd=odd)
-    odd.say()
+    oddities = Oddities('symbol tuning')
+    file_tasks = row_files.read(path, fields, oddities=oddities)
+    oddities.say()
     for task, task_rows in file_tasks.items():
       labels = tuple(sorted({row.targets for row in task_rows.rows}))
       if not 2 <= len(labels) <= MOST_LABELS:

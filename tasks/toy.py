@@ -35,7 +35,7 @@ LABELS = string.ascii_uppercase[:10]
 # The rows of a symbol differ in a filler. A table of one symbol has 20 rows.
 FILLERS = string.digits + '!#$%&(),-.'
 Symbols = Annotated[int, Interval(ge=1, le=len(SYMBOLS))]
-# There are 90 pairs of different symbols.
+# A string function has one row per pair of different symbols: 90 at most.
 Rows = Annotated[int, Interval(ge=1, le=90)]
 NAME = 'toy'
 _RATES = (3.0, 1.0)  # symbols take longer to learn than strings

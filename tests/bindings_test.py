@@ -1,4 +1,4 @@
-"""What a user binds wrongly is one line that names it, before any work.
+"""Wrong bindings: one line names the binding, before any work is done.
 
 `WRONG_BINDINGS=10000` in the environment draws as many wrong bindings over all
 commands.
@@ -31,20 +31,20 @@ def own_registries(monkeypatch):
       monkeypatch.setitem(registry._REGISTRY, name, task)
 
 
-def _start(name: str, *given: str) -> None:
+def _start(name: str, *lines: str) -> None:
   """Reads the configuration of a command, and makes all of its objects."""
-  module, function, files, needed = wrong_bindings.COMMANDS[name]
-  flags = [f'{k} = {v!r}' for k, v in needed.items()]
-  gin_utils.parse(files, [*flags, *given])
+  module, function, files, values = wrong_bindings.COMMANDS[name]
+  flags = [f'{k} = {v!r}' for k, v in values.items()]
+  gin_utils.parse(files, [*flags, *lines])
   command = getattr(importlib.import_module(f'hypertuning.{module}'), function)
   arguments = gin_utils.arguments(command)
   if module == 'sweep':
     expansion.expand('out', arguments['stages'], arguments['axes'])
 
 
-def _error(*given: str, name: str = _PREFIX) -> str:
+def _error(*lines: str, name: str = _PREFIX) -> str:
   with pytest.raises(UserError) as error:
-    _start(name, *given)
+    _start(name, *lines)
   return gin_utils.one_line(error.value)
 
 
@@ -54,19 +54,19 @@ def test_commands_start(name):
 
 
 def test_wrong_bindings_are_one_line_that_names_the_macro():
-  refused = 0
-  for name, macro, value in wrong_bindings.drawn(COUNT):
+  num_errors = 0
+  for name, macro, value in wrong_bindings.samples(COUNT):
     try:
       _start(name, f'{macro} = {value}')
     except UserError as error:
       line = gin_utils.one_line(error)
-      # Of a sweep's parts, only the whole can be told.
-      known = [macro, 'STAGES', 'AXES'] if 'sweep' in name else [macro]
-      assert any(x in line for x in known), (name, macro, value, line)
-      refused += 1
+      # A message about a part of a sweep names the whole binding.
+      subjects = [macro, 'STAGES', 'AXES'] if 'sweep' in name else [macro]
+      assert any(x in line for x in subjects), (name, macro, value, line)
+      num_errors += 1
     except Exception as error:
       raise AssertionError(f'{name}: {macro} = {value}') from error
-  assert refused > 0.7 * COUNT
+  assert num_errors > 0.7 * COUNT
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_wrong_bindings_are_one_line_that_names_the_macro():
     ),
     (
       "TRAINABLE_REGEX = 'a(.*'",
-      "TRAINABLE_REGEX = 'a(.*': is no regular expression: missing ), "
+      "TRAINABLE_REGEX = 'a(.*': is not a regular expression: missing ), "
       'unterminated subpattern at position 1.',
     ),
     (

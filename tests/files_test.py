@@ -45,9 +45,9 @@ def test_what_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').touch()
   (tmp_path / 'lost').symlink_to(tmp_path / 'nowhere')
   for path, reason in {
-    tmp_path / 'file': 'file is no folder',
+    tmp_path / 'file': 'file is not a folder',
     tmp_path / 'file/x/y': 'Not a directory',
-    tmp_path / 'lost': 'lost is no folder',
+    tmp_path / 'lost': 'lost is not a folder',
     tmp_path / ('x' * 300) / 'y': 'File name too long',
     tmp_path / 'nul\0': 'embedded null byte',
     '/proc/run': 'No such file or directory',
@@ -58,14 +58,14 @@ def test_what_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_folder_is_no_file(tmp_path):
-  with pytest.raises(UserError, match="^--json = '.*': is a folder, no file"):
+  with pytest.raises(UserError, match=r"^--json = '.*': is a folder, not a"):
     files.check_file(tmp_path, '--json')
   assert files.check_file(tmp_path / 'new/x.json', '--json').name == 'x.json'
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-  with disks.small(tmp_path / 'disk', '64k') as disk:
+  with disks.small_disk(tmp_path / 'disk', '64k') as disk:
     yield disk
 
 
@@ -86,12 +86,12 @@ def test_a_full_or_read_only_disk_is_found(small_disk):
 
 def test_a_file_is_whole_or_not_there(tmp_path):
   file = tmp_path / 'a/b.txt'
-  with pytest.raises(ZeroDivisionError), files.whole(file) as temporary:
+  with pytest.raises(ZeroDivisionError), files.atomic_file(file) as temporary:
     temporary.write_text('half')
     raise ZeroDivisionError
   assert not list(file.parent.iterdir())
   files.write_text(file.parent, 'b.txt', 'whole')
-  with pytest.raises(ZeroDivisionError), files.whole(file) as temporary:
+  with pytest.raises(ZeroDivisionError), files.atomic_file(file) as temporary:
     temporary.write_text('half')
     raise ZeroDivisionError
   assert [x.name for x in file.parent.iterdir()] == ['b.txt']

@@ -4,17 +4,19 @@
     python tests/kills.py --kills=100 --folder=/tmp/kills
 
 Of every ten kills, four hit trainings (half of them while a checkpoint is
-saved), two evaluations, two sweeps, and two one of `infer`, `adapt` and
+saved), two hit evaluations, two hit sweeps, and two hit `infer`, `adapt` or
 `report`. One training in eight gets SIGTERM, and one in four has a clock that
 jumps. After every kill:
 
 - no finished checkpoint of a run is lost, and the newest can be read;
-- a table that readers look for is whole, and so are those that it stands for;
-- a cell of a sweep that is marked as done has the results of one that is.
+- the table that readers look for is complete or absent; if it exists, so do the
+  other tables of the command;
+- a cell of a sweep that is marked as done has all of its results.
 
-At its end a training has the losses and the weights of one that was never
-stopped, bit for bit, and a sweep its tables. The commands are forked from a
-process that has imported them. Exits with 1, and a list, if anything is wrong.
+At its end, a training has bit for bit the losses and weights of one that was
+never stopped, and a sweep has the tables of one that was never stopped. The
+commands are forked from a process that has imported them. The exit code is 1 if
+there are faults, which are printed.
 """
 
 import argparse
@@ -59,7 +61,9 @@ COMMANDS = {
 _STEPS = 40
 _FEW = {'EVAL_STEPS': 1}
 _REPORT = """
+from __gin__ import dynamic_registration
 include 'gin/sweeps/report.gin'
+from hypertuning import report
 from hypertuning.reporting import runs
 report.report.title = 'Kills'
 report.report.sections = (@runs.runs,)
@@ -87,8 +91,8 @@ def child(command, flags, log, jumps):
 
   Args:
     command: name of the command.
-    flags: its flags.
-    log: file that gets its output.
+    flags: flags of the command.
+    log: path of the file that gets its output.
     jumps: whether the clock of the process jumps.
   """
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -96,8 +100,8 @@ def child(command, flags, log, jumps):
   os.dup2(file, 2)
   os.chdir(ROOT)
   if jumps:
-    true, drawn = time.time, random.Random(os.getpid())
-    time.time = lambda: true() + drawn.choice((0, -86400, 86400, 3e7))
+    clock, rng = time.time, random.Random(os.getpid())
+    time.time = lambda: clock() + rng.choice((0, -86400, 86400, 3e7))
   if command == 'sweep':
     _fork_cells()
   sys.argv = [command, *flags]
@@ -108,7 +112,7 @@ def child(command, flags, log, jumps):
 
 
 def _fork_cells():
-  """Lets a sweep fork its cells from itself, which has imported all."""
+  """Lets a sweep fork its cells from its own process, which has all imports."""
   from hypertuning.sweeping import launcher
 
   class Server:
@@ -125,11 +129,11 @@ def _fork_cells():
 
 
 class Kills:
-  """Commands that are killed, and what was found.
+  """Kills commands, and records the faults that they leave behind.
 
   Attributes:
     counts: number of kills by command and moment.
-    faults: what was wrong, one line each.
+    faults: one line per fault.
   """
 
   def __init__(self, folder, seed=0):
@@ -147,7 +151,7 @@ class Kills:
     Args:
       kills: number of kills over all of COMMANDS; each has its share, at least
         one.
-      commands: those that are killed.
+      commands: names of the commands that are killed.
     """
     shares = {x: max(1, round(part * kills)) for x, part in COMMANDS.items()}
     for command in commands:
@@ -167,7 +171,7 @@ class Kills:
     process.start()
     return process
 
-  def _whole(self, command, flags):
+  def _run(self, command, flags):
     """Runs a command to its end."""
     process = self._start(command, flags)
     process.join()
@@ -208,7 +212,7 @@ class Kills:
     """The folder of a training that was never stopped."""
     folder = self.folder / 'reference'
     if not (folder / f'checkpoint_{_STEPS}').is_dir():
-      self._whole('train', self._train_flags(folder))
+      self._run('train', self._train_flags(folder))
     return folder
 
   def _train(self, kills):
@@ -241,7 +245,7 @@ class Kills:
         self._check_ended(folder, reference)
         folder = None
     if folder is not None:
-      self._whole('train', self._train_flags(folder, keep))
+      self._run('train', self._train_flags(folder, keep))
       self._check_ended(folder, reference)
 
   def _wait_for_training(self, process, folder, what, before):
@@ -271,16 +275,16 @@ class Kills:
 
     if not seen:
       return
-    now = checkpoint_folders.latest_step(str(folder))
-    if now is None or now < max(seen):
+    latest = checkpoint_folders.latest_step(str(folder))
+    if latest is None or latest < max(seen):
       self._fault(f'{folder}: checkpoint_{max(seen)} is lost')
       return
     checkpoints.restore_variables(str(folder))
-    lost = {x for x in sorted(seen)[-keep:] if x > now - 2 * keep}
+    lost = {x for x in sorted(seen)[-keep:] if x > latest - 2 * keep}
     lost -= {*checkpoint_folders.steps(checkpoint_folders.folder(folder, ''))}
     if lost:
       self._fault(f'{folder}: checkpoints {lost} are lost')
-    if ended_by_itself and now != max(runner.losses(folder)):
+    if ended_by_itself and latest != max(runner.losses(folder)):
       self._fault(f'{folder}: SIGTERM, but the last step is not saved')
 
   def _check_ended(self, folder, reference):
@@ -327,12 +331,12 @@ class Kills:
   def _tables(self, command, kills):
     """Kills a command that has results of another seed in its folder."""
     output = self.folder / f'{command}_output'
-    whole, seconds = [], 0.0
+    references, seconds = [], 0.0
     for seed in (0, 1):
       start = time.monotonic()
-      self._whole(command, self._flags(command, seed, output))
+      self._run(command, self._flags(command, seed, output))
       seconds = time.monotonic() - start
-      whole.append(_content(output, _TABLES[command]))
+      references.append(_content(output, _TABLES[command]))
     seed = 0
     while kills:
       seed = 1 - seed
@@ -340,9 +344,9 @@ class Kills:
       what = self._wait_for_files(process, output, seconds)
       if self._kill(process, f'{command}, {what}'):
         kills -= 1
-      found = _content(output, _TABLES[command])
-      if found is not None and found not in whole:
-        self._fault(f'{output}: results of two commands: {[*found]}')
+      content = _content(output, _TABLES[command])
+      if content is not None and content not in references:
+        self._fault(f'{output}: results of two commands: {[*content]}')
 
   def _wait_for_files(self, process, output, seconds):
     """Waits for the moment of a kill: any, or that of the first change."""
@@ -395,7 +399,7 @@ class Kills:
     """The folder of a sweep that was never stopped."""
     folder = self.folder / 'swept'
     if not (folder / 'table.md').exists():
-      self._whole('sweep', self._sweep_flags(folder))
+      self._run('sweep', self._sweep_flags(folder))
     return folder
 
   def _sweep(self, kills):
@@ -423,7 +427,7 @@ class Kills:
         self._check_swept(folder, reference)
         folder = None
     if folder is not None:
-      self._whole('sweep', self._sweep_flags(folder))
+      self._run('sweep', self._sweep_flags(folder))
       self._check_swept(folder, reference)
 
   def _wait_for_cells(self, process, folder):
@@ -454,10 +458,10 @@ class Kills:
     file = str(self.folder / 'report.gin')
     flags = runner.flags([file], {'SWEEP_DIR': str(folder)})
     start = time.monotonic()
-    self._whole('report', flags)
+    self._run('report', flags)
     seconds = time.monotonic() - start
     names = ('runs.md', 'runs.csv', 'report.html')
-    whole = {x: (folder / x).read_bytes() for x in names}
+    contents = {x: (folder / x).read_bytes() for x in names}
     while kills:
       for name in names:
         (folder / name).unlink(missing_ok=True)
@@ -466,7 +470,7 @@ class Kills:
       kills -= self._kill(process, f'report, {what}')
       for name in names:
         path = folder / name
-        if path.exists() and path.read_bytes() != whole[name]:
+        if path.exists() and path.read_bytes() != contents[name]:
           self._fault(f'{path} is not whole')
 
 
@@ -477,7 +481,7 @@ def _logged(folder):
 
 
 def _state(folder):
-  """What tells whether any file of a folder has changed."""
+  """Maps the files of a folder to the times of their last changes."""
   try:
     with os.scandir(folder) as entries:
       return {x.name: x.stat().st_mtime_ns for x in entries}
@@ -486,7 +490,7 @@ def _state(folder):
 
 
 def _content(folder, names):
-  """Contents of tables, without seconds; None if the last is not there."""
+  """Contents of tables, without seconds; None if the last one is missing."""
   if not (folder / names[-1]).exists():
     return None
   content = {x: (folder / x).read_bytes() for x in names}
@@ -528,7 +532,7 @@ def main():
 
 
 def run(folder, options):
-  """Kills what the options say, and prints what was found; the exit code."""
+  """Kills commands, prints the counts and faults, and returns the exit code."""
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
   start = time.monotonic()
   kills = Kills(folder, options.seed)

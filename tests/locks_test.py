@@ -13,7 +13,7 @@ from hypertuning.errors import UserError
 _HOLD = """
 import sys, time
 from hypertuning import locks
-with locks.writing(sys.argv[1], 'MODEL_DIR'):
+with locks.folder_lock(sys.argv[1], 'MODEL_DIR'):
   print('held', flush=True)
   time.sleep(60)
 """
@@ -28,20 +28,20 @@ def test_a_killed_command_leaves_no_lock(tmp_path):
     message = "MODEL_DIR = '.*': another command is writing there"
     with (
       pytest.raises(UserError, match=message),
-      locks.writing(str(tmp_path), 'MODEL_DIR'),
+      locks.folder_lock(str(tmp_path), 'MODEL_DIR'),
     ):
       pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-  with locks.writing(str(tmp_path), 'MODEL_DIR'):
+  with locks.folder_lock(str(tmp_path), 'MODEL_DIR'):
     pass
 
 
 def test_an_error_in_the_context_is_no_lock(tmp_path):
   with (
     pytest.raises(BlockingIOError),
-    locks.writing(str(tmp_path), 'MODEL_DIR'),
+    locks.folder_lock(str(tmp_path), 'MODEL_DIR'),
   ):
     raise BlockingIOError
-  with locks.writing(str(tmp_path), 'MODEL_DIR', wait=True):
+  with locks.folder_lock(str(tmp_path), 'MODEL_DIR', wait=True):
     pass

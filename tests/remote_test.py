@@ -1,4 +1,4 @@
-"""Runs in a bucket: no part of them is in a local folder called `gs:`."""
+"""Runs in a bucket: no part of a run is written to a local folder `gs:`."""
 
 import json
 

@@ -30,7 +30,7 @@ LAYERS = {
   'bindings': {'errors', 'hints', 'ranges'},
   'text_files': {'errors'},
   'files': {'errors'},
-  'gin_effect': {'errors'},
+  'gin_effect': {'errors', 'text_files'},
   'locks': {'errors', 'files'},
   'spread': set(),
   'tables': set(),

@@ -1,4 +1,4 @@
-"""Text as spreadsheets, shells and crashes leave it, and JSON of any origin."""
+"""Reading text and JSON as spreadsheets, shells and crashes leave them."""
 
 import codecs
 import gzip
@@ -30,7 +30,7 @@ def write(folder, data: bytes, name='x.jsonl'):
     TEXT.replace('\n', '\r\n').encode(),
     TEXT.replace('\n', '\r').encode(),
     TEXT.replace('two', '\ufefftwo').encode('utf-8-sig'),  # two files joined
-    gzip.compress(TEXT.encode('utf-8-sig')),
+    gzip.compress(TEXT.encode('utf-8-sig'), mtime=0),
   ],
 )
 def test_lines_of_any_encoding(tmp_path, data):
@@ -47,8 +47,12 @@ def test_lines_of_any_encoding(tmp_path, data):
   [
     (b'a\n\xff', 'x.txt', 'x.txt:2: not UTF-8 at byte 0; convert it'),
     (codecs.BOM_UTF16_LE + b'a', 'x.txt', 'nor at byte 2 the UTF-16'),
-    (gzip.compress(b'x' * 99)[:-9], 'x.gz', 'cannot be read'),
-    (gzip.compress(b'xyz' * 99)[:12] + b'\xff' * 40, 'x', 'cannot be read'),
+    (gzip.compress(b'x' * 99, mtime=0)[:-9], 'x.gz', 'cannot be read'),
+    (
+      gzip.compress(b'xyz' * 99, mtime=0)[:12] + b'\xff' * 40,
+      'x',
+      'cannot be read',
+    ),
     (b'plain', 'x.gz', 'cannot be read'),
     (b'PK\x03\x04 and so on', 'x.tsv', 'a zip archive or a spreadsheet'),
     (b'\x28\xb5\x2f\xfd', 'x.jsonl.zst', 'compressed by zstd'),

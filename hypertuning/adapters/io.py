@@ -89,7 +89,7 @@ def save(
     for name, leaf in _flatten(adapters).items()
   }
   try:
-    with files.whole(files.folder(path)) as temporary:
+    with files.atomic_file(files.folder(path)) as temporary:
       save_file(tensors, temporary, metadata)
   except SafetensorError as error:
     raise UserError(f'{path}: cannot be written ({error}).') from error
@@ -148,7 +148,7 @@ def _read(
   """Reads the header of a file and, if `tensors` is set, its tensors."""
   try:
     with (
-      files.on_disk(files.folder(path)) as local,
+      files.local_copy(files.folder(path)) as local,
       safe_open(local, framework='np') as file,
     ):
       metadata = file.metadata() or {}

@@ -203,19 +203,24 @@ Spec = PrefixSpec | LoRASpec
 
 
 def _by_names(
-  macro: str, names: Sequence[str], known: Mapping[str, _T]
+  macro: str, names: Sequence[str], values: Mapping[str, _T]
 ) -> dict[str, _T]:
-  """The values of these names, which a macro gives.
+  """Selects values by their names.
+
+  Args:
+    macro: name of the macro that gives the names, for error messages.
+    names: names of values.
+    values: maps all names to values.
 
   Raises:
-    UserError: a name is not known, or comes twice.
+    UserError: a name has no value, or comes twice.
   """
   for name in names:
-    if name not in known:
+    if name not in values:
       raise UserError(
         f'{macro} = {tuple(names)!r}: the network has no {name!r}; give '
-        f'some of {", ".join(known)}.'
+        f'some of {", ".join(values)}.'
       )
     if list(names).count(name) > 1:
       raise UserError(f'{macro} = {tuple(names)!r}: has {name!r} twice.')
-  return {name: known[name] for name in names}
+  return {name: values[name] for name in names}

@@ -58,8 +58,8 @@ def measure(
     call of hypertuning.
 
   Raises:
-    UserError: the network is no T5, or transformers is
-      not installed or ends a text early.
+    UserError: the network is no T5, or transformers is not installed or ends a
+      text early.
   """
   config = model.module.downstream.config
   rng = np.random.default_rng(_SEED)

@@ -73,14 +73,19 @@ def worst(
   means = []
   for mode, rows in _by_mode(results).items():
     least: dict[str, float] = {}
-    known = [row for row in rows if metric in row]
-    for row in known:
+    metric_rows = [row for row in rows if metric in row]
+    for row in metric_rows:
       group = group_of(row['task'])
-      # `min` would pass over nan.
+      # Python's `min` would ignore nan.
       least[group] = np.minimum(row[metric], least.get(group, np.inf))
     if least:
       value = float(np.mean(list(least.values())))
-      row = {'task': 'worst', 'phi': mode, **_counts(known), metric: value}
+      row = {
+        'task': 'worst',
+        'phi': mode,
+        **_counts(metric_rows),
+        metric: value,
+      }
       means.append(row)
   return means
 
@@ -107,7 +112,7 @@ def _means(results: Sequence[Row], task: str) -> list[Row]:
 
 
 def _counts(rows: Sequence[Row]) -> Row:
-  """How many episodes and questions rows are of, as far as all say so."""
+  """Sums the episodes and the questions of rows, if all rows state them."""
   return {
     name: sum(row[name] for row in rows)
     for name in ('episodes', 'questions')  # t5x does not count episodes

@@ -119,7 +119,7 @@ def _docstrings(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def _has_text(path: pathlib.Path) -> bool:
-  # TensorFlow reads the file later, and knows no other encoding or packing.
+  # TensorFlow reads the file later, and can only read plain UTF-8.
   try:
     return bool(path.read_text(encoding='utf-8').removeprefix('\ufeff').strip())
   except UnicodeDecodeError as error:

@@ -45,7 +45,7 @@ class EpisodeSource(seqio.DataSource):
     train_episodes: int | None = None,
     at_most: bool = False,
     in_turn: bool = False,
-    ranked: bool = False,
+    scores_options: bool = False,
   ) -> None:
     """Describes the episodes; rows are only made when a split is first used.
 
@@ -73,7 +73,8 @@ class EpisodeSource(seqio.DataSource):
         rows. If not, such a task is refused.
       in_turn: whether `train` visits the tasks in turn as well, all equally
         often, and does not draw tasks by their rates.
-      ranked: whether every row must have options that can be ranked.
+      scores_options: whether options are scored, so that every row must have
+        at least two, its target among them.
 
     Raises:
       UserError: a number is too small.
@@ -104,7 +105,7 @@ class EpisodeSource(seqio.DataSource):
     self._train_episodes = train_episodes
     self._at_most = at_most
     self._in_turn = in_turn
-    self._ranked = ranked
+    self._scores_options = scores_options
     self._first = 0
     self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
@@ -189,7 +190,10 @@ class EpisodeSource(seqio.DataSource):
     return other
 
   def describe(self, split: str) -> tuple[Iterator[bytes], str]:
-    """What the episodes of a split are drawn from.
+    """Describes everything that the episodes of a split are drawn from.
+
+    Args:
+      split: name of the split.
 
     Returns:
       The split's tasks and rows as bytes, and the settings of the episodes.
@@ -275,5 +279,5 @@ class EpisodeSource(seqio.DataSource):
   def _make_table(self, split: str) -> sampling.Table:
     least_shots = 0 if self._at_most else self._shots[split]
     return sampling.make_table(
-      self._tasks[split](), least_shots, self._queries, self._ranked
+      self._tasks[split](), least_shots, self._queries, self._scores_options
     )

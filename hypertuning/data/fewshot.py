@@ -143,8 +143,8 @@ def episode_features(
       encoded independently.
     * `inputs` and `targets` `[queries, tokens]`.
     * `teacher_inputs` `[queries, tokens]`, if `taught` is set.
-    * `target_sizes` `[queries]`, the number of tokens of each target before it
-      is cut.
+    * `target_sizes` int32 `[queries]`, the number of tokens of each target
+      before it is cut.
     * `left_out` `[]`, the number of examples that did not fit.
 
     They also have the texts of the queries (`inputs_pretokenized` and

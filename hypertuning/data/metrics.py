@@ -64,9 +64,9 @@ def ranked_options(
   Returns:
     Five arrays `[queries]`: `question` is the number of the question that the
     option answers (int), `is_correct` whether the option is right (bool),
-    `tokens` the length of the option including its end token (int), `alike` the
-    number of the first query with the same tokens for the same question (int),
-    and `option` the option's text (string).
+    `tokens` the length of the option including its end token (int),
+    `token_group` the number of the first query with the same tokens for the
+    same question (int), and `option` the option's text (string).
 
   Raises:
     UserError: no option of a question is right, or a right and a wrong one are
@@ -83,7 +83,7 @@ def ranked_options(
     'question': question,
     'is_correct': np.asarray(example['is_correct'], bool),
     'tokens': (targets > 0).sum(axis=1),
-    'alike': first[group.reshape(-1)],
+    'token_group': first[group.reshape(-1)],
     'option': np.array([text(value) for value in output]),
   }
   for number in np.unique(question):
@@ -93,36 +93,36 @@ def ranked_options(
         f'options {ranked["option"][question == number].tolist()}.'
       )
   sizes = np.asarray(example.get('target_sizes', ranked['tokens']))
-  for same in alike(ranked):
-    if (sizes[same] > ranked['tokens'][same]).any():
+  for queries in indistinct_options(ranked):
+    if (sizes[queries] > ranked['tokens'][queries]).any():
       raise UserError(
-        f'{_place(example, same)}: the options '
-        f'{" and ".join(map(repr, ranked["option"][same][:2].tolist()))} are '
-        "the same where TASK_FEATURE_LENGTHS['targets'] cuts them: give it "
-        f'room for {sizes[same].max()} tokens.'
+        f'{_place(example, queries)}: the options '
+        f'{" and ".join(map(repr, ranked["option"][queries][:2].tolist()))} '
+        "are the same where TASK_FEATURE_LENGTHS['targets'] cuts them: give it "
+        f'room for {sizes[queries].max()} tokens.'
       )
   return ranked
 
 
-def alike(ranked: Ranked) -> list[np.ndarray]:
-  """The options that are the same tokens, although only some of them are right.
+def indistinct_options(ranked: Ranked) -> list[np.ndarray]:
+  """Finds options that are the same tokens although only some are right.
 
   Args:
     ranked: result of `ranked_options`.
 
   Returns:
-    Numbers of the queries in each group of such options.
+    One int array per group of such options: the numbers of their queries.
   """
   groups = [
-    np.flatnonzero(ranked['alike'] == first)
-    for first in np.unique(ranked['alike'])
+    np.flatnonzero(ranked['token_group'] == group)
+    for group in np.unique(ranked['token_group'])
   ]
   right = ranked['is_correct']
   return [x for x in groups if right[x].any() and not right[x].all()]
 
 
 def _place(example: Mapping[str, Any], queries: np.ndarray) -> str:
-  """The task of an episode and the input of some of its queries."""
+  """Names a task and a question: the input of the first of these queries."""
   place = text(example.get('task', b'')) or 'A task'
   inputs = example.get('inputs_pretokenized')
   if inputs is None:
@@ -228,7 +228,7 @@ def mean_rank_macro_f1(
 def ties(
   targets: Sequence[Ranked], scores: Sequence[Any], by_mean: bool = False
 ) -> dict[str, float]:
-  """Percentage of questions whose likeliest option is not the only one."""
+  """Percentage of questions with several equally likely best options."""
   choices = _likeliest_options(targets, scores, by_mean)
   return {'ties': 100.0 * sum(x.is_tie for x in choices) / len(choices)}
 
@@ -254,13 +254,14 @@ def _rank_accuracy(
 
 
 class _Choice(NamedTuple):
-  """What a model chooses for a question.
+  """The option that a model chooses for a question.
 
   Attributes:
-    gold: the right option.
-    option: the likeliest option; of several, one that is wrong if any is.
+    gold: text of the right option.
+    option: text of the likeliest option. If several are equally likely, it is
+      a wrong one if any of them is wrong.
     is_right: whether all of the likeliest options are right.
-    is_tie: whether there are several.
+    is_tie: whether options with different texts are equally likely.
   """
 
   gold: str
@@ -274,8 +275,8 @@ def _likeliest_options(
 ) -> list[_Choice]:
   """The likeliest option of every question.
 
-  A question may list an option twice, so that "right" is not the same as "has
-  the right text", and options with the same text are no tie.
+  A question may list an option twice. Then an option with the right text may
+  not be the right one, and options with the same text are no tie.
 
   Raises:
     UserError: there is no question, or a score is not finite.
@@ -284,26 +285,27 @@ def _likeliest_options(
   for ranked, values in zip(targets, scores, strict=True):
     score = np.asarray(values, np.float64)[: len(ranked['question'])]
     if not np.isfinite(score).all():
-      bad = np.flatnonzero(~np.isfinite(score))[0]
+      query = np.flatnonzero(~np.isfinite(score))[0]
       raise UserError(
-        f'The log-likelihood of the option {str(ranked["option"][bad])!r} is '
-        f'{score[bad]}: the weights of the checkpoint give no number.'
+        f'The log-likelihood of the option {str(ranked["option"][query])!r} is '
+        f'{score[query]}: the checkpoint gives no number; use another one.'
       )
     if by_mean:
       score = score / ranked['tokens']
-    right, option = ranked['is_correct'], ranked['option']
+    is_correct, option = ranked['is_correct'], ranked['option']
+    groups = ranked['token_group']
     for question in np.unique(ranked['question']):
       rows = np.flatnonzero(ranked['question'] == question)
-      best = rows[score[rows] == score[rows].max()]
-      # Equal tokens may differ in the last bits of their sums.
-      best = rows[np.isin(ranked['alike'][rows], ranked['alike'][best])]
-      wrong = best[~right[best]]
+      choice_rows = rows[score[rows] == score[rows].max()]
+      # The scores of equal tokens may differ by rounding.
+      choice_rows = rows[np.isin(groups[rows], groups[choice_rows])]
+      error_rows = choice_rows[~is_correct[choice_rows]]
       choices.append(
         _Choice(
-          gold=str(option[rows[np.argmax(right[rows])]]),
-          option=str(option[wrong[0] if len(wrong) else best[0]]),
-          is_right=not len(wrong),
-          is_tie=len(np.unique(option[best])) > 1,
+          gold=str(option[rows[np.argmax(is_correct[rows])]]),
+          option=str(option[[*error_rows, *choice_rows][0]]),
+          is_right=not len(error_rows),
+          is_tie=len(np.unique(option[choice_rows])) > 1,
         )
       )
   if not choices:

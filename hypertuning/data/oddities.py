@@ -1,7 +1,7 @@
-"""Counts what is odd about a benchmark as it is published, and says it.
+"""Counts the rows and prompts of a published benchmark that have faults.
 
-Of a hundred thousand rows, one is odd. It is left out or mended, and counted:
-the benchmark is not refused for it.
+A published benchmark has a few such rows among very many. It is not refused for
+them: they are left out or mended, and one line says how many they are.
 """
 
 import functools
@@ -9,39 +9,42 @@ import sys
 
 
 class Oddities:
-  """Counts of odd rows and prompts, by what was done with them."""
+  """Counts rows and prompts with faults, by what was done with them."""
 
   def __init__(self, name: str) -> None:
-    """Starts with no odd rows.
+    """Starts with counts of zero.
 
     Args:
-      name: benchmark, file or folder, as the line names it.
+      name: name of the benchmark, file or folder, which begins the line.
     """
     self._name = name
-    self._found: dict[str, tuple[int, str]] = {}
+    self._counts: dict[str, tuple[int, str]] = {}
 
-  def add(self, done: str, first: object, count: int = 1) -> None:
+  def add(self, kind: str, example: object, count: int = 1) -> None:
     """Counts rows or prompts.
 
     Args:
-      done: what is counted, such as `rows left out`.
-      first: the file and line of the first one, and what is odd about it.
+      kind: what is counted, such as `rows left out`.
+      example: the file and line of the first one, and what is odd about it.
       count: number of rows or prompts.
     """
     if count:
-      known, place = self._found.get(done, (0, str(first)))
-      self._found[done] = known + count, place
+      total, first_example = self._counts.get(kind, (0, str(example)))
+      self._counts[kind] = total + count, first_example
 
   def say(self) -> None:
-    """Prints one line on stderr, once per process, if anything is odd."""
-    if self._found:
+    """Prints the counts as one line on stderr, if any is not zero.
+
+    A process prints equal lines only once.
+    """
+    if self._counts:
       counts = '; '.join(
-        f'{done}: {count} (first: {first})'
-        for done, (count, first) in self._found.items()
+        f'{kind}: {count} (first: {example})'
+        for kind, (count, example) in self._counts.items()
       )
       _print(f'{self._name}: {" ".join(counts.split())}')
 
 
-@functools.cache  # the splits of a task are read for each of its forms
+@functools.cache  # the rows of a split are read once per form of its task
 def _print(line: str) -> None:
   print(line, file=sys.stderr)

@@ -83,11 +83,11 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
         and min(size, count) > 0
       ):
         raise TypeError('two numbers from 1 and a list of names are needed')
-      each = rate(size, count)
-      rates |= {texts.text(prompt): each for prompt in prompts}
+      prompt_rate = rate(size, count)
+      rates |= {texts.text(prompt): prompt_rate for prompt in prompts}
     except (KeyError, TypeError, MalformedError) as error:
       raise UserError(
-        f'{path}:{number}: no row of the table ({error!r}).'
+        f'{path}:{number}: not a row of the table ({error!r}).'
       ) from error
   return {name: x for name, x in rates.items() if name not in BLACK_LIST}
 
@@ -95,10 +95,10 @@ def read_table(path: str, kind: str = 'BASE') -> dict[str, int]:
 def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
   """Reads the rows of every prompt in a folder.
 
-  Wrong rows are left out, and in `validation` and `test` also rows without
-  options of prompts that have some; a line on stderr counts them. Rows of
-  `train` that repeat are taken once, all others are asked as often as they are
-  published.
+  Rows with faults are left out. So are, in `validation` and `test`, the rows
+  without options of a prompt whose other rows have them. A line on stderr
+  counts them. In `train`, each of several equal rows is taken once; in other
+  splits rows are asked as often as they were published.
 
   Args:
     folder: folder in the layouts that the module's docstring shows.
@@ -110,26 +110,26 @@ def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
     A dict from the name of each prompt to its rows.
 
   Raises:
-    UserError: the folder has no files of the split, or a file has no row that
-      is right.
+    UserError: the folder has no files of the split, or every row of a file has
+      a fault.
   """
-  odd = Oddities(f'{folder}, {split}')
+  oddities = Oddities(f'{folder}, {split}')
   rows_by_task: dict[str, list[Row]] = {}
   for prompt, paths in _files(folder, split).items():
-    each = most and math.ceil(most / len(paths)) if prompt else None
+    most_per_file = most and math.ceil(most / len(paths)) if prompt else None
     for path in paths:
       tasks = row_files.read(
         str(path),
         FIELDS,
         True,
         prompt or None,
-        each,
-        odd,
+        most_per_file,
+        oddities,
         need_options=split != 'train',
       )
       for task, part in tasks.items():
         rows_by_task.setdefault(task, []).extend(part.rows)
-  odd.say()
+  oddities.say()
   if split == 'train':
     rows_by_task = {
       task: list(dict.fromkeys(part)) for task, part in rows_by_task.items()
@@ -138,7 +138,7 @@ def rows(folder: str, split: str, most: int | None) -> dict[str, list[Row]]:
 
 
 def raw_rows(
-  path: str, odd: Oddities | None = None
+  path: str, oddities: Oddities | None = None
 ) -> Iterator[Mapping[str, Any]]:
   """Yields the rows of a data set, before a prompt renders them.
 
@@ -146,21 +146,21 @@ def raw_rows(
     path: a file of JSON lines, or `tfds:NAME:VERSION#SPLIT` for a data set of
       tensorflow-datasets that has been prepared, such as
       `tfds:super_glue/cb:1.0.2#train`.
-    odd: counts wrong lines, which are left out; with None they are refused.
+    oddities: counts lines with faults, which are left out; None refuses them.
 
   Yields:
-    The rows. A field with NaN is left out, as a missing one is.
+    The rows, without the fields whose value is NaN.
 
   Raises:
-    UserError: the file or data set does not exist, or a line is not a JSON
-      object or has a text that is none.
+    UserError: the file or data set does not exist; or, without `oddities`, a
+      line is not a JSON object or has a malformed text.
   """
 
   def report(number: int, reason: str) -> None:
     text = f'{path}:{number}: {reason}'
-    if odd is None:
+    if oddities is None:
       raise UserError(text)
-    odd.add('rows left out', text)
+    oddities.add('rows left out', text)
 
   if path.startswith(_TFDS):
     items: Iterable[tuple[int, Mapping[str, Any]]] = _tfds_rows(path)
@@ -170,7 +170,7 @@ def raw_rows(
     values = {}
     try:
       for field, value in item.items():
-        values[field] = texts.plain(value)
+        values[field] = texts.plain_value(value)
     except MalformedError as error:
       report(number, f'{list(item)[len(values)]!r} {error}.')
       continue

@@ -36,7 +36,7 @@ class Template:
       the prompt has no options.
     original_task: whether the prompt asks what the data set was made for. T0 is
       only evaluated with such prompts.
-    path: file of the prompt, for messages.
+    path: path of the file that has the prompt, for error messages.
   """
 
   task: str
@@ -50,10 +50,10 @@ class Template:
     return f'{self.path}: prompt {self.name!r}'
 
   def check(self) -> None:
-    """Parses the prompt.
+    """Refuses a prompt that cannot be parsed.
 
     Raises:
-      UserError: the prompt does not parse; names the file and the prompt.
+      UserError: names the file and the prompt.
     """
     try:
       if self.answer_choices:
@@ -71,15 +71,15 @@ class Template:
 
     Args:
       example: fields of the raw row.
-      seed: number of the row from 0, which is the seed of prompts that choose
-        among wordings at random.
+      seed: number of the row, counted from 0. It is the seed for prompts that
+        choose among wordings at random.
 
     Returns:
       The row, or None if the prompt renders no input or no target for it.
 
     Raises:
-      UserError: the prompt does not parse or fails on this row, which may lack
-        a field; names the file, the prompt and the row.
+      UserError: the prompt cannot be parsed, or it fails on this row, which may
+        lack a field; names the file, the prompt and the row.
     """
     values: dict[str, Any] = dict(_escaped(example))
     # Compiled templates are cached, so that their random filter is replaced by
@@ -142,7 +142,7 @@ def read_templates(path: str, task_prefix: str) -> list[Template]:
     KeyError,
     TypeError,
     AttributeError,
-    ValueError,  # a number or a date that cannot be
+    ValueError,  # an impossible number or date
   ) as error:
     raise UserError(
       f'{path}: not a templates.yaml of promptsource ({one_line(error)}).'
@@ -165,12 +165,12 @@ def task_name(prefix: str, name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-  """Reads `!Template` and `!TemplateMetadata` as mappings of different keys."""
+  """Reads `!Template` and `!TemplateMetadata` as mappings."""
 
   def construct_mapping(
     self, node: yaml.MappingNode, deep: bool = False
   ) -> dict[Any, Any]:
-    """Refuses a key that comes twice, of which YAML would take the last."""
+    """Refuses a key with two values, of which YAML would take the last."""
     keys = Counter(key.value for key, _ in getattr(node, 'value', ()))
     for key, count in keys.items():
       if count > 1:
@@ -193,7 +193,9 @@ def _environment() -> jinja2.Environment:
   environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
   environment.globals['zip'] = zip
   environment.filters['most_frequent'] = _most_frequent
-  environment.filters['choice'] = random.Random(0).choice  # rendering sets it
+  environment.filters['choice'] = random.Random(
+    0
+  ).choice  # `render` replaces it
   return environment
 
 

@@ -37,13 +37,13 @@ def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
     UserError: the file does not exist, or does not have the format that its
       name says.
   """
-  read_kind = _parquet if path.endswith('.parquet') else _tfrecord
+  read_rows = _parquet if path.endswith('.parquet') else _tfrecord
   try:
     if not epath.Path(path).expanduser().is_file():
       raise UserError(f'{path}: no such file.')
   except (OSError, ValueError) as error:
     raise UserError(f'{path}: cannot be read ({error}).') from error
-  yield from read_kind(path, most)
+  yield from read_rows(path, most)
 
 
 def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
@@ -55,15 +55,17 @@ def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
     with epath.Path(path).expanduser().open('rb') as file:
       table = pyarrow.parquet.ParquetFile(file).read()
     step = _step(len(table), most)
-    picked = table.take(list(range(0, len(table), step)))
-    picked.validate(full=False)
+    rows = table.take(list(range(0, len(table), step)))
+    rows.validate(full=False)
   except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-    raise UserError(f'{path}: no parquet file ({one_line(error)}).') from error
-  names = picked.column_names
+    raise UserError(
+      f'{path}: not a parquet file ({one_line(error)}).'
+    ) from error
+  names = rows.column_names
   if len(set(names)) < len(names):
     raise UserError(f'{path}: two columns of one name: {", ".join(names)}.')
-  columns = [_values(column) for column in picked.columns]
-  for i in range(len(picked)):
+  columns = [_values(column) for column in rows.columns]
+  for i in range(len(rows)):
     yield (
       1 + i * step,
       {name: column[i] for name, column in zip(names, columns, strict=True)},
@@ -73,18 +75,18 @@ def _parquet(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
 def _values(column: Any) -> list[Any]:
   """The values of a column of a table.
 
-  A value that Python cannot have, such as a time in nanoseconds, stays as it
-  is: nobody may ask for the field.
+  A value without a Python type, such as a time in nanoseconds, stays a scalar
+  of pyarrow: the field may not be needed.
   """
   try:
-    return [_decoded(x) for x in column.to_pylist()]
+    return [_decode(x) for x in column.to_pylist()]
   except (ValueError, OverflowError):
-    return [_value(x) for x in column]
+    return [_python_value(x) for x in column]
 
 
-def _value(scalar: Any) -> Any:
+def _python_value(scalar: Any) -> Any:
   try:
-    return _decoded(scalar.as_py())
+    return _decode(scalar.as_py())
   except UnicodeDecodeError as error:
     return error.object
   except (ValueError, OverflowError):
@@ -105,25 +107,25 @@ def _tfrecord(path: str, most: int | None) -> Iterator[tuple[int, Item]]:
       yield number, {name: _feature(features[name]) for name in features}
   except DecodeError as error:
     raise UserError(
-      f'{path}:{number}: the record is no tf.train.Example ({error}).'
+      f'{path}:{number}: the record is not a tf.train.Example ({error}).'
     ) from error
   except (tf.errors.OpError, ValueError) as error:
     raise UserError(
-      f'{path}: no TFRecords of texts ({one_line(error)}).'
+      f'{path}: not a TFRecord file of texts ({one_line(error)}).'
     ) from error
 
 
 def _feature(feature: Any) -> Any:
   """The values of a feature: a list, or the value itself if there is one."""
   kind = feature.WhichOneof('kind')
-  values = _decoded(list(getattr(feature, kind).value) if kind else [])
+  values = _decode(list(getattr(feature, kind).value) if kind else [])
   return values[0] if len(values) == 1 else values
 
 
-def _decoded(value: Any) -> Any:
-  """A value whose bytes are strings if they are UTF-8, also in a list."""
+def _decode(value: Any) -> Any:
+  """A value, or a list of values, with strings in place of bytes in UTF-8."""
   if isinstance(value, list):
-    return [_decoded(x) if isinstance(x, bytes) else x for x in value]
+    return [_decode(x) if isinstance(x, bytes) else x for x in value]
   try:
     return value.decode() if isinstance(value, bytes) else value
   except UnicodeDecodeError:
@@ -131,4 +133,5 @@ def _decoded(value: Any) -> Any:
 
 
 def _step(count: int, most: int | None) -> int:
+  """Distance between the rows that are read if at most `most` shall be."""
   return max(1, -(-count // most)) if most else 1

@@ -90,7 +90,7 @@ def add_episodes(
   if symbol_labels is not None:
     relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
 
-  def source(count: int, ranked: bool = False) -> EpisodeSource:
+  def source(count: int, scores_options: bool = False) -> EpisodeSource:
     return EpisodeSource(
       splits,
       shots,
@@ -100,11 +100,11 @@ def add_episodes(
       draws=draws,
       train_episodes=train_episodes,
       at_most=at_most,
-      ranked=ranked,
+      scores_options=scores_options,
     )
 
   query_source = source(queries)
-  option_source = source(1, ranked=True) if options else None
+  option_source = source(1, scores_options=True) if options else None
   for form in FORMS:
     to_tokens = functools.partial(
       fewshot.episode_features,

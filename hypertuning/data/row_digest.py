@@ -1,4 +1,4 @@
-"""What a task's episodes are drawn from, as digests that can be compared."""
+"""Digests of the rows and settings that a task's episodes are drawn from."""
 
 import functools
 import hashlib
@@ -11,14 +11,15 @@ import seqio
 from hypertuning.data import lookup
 from hypertuning.data.episodes import EpisodeSource
 
-# As many of a task's first episodes are compared where its rows are not known.
-_FIRST = 4
+# Number of first episodes that stand for the rows of a task whose rows are not
+# in memory.
+_NUM_EPISODES = 4
 
 
 def describe(
   name: str, lengths: Mapping[str, Any], split: str, seed: int, use_cached: bool
 ) -> dict[str, str]:
-  """Digests of the rows, and of the settings, of a task or mixture.
+  """Digests of the rows and of the settings of a task or mixture.
 
   Args:
     name: name of the registered task or mixture.
@@ -28,26 +29,26 @@ def describe(
     use_cached: whether the tasks are read from a cache.
 
   Returns:
-    Maps `rows of TASK` and `settings of TASK` to digests, for each task. Of a
-    task that is not drawn from rows in memory, such as a text corpus, the first
-    episodes stand for the rows.
+    Maps `rows of TASK` and `settings of TASK` to digests, for each task. If a
+    task has no rows in memory, like a text corpus, its first episodes stand for
+    the rows.
   """
   digests = {}
-  chosen = lookup.get_task(name)
+  task_or_mixture = lookup.get_task(name)
   for task in lookup.members(name):
     if split not in task.splits:
       continue
     settings: list[Any] = [_preprocessors(task)]
-    if isinstance(chosen, seqio.Mixture):
-      settings.append(chosen.get_rate(task))
+    if isinstance(task_or_mixture, seqio.Mixture):
+      settings.append(task_or_mixture.get_rate(task))
     if isinstance(task.source, EpisodeSource) and not use_cached:
       rows, source = task.source.describe(split)
       settings.append(source)
     else:
-      drawn = lookup.episodes(
+      episodes = lookup.episodes(
         task.name, lengths, split, seed, repeat=True, use_cached=use_cached
       )
-      rows = _tensors(drawn.take(_FIRST).as_numpy_iterator())
+      rows = _tensors(episodes.take(_NUM_EPISODES).as_numpy_iterator())
     digests[f'rows of {task.name}'] = _digest(rows)
     digests[f'settings of {task.name}'] = _digest([repr(settings).encode()])
   return digests
@@ -68,16 +69,16 @@ def _tensors(episodes: Iterator[Mapping[str, Any]]) -> Iterator[bytes]:
 
 
 def _preprocessors(task: seqio.Task) -> list[str]:
-  """The preprocessors by name, with those of their arguments that are plain."""
-  return [_described(x) for x in task.preprocessors]
+  """The names of a task's preprocessors, with their plain arguments."""
+  return [_description(x) for x in task.preprocessors]
 
 
-def _described(preprocessor: Callable[..., Any]) -> str:
+def _description(preprocessor: Callable[..., Any]) -> str:
   if isinstance(preprocessor, functools.partial):
     plain = {
       name: value
       for name, value in preprocessor.keywords.items()
       if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
     }
-    return f'{_described(preprocessor.func)} {sorted(plain.items())!r}'
+    return f'{_description(preprocessor.func)} {sorted(plain.items())!r}'
   return getattr(preprocessor, '__qualname__', type(preprocessor).__name__)

@@ -1,4 +1,4 @@
-"""Reads the rows of a file: JSONL, JSON or TSV (maybe gzipped), or binary.
+"""Reads the rows of JSONL, JSON or TSV files (maybe gzipped), or binary files.
 
     {"inputs": "2 + 2", "targets": "4"}
     {"inputs": "Is it true?", "targets": "yes", "options": ["yes", "no"]}
@@ -8,8 +8,8 @@ right answers), `definition` (the same in all rows of a task), `task` (for a
 file with several tasks) and `id`. A TSV file has a header, and its options and
 references are JSON lists. A JSON file is a list of objects like those above.
 Binary files are those that `record_files` reads. Error messages give the number
-of a row in a JSON or binary file, and the number of a line in other files.
-`text_files` decodes text; NaN, as pandas writes it, is a field that is missing.
+of a row in a JSON or binary file, and the number of a line in other files. NaN,
+which pandas writes for a missing value, counts as a missing field.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any
 from hypertuning import text_files
 from hypertuning.data import record_files, texts
 from hypertuning.data.oddities import Oddities
-from hypertuning.data.rows import Row, RowTask, distinct
+from hypertuning.data.rows import Row, RowTask, distinct_options
 from hypertuning.errors import UserError
 from hypertuning.text_files import MalformedError
 
@@ -28,7 +28,7 @@ _TEXTS = ('inputs', 'targets', 'definition', 'task', 'id')
 _LISTS = ('options', 'references')
 FIELDS = (*_TEXTS, *_LISTS)
 _MOST_SHOWN = 3
-_LONGEST = 300  # characters of a message: cells may have millions
+_LONGEST = 300  # characters of a message: a cell may have millions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Problem:
   Attributes:
     path: path of the file.
     line: number of the line or row, counted from 1.
-    text: text that says what is wrong, and what the user can do.
+    text: sentence that says what is wrong, and what the user can do.
   """
 
   path: str
@@ -58,7 +58,7 @@ def read(
   strip: bool = False,
   name: str | None = None,
   most: int | None = None,
-  odd: Oddities | None = None,
+  oddities: Oddities | None = None,
   need_options: bool = False,
 ) -> dict[str, RowTask]:
   """Reads the tasks in a file.
@@ -73,19 +73,20 @@ def read(
       default the name of the file.
     most: greatest number of rows that are read from a binary file; None reads
       all.
-    odd: counts the wrong rows of a benchmark as it is published, which are
-      left out, and those with an option twice or an empty one, of which the
-      options that differ are kept. None refuses such a file.
-    need_options: whether every row of a task must have options if one has.
+    oddities: counts rows with faults, for a published benchmark. Rows with an
+      option twice or an empty option are mended: they keep each other option
+      once. Rows with any other fault are left out. None refuses a file with
+      such rows.
+    need_options: whether all rows of a task must have options if one has them.
 
   Returns:
     A dict from the name of each task to the task.
 
   Raises:
-    UserError: a row is wrong, or with `odd` all are; names the file and its
-      first wrong lines.
+    UserError: the file cannot be read, a row has a fault, or with `oddities`
+      every row has one; the message names the file and the first such lines.
   """
-  mended: list[Problem] = []
+  repairs: list[Problem] = []
   tasks, problems = check(
     path,
     fields,
@@ -93,16 +94,17 @@ def read(
     name,
     most,
     need_options,
-    mended=None if odd is None else mended,
+    repairs=None if oddities is None else repairs,
   )
-  if odd is not None and tasks:
-    for kind, faults in (('rows left out', problems), ('rows mended', mended)):
+  if oddities is not None and tasks:
+    for kind, faults in (('rows left out', problems), ('rows mended', repairs)):
       if faults:
-        odd.add(kind, faults[0], len(faults))
+        oddities.add(kind, faults[0], len(faults))
   elif problems:
     lines = '\n'.join(str(problem) for problem in problems[:_MOST_SHOWN])
-    more = len(problems) - _MOST_SHOWN
-    raise UserError(lines + (f'\n... and {more} more' if more > 0 else ''))
+    remainder = len(problems) - _MOST_SHOWN
+    ending = f'\n... and {remainder} more' if remainder > 0 else ''
+    raise UserError(lines + ending)
   return tasks
 
 
@@ -113,7 +115,7 @@ def check(
   name: str | None = None,
   most: int | None = None,
   need_options: bool = False,
-  mended: list[Problem] | None = None,
+  repairs: list[Problem] | None = None,
 ) -> tuple[dict[str, RowTask], list[Problem]]:
   """Reads the tasks in a file, and finds all of its faults.
 
@@ -124,8 +126,8 @@ def check(
     name: name of the task of rows that name none, see `read`.
     most: greatest number of rows from a binary file, see `read`.
     need_options: whether all rows of a task need options, see `read`.
-    mended: list that gets what is wrong with rows whose options are mended;
-      with None they are wrong.
+    repairs: list to which one problem per row is added whose options are
+      mended; None does not mend rows, so that they have a fault.
 
   Returns:
     The tasks, made of the rows without faults, and one problem per row that has
@@ -155,25 +157,25 @@ def check(
       or not texts.is_missing(value)
     }
     if strip:
-      item = {field: _stripped(value) for field, value in item.items()}
+      item = {field: _strip(value) for field, value in item.items()}
     try:
-      row, task, definition, remark = _row(item, names, mended is not None)
+      row, task, definition, remark = _row(item, names, repairs is not None)
       task = task or name
       _check_id(item.get(names['id']), task, number, ids)
       if definitions.setdefault(task, definition) != definition:
-        raise _Wrong(
+        raise _RowFault(
           f'{names["definition"]!r} differs from that of the first row of task '
           f'{task!r}: give every row of a task the same'
         )
-    except _Wrong as error:
+    except _RowFault as error:
       problems.append(Problem(path, number, f'{error}.'))
     else:
       rows.setdefault(task, []).append(row)
       places.setdefault(task, []).append(number)
-      if remark and mended is not None:
-        mended.append(Problem(path, number, f'{remark}.'))
+      if remark and repairs is not None:
+        repairs.append(Problem(path, number, f'{remark}.'))
   if need_options:
-    problems += _without_options(path, rows, places, names['options'])
+    problems += _drop_rows_without_options(path, rows, places, names['options'])
   if not rows and not problems:
     problems.append(Problem(path, 1, 'no rows: write one example per line.'))
   tasks = {
@@ -183,13 +185,23 @@ def check(
   return tasks, sorted(problems, key=lambda problem: problem.line)
 
 
-def _without_options(
+def _drop_rows_without_options(
   path: str,
   rows: Mapping[str, list[Row]],
   places: Mapping[str, Sequence[int]],
   name: str,
 ) -> list[Problem]:
-  """Takes out rows without options of tasks that have some; names each row."""
+  """Removes rows without options from tasks in which other rows have options.
+
+  Args:
+    path: path of the file.
+    rows: maps tasks to lists of rows, from which the rows are removed.
+    places: maps tasks to the numbers of their rows in the file.
+    name: name of the field of the options in the file.
+
+  Returns:
+    One problem per removed row.
+  """
   problems = []
   for task, task_rows in rows.items():
     if not any(row.options for row in task_rows):
@@ -208,14 +220,14 @@ def _without_options(
   return problems
 
 
-class _Wrong(Exception):
-  """Raised for a wrong row; the message says what is wrong with it."""
+class _RowFault(Exception):
+  """Raised for a row with a fault; the message says which."""
 
 
 def _items(
   path: str, problems: list[Problem], most: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields the rows that can be parsed, each with its number."""
+  """The rows that can be parsed, each with its number; adds other problems."""
   if record_files.is_record_file(path):
     return record_files.read(path, most)
   lines = list(
@@ -229,13 +241,13 @@ def _items(
   if path.removesuffix('.gz').endswith('.tsv'):
     return _tsv(path, lines, problems)
   if (items := _list_of_rows(path, lines)) is not None:
-    if problems:  # not UTF-8
+    if problems:  # lines that are not UTF-8 are missing in the list
       return iter(())
     return _objects(path, enumerate(items, start=1), problems)
-  return _objects(path, _parsed(path, lines, problems), problems)
+  return _objects(path, _json_values(path, lines, problems), problems)
 
 
-def _parsed(
+def _json_values(
   path: str, lines: Sequence[tuple[int, str]], problems: list[Problem]
 ) -> Iterator[tuple[int, Any]]:
   for number, line in lines:
@@ -298,17 +310,25 @@ def _tsv(
 def _row(
   item: Mapping[str, Any], names: Mapping[str, str], mend: bool
 ) -> tuple[Row, str, str, str]:
-  """A row, its task's name and definition, and what was mended."""
+  """Makes a row.
+
+  Returns:
+    The row, the name and the definition of its task, which are empty if the
+    row has none, and a remark about what was mended, or ''.
+
+  Raises:
+    _RowFault: the row has a fault.
+  """
   for field in ('inputs', 'targets'):
     if item.get(names[field]) is None:
-      raise _Wrong(
+      raise _RowFault(
         f'no field {names[field]!r}; the row has {", ".join(map(repr, item))}'
       )
   texts = {field: _text(item, names[field]) for field in _TEXTS}
   lists = {field: _list(item, names[field]) for field in _LISTS}
   for field in ('inputs', 'targets'):
     if not texts[field].strip():
-      raise _Wrong(f'{names[field]!r} is empty')
+      raise _RowFault(f'{names[field]!r} is empty')
   options, remark = lists['options'], ''
   if options:
     name = names['options']
@@ -317,12 +337,12 @@ def _row(
     elif len(set(options)) != len(options) > 1:
       remark = f'{name!r} has an option twice: {options}'
     if remark and not mend:
-      raise _Wrong(remark)
-    options = distinct(options)
+      raise _RowFault(remark)
+    options = distinct_options(options)
     if len(options) < 2:
-      raise _Wrong(f'{name!r} has one option: give two or more')
+      raise _RowFault(f'{name!r} has one option: give two or more')
     if texts['targets'] not in options:
-      raise _Wrong(
+      raise _RowFault(
         f'{names["targets"]!r} {texts["targets"]!r} is not one of {name!r} '
         f'{options}'
       )
@@ -330,7 +350,7 @@ def _row(
   return row, texts['task'], texts['definition'], remark
 
 
-def _stripped(value: Any) -> Any:
+def _strip(value: Any) -> Any:
   if isinstance(value, list):
     return [x.strip() if isinstance(x, str) else x for x in value]
   return value.strip() if isinstance(value, str) else value
@@ -340,7 +360,7 @@ def _text(item: Mapping[str, Any], name: str) -> str:
   try:
     return '' if item.get(name) is None else texts.text(item[name])
   except MalformedError as error:
-    raise _Wrong(f'{name!r} {error}') from error
+    raise _RowFault(f'{name!r} {error}') from error
 
 
 def _list(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -349,17 +369,17 @@ def _list(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
     try:
       value = text_files.parse_json(value) if value.strip() else []
     except MalformedError as error:
-      raise _Wrong(f'{name!r} must be a JSON list of strings') from error
+      raise _RowFault(f'{name!r} must be a JSON list of strings') from error
   if value is None:
     return ()
   if not isinstance(value, list) or not all(
     isinstance(x, str | bytes) for x in value
   ):
-    raise _Wrong(f'{name!r} must be a list of strings')
+    raise _RowFault(f'{name!r} must be a list of strings')
   try:
     return tuple(texts.text(x) for x in value)
   except MalformedError as error:
-    raise _Wrong(f'{name!r} {error}') from error
+    raise _RowFault(f'{name!r} {error}') from error
 
 
 def _check_id(
@@ -369,4 +389,4 @@ def _check_id(
     return
   first = ids.setdefault((task, str(row_id)), number)
   if first != number:
-    raise _Wrong(f'id {row_id!r} is that of line {first} already')
+    raise _RowFault(f'id {row_id!r} is that of line {first} already')

@@ -54,17 +54,20 @@ class RowTask:
 Tasks = Mapping[str, RowTask | Sequence[tuple[str, str]]]
 
 
-def distinct(options: Sequence[str]) -> tuple[str, ...]:
-  """Options in their order: each of them once, and none without text."""
+def distinct_options(options: Sequence[str]) -> tuple[str, ...]:
+  """The options in their order, each of them once, and none without text."""
   return tuple(dict.fromkeys(x for x in options if x.strip()))
 
 
-def fault_of_options(row: Row, place: str = '') -> str:
-  """Why the options of a row cannot be ranked; empty if they can be.
+def option_fault(row: Row, place: str = '') -> str:
+  """The reason why the options of a row cannot be scored.
 
   Args:
-    row: a row whose options are `distinct`.
-    place: where the row is, as the text says it, such as ` of row 3`.
+    row: a row whose options all differ, see `distinct_options`.
+    place: words that name the row in the reason, such as ` of row 3`.
+
+  Returns:
+    The reason as a phrase, or '' if the options can be scored.
   """
   if not row.options:
     return f'no options{place}'
@@ -118,7 +121,10 @@ def as_task(task: RowTask | Sequence[tuple[str, str]]) -> RowTask:
 
 
 def check_texts(name: str, task: RowTask) -> None:
-  """Refuses a task of which something is no text; files are read otherwise.
+  """Refuses a task in which a value is not text.
+
+  The readers of files have checked their rows; the rows that Python code makes
+  are checked here.
 
   Args:
     name: name of the task.
@@ -127,17 +133,17 @@ def check_texts(name: str, task: RowTask) -> None:
   Raises:
     UserError: names the task, the row and the field.
   """
-  named: list[tuple[str, Any]] = [
+  values: list[tuple[str, Any]] = [
     ('its name', name),
     ('its definition', task.definition),
   ]
   for part, rows in (('rows', task.rows), ('pool', task.pool or ())):
     for number, row in enumerate(rows):
       for field, value in zip(Row._fields, row, strict=False):
-        several = field in ('options', 'references')
+        is_list = field in ('options', 'references')
         place = f'{part}[{number}].{field}'
-        named += [(place, x) for x in (value if several else [value])]
-  for place, value in named:
+        values += [(place, x) for x in (value if is_list else [value])]
+  for place, value in values:
     try:
       if texts.text(value) != value:
         raise MalformedError(f'must be a string, not {value!r:.40}')

@@ -21,8 +21,8 @@ from hypertuning.data.rows import (
   Tasks,
   as_task,
   check_texts,
-  distinct,
-  fault_of_options,
+  distinct_options,
+  option_fault,
 )
 from hypertuning.errors import UserError
 
@@ -74,7 +74,7 @@ class Table:
   label: tf.Tensor
 
   def content(self) -> Iterator[bytes]:
-    """Tasks, rows and rates as bytes, in order."""
+    """Yields all tasks, rows and rates as bytes, in a fixed order."""
     for array in (self.rate, self.query_span, self.shot_span):
       yield array.numpy().tobytes()
     for texts in (self.name, self.definition, self.inputs, self.targets):
@@ -89,7 +89,7 @@ class Table:
 
 
 def make_table(
-  split_tasks: Tasks, shots: int, queries: int, ranked: bool = False
+  split_tasks: Tasks, shots: int, queries: int, scores_options: bool = False
 ) -> Table:
   """Joins the rows of all tasks in a split.
 
@@ -97,18 +97,17 @@ def make_table(
     split_tasks: tasks of the split, by name.
     shots: number of shots that every task must have rows for.
     queries: number of queries per episode.
-    ranked: whether the options of the rows are to be ranked. An option that a
+    scores_options: whether the options of the rows are scored. An option that a
       row lists twice then counts once, and one without text not at all.
 
   Raises:
-    UserError: there is no task, or one has too few rows or no rate, or holds
-      something that is no text; or a row that is to be ranked has fewer than
-      two options, or not its target among them.
+    UserError: there is no task; a task has too few rows, no rate, or a value
+      that is not text; or the options of a row cannot be scored.
   """
   tasks = {name: as_task(task) for name, task in split_tasks.items()}
-  if ranked:
-    with _texts_named(tasks):
-      tasks = {name: _ranked(name, task) for name, task in tasks.items()}
+  if scores_options:
+    with _text_errors(tasks):
+      tasks = {name: _scorable_task(name, task) for name, task in tasks.items()}
   if not tasks:
     raise UserError('An EpisodeSource has a split without tasks.')
   rates = np.array([task.rate for task in tasks.values()], np.float64)
@@ -140,7 +139,7 @@ def make_table(
   }
   # A table may be made while tf.data traces a function; its tensors must
   # outlive that function's graph.
-  with tf.init_scope(), _texts_named(tasks):
+  with tf.init_scope(), _text_errors(tasks):
     return Table(
       names=list(tasks),
       sizes=np.array([len(task.rows) for task in tasks.values()]),
@@ -165,11 +164,13 @@ def make_table(
     )
 
 
-def _ranked(name: str, task: RowTask) -> RowTask:
-  """A task whose rows can be ranked, with options that all differ."""
-  rows = [row._replace(options=distinct(row.options)) for row in task.rows]
-  for number, row in enumerate(rows, start=1):
-    if fault := fault_of_options(row):
+def _scorable_task(name: str, task: RowTask) -> RowTask:
+  """The task with each option of a row once; refuses unusable options."""
+  rows = []
+  for number, row in enumerate(task.rows, start=1):
+    row = row._replace(options=distinct_options(row.options))
+    rows.append(row)
+    if fault := option_fault(row):
       raise UserError(
         f'Task {name!r}, row {number} ({row.inputs[:40]!r}): {fault}. Rank '
         'classification needs tasks with options, the target among them.'
@@ -178,8 +179,8 @@ def _ranked(name: str, task: RowTask) -> RowTask:
 
 
 @contextlib.contextmanager
-def _texts_named(tasks: Mapping[str, RowTask]) -> Iterator[None]:
-  """Says which text Python or TensorFlow does not take."""
+def _text_errors(tasks: Mapping[str, RowTask]) -> Iterator[None]:
+  """Turns an error about a text into one that names the task and the row."""
   try:
     yield
   except (AttributeError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Values of rows as the texts that are meant."""
+"""Converts the values of rows to text."""
 
 import decimal
 import math
@@ -11,11 +11,15 @@ _DEEPEST = 50  # levels of lists and objects in a raw row
 
 
 def text(value: Any) -> str:
-  """A value as a text: a string, UTF-8, or a number as Python writes it.
+  """Converts a value to text.
+
+  Args:
+    value: a string, bytes in UTF-8, or a finite number, which becomes the text
+      that Python prints for it.
 
   Raises:
-    MalformedError: it is something else. The message follows the name of the
-      field.
+    MalformedError: the value is something else. The message continues a
+      sentence that begins with the name of the field.
   """
   if isinstance(value, bytes):
     try:
@@ -23,7 +27,7 @@ def text(value: Any) -> str:
     except UnicodeDecodeError as error:
       raise MalformedError(f'is not UTF-8 at byte {error.start}') from error
   if isinstance(value, str):
-    return _whole(value)
+    return _joined_surrogates(value)
   if isinstance(value, bool) or not isinstance(
     value, (int, float, decimal.Decimal)
   ):
@@ -34,22 +38,24 @@ def text(value: Any) -> str:
     )
   if not math.isfinite(value):
     raise MalformedError(f'is not a text or a number, but {value}')
-  return str(value)  # ids and sums are numbers in many files
+  return str(value)  # in many files, ids and sums are numbers
 
 
 def is_missing(value: Any) -> bool:
-  """Whether a value stands for none: None, or NaN as pandas writes it."""
+  """Whether a value is None, or NaN, which pandas writes for a missing one."""
   if isinstance(value, (float, decimal.Decimal)):
     return math.isnan(value)
   return value is None
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-  """A value of a raw row with texts for bytes, without halves of characters.
+def plain_value(value: Any, depth: int = 0) -> Any:
+  """Converts a value of a raw row to plain Python values.
+
+  Bytes become strings, and NumPy's arrays and scalars lists and numbers.
 
   Args:
-    value: what a JSON object, a NumPy array or scalar may hold, nested or not.
-    depth: level of the value in its row.
+    value: a value as JSON or NumPy has it, nested or not.
+    depth: number of lists and objects around the value in its row.
 
   Raises:
     MalformedError: see `text`; or the value is nested too deeply.
@@ -59,16 +65,20 @@ def plain(value: Any, depth: int = 0) -> Any:
   if isinstance(value, (bytes, str)):
     return text(value)
   if isinstance(value, dict):
-    return {name: plain(x, depth + 1) for name, x in value.items()}
+    return {name: plain_value(x, depth + 1) for name, x in value.items()}
   if hasattr(value, 'tolist'):  # NumPy's
     value = value.tolist()
   if isinstance(value, list):
-    return [plain(x, depth + 1) for x in value]
+    return [plain_value(x, depth + 1) for x in value]
   return value
 
 
-def _whole(value: str) -> str:
-  """A string whose pairs of surrogates are joined to characters."""
+def _joined_surrogates(value: str) -> str:
+  """A string in which each pair of surrogates is one character.
+
+  Raises:
+    MalformedError: a surrogate is alone.
+  """
   try:
     value.encode()
     return value

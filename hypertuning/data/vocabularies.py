@@ -48,7 +48,8 @@ def sentencepiece(path: Path) -> seqio.SentencePieceVocabulary:
     tf.errors.OpError,
   ) as error:
     raise UserError(
-      f'{path}: no SentencePiece model, or a damaged one ({one_line(error)}).'
+      f'{path}: not a SentencePiece model, or a damaged one '
+      f'({one_line(error)}).'
     ) from error
   if size <= vocabulary.extra_ids:
     raise UserError(f'{path}: this SentencePiece model has no pieces.')

@@ -1,8 +1,8 @@
-"""Which folders of a run are whole checkpoints.
+"""Finds the checkpoints of a run, and tells complete from damaged ones.
 
-A folder gets its final name only when the checkpoint in it is complete. But a
-copy that was cut short, a full disk or a deletion that was killed can leave a
-folder of that name in which parts are missing.
+A folder gets its final name only when the checkpoint in it is complete. But an
+interrupted copy, a full disk or an interrupted deletion can leave a folder of
+that name in which parts are missing.
 """
 
 import importlib.util
@@ -16,22 +16,22 @@ from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
 PREFIX = 'checkpoint'
-# Orbax finds its files by patterns in which these do not stand for themselves.
-_PATTERN = '[]'
+# Orbax finds its files by glob patterns, in which these have another meaning.
+_PATTERN_CHARACTERS = '[]'
 
 
 def folder(path: str, binding: str) -> epath.Path:
   """The folder of a run or a checkpoint.
 
   Args:
-    path: see `files.folder`.
-    binding: name that the user bound the path to, for the error message.
+    path: path of the folder, see `files.folder`.
+    binding: name of the gin binding that gives the path, for the error message.
 
   Raises:
-    UserError: Orbax cannot read checkpoints there.
+    UserError: Orbax cannot read checkpoints in a folder of this name.
   """
   place = files.folder(path, binding)
-  if set(_PATTERN) & set(str(place)):
+  if set(_PATTERN_CHARACTERS) & set(str(place)):
     raise UserError(
       f'{binding} = {path!r}: checkpoints cannot be in a folder with [ or ] in '
       f'its path ({place}); rename it.'
@@ -48,8 +48,8 @@ def check_saving(run: epath.Path) -> None:
   Raises:
     UserError: Orbax lacks a package that it needs for this bucket.
   """
-  needed = 'google.cloud.storage'
-  if str(run).startswith('gs://') and not _is_installed(needed):
+  module = 'google.cloud.storage'
+  if str(run).startswith('gs://') and not _is_installed(module):
     raise UserError(
       f'MODEL_DIR = {str(run)!r}: Orbax needs the package '
       "google-cloud-storage to save there: pip install '.[gcs]'."
@@ -64,10 +64,10 @@ def _is_installed(module: str) -> bool:
 
 
 def steps(run: epath.Path) -> dict[int, epath.Path]:
-  """Maps steps to the folders with a checkpoint's name, whole or not.
+  """Maps steps to the folders with a checkpoint's name, damaged ones included.
 
-  In a bucket, a checkpoint that is still being saved has its final name. It is
-  left out.
+  In a bucket, a checkpoint already has its final name while it is being saved.
+  It is left out until it is complete.
   """
   children = run.iterdir() if run.is_dir() else ()
   matches = ((re.fullmatch(rf'{PREFIX}_(\d+)', c.name), c) for c in children)
@@ -83,34 +83,39 @@ def count(run: epath.Path) -> int:
   return len(steps(run))
 
 
-def newest(run: epath.Path, name: str) -> epath.Path | None:
-  """The newest checkpoint of a run; None without one.
+def newest_checkpoint(run: epath.Path, name: str) -> epath.Path | None:
+  """The newest checkpoint of a run; None if it has no checkpoint.
 
   Args:
     run: folder of the run.
-    name: what the user bound the folder to, for the error message.
+    name: binding and path of the folder, which begin the error message.
 
   Raises:
-    UserError: the newest one is damaged; names the last that is whole.
+    UserError: the newest checkpoint is damaged; names the last complete one.
   """
-  found = steps(run)
-  if not found:
+  folders = steps(run)
+  if not folders:
     return None
-  last = found[max(found)]
-  if what := problem(last):
-    raise UserError(f'{name}: {damaged(last, what)}')
-  return last
+  checkpoint = folders[max(folders)]
+  if fault := problem(checkpoint):
+    raise UserError(f'{name}: {damage_message(checkpoint, fault)}')
+  return checkpoint
 
 
 def latest_step(model_dir: str) -> int | None:
-  """Step of the newest finished checkpoint, without making the folder.
+  """The step of the newest checkpoint of a run; None if it has no checkpoint.
+
+  Args:
+    model_dir: value of MODEL_DIR; a missing folder is not made.
 
   Raises:
     UserError: the folder with the newest checkpoint is damaged.
   """
   place = folder(model_dir, 'MODEL_DIR')
-  last = newest(place, f'MODEL_DIR = {model_dir!r}')
-  return None if last is None else int(last.name.rpartition('_')[2])
+  checkpoint = newest_checkpoint(place, f'MODEL_DIR = {model_dir!r}')
+  if checkpoint is None:
+    return None
+  return int(checkpoint.name.rpartition('_')[2])
 
 
 def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
@@ -118,7 +123,7 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
 
   Args:
     path: `MODEL_DIR` or `MODEL_DIR/checkpoint_N`.
-    binding: name that the user bound the path to, for the error message.
+    binding: name of the gin binding that gives the path, for the error message.
 
   Raises:
     UserError: there is no checkpoint, the checkpoint is damaged, or the bucket
@@ -126,14 +131,14 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   """
   place = folder(path, binding)
   name = f'{binding} = {path!r}'
-  named = re.fullmatch(rf'{PREFIX}_\d+', place.name)
+  has_step = re.fullmatch(rf'{PREFIX}_\d+', place.name) is not None
   try:
-    is_checkpoint = (place / 'state').is_dir() or (place.is_dir() and named)
+    is_checkpoint = (place / 'state').is_dir() or (place.is_dir() and has_step)
     if is_checkpoint or t5x_format.is_checkpoint(place):
-      if what := problem(place):
-        raise UserError(f'{name}: {damaged(place, what)}')
+      if fault := problem(place):
+        raise UserError(f'{name}: {damage_message(place, fault)}')
       return place
-    last = newest(place, name)
+    checkpoint = newest_checkpoint(place, name)
   except UserError:
     raise
   except Exception as error:  # the library of each kind of bucket has its own
@@ -141,27 +146,29 @@ def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
       f'{name}: cannot be read ({type(error).__name__}: '
       f'{error}); is the bucket there, and may this machine read it?'
     ) from error
-  if last is None:
+  if checkpoint is None:
     raise UserError(
       f'{name}: no checkpoint there; give a MODEL_DIR or a {PREFIX}_N folder.'
     )
-  return last
+  return checkpoint
 
 
-def check_teacher(needed: bool, path: str | None, initial: str | None) -> None:
+def check_teacher(
+  has_teacher: bool, path: str | None, initial: str | None
+) -> None:
   """Refuses a teacher without weights, and weights without a teacher.
 
   Args:
-    needed: whether the model has a network `teacher`.
+    has_teacher: whether the model has a network `teacher`.
     path: value of TEACHER_CHECKPOINT_PATH.
     initial: value of INITIAL_CHECKPOINT_PATH.
 
   Raises:
     UserError: says which of the two to bind, or that there is no checkpoint.
   """
-  if not needed and not path:
+  if not has_teacher and not path:
     return
-  if not (needed and path and initial):
+  if not (has_teacher and path and initial):
     raise UserError(
       f'TEACHER_CHECKPOINT_PATH = {path!r}: a model with a TEACHER needs it '
       'and INITIAL_CHECKPOINT_PATH; one without cannot use it.'
@@ -169,32 +176,34 @@ def check_teacher(needed: bool, path: str | None, initial: str | None) -> None:
   find(path, 'TEACHER_CHECKPOINT_PATH')
 
 
-def damaged(checkpoint: epath.Path, what: str) -> str:
-  """One line about a damaged checkpoint, with what to do.
+def damage_message(checkpoint: epath.Path, fault: str) -> str:
+  """One line that names a damaged checkpoint and says what to do.
 
   Args:
     checkpoint: folder of the checkpoint.
-    what: what is wrong with it.
+    fault: phrase that says what is wrong with it.
   """
-  earlier = steps(checkpoint.parent)
-  whole = [
+  complete_steps = [
     step
-    for step, place in earlier.items()
+    for step, place in steps(checkpoint.parent).items()
     if place != checkpoint and not problem(place)
   ]
-  line = f'{checkpoint} is no whole checkpoint ({what});'
-  if not whole:
-    return f'{line} delete that folder; no other checkpoint is whole there.'
+  line = f'{checkpoint} is not a complete checkpoint ({fault});'
+  if not complete_steps:
+    return f'{line} delete that folder; no other checkpoint there is complete.'
   return (
-    f'{line} the last whole one there is {PREFIX}_{max(whole)}: delete the '
-    'damaged folder to go on from it.'
+    f'{line} the last complete one there is {PREFIX}_{max(complete_steps)}: '
+    'delete the damaged folder to go on from it.'
   )
 
 
 def problem(checkpoint: epath.Path) -> str | None:
-  """What a folder lacks to be a checkpoint; None if it lacks nothing.
+  """The part that a folder lacks to be a checkpoint; None if it is complete.
 
   The values of the arrays are not read.
+
+  Args:
+    checkpoint: path of the folder.
   """
   if t5x_format.is_checkpoint(checkpoint):
     return None
@@ -219,21 +228,22 @@ def problem(checkpoint: epath.Path) -> str | None:
 
 
 def _items(checkpoint: epath.Path) -> list[str]:
-  """The items that a checkpoint must have.
+  """The names of the items that a checkpoint must have.
 
-  Those of t5x have another `dataset`, which is not read here.
+  t5x saves the place in its data in another form, which is not read here.
   """
   description = checkpoint / '_CHECKPOINT_METADATA'
   try:
     handlers = text_files.read_json(description)['item_handlers']
-    ours = handlers.get('dataset', '').endswith('.StandardCheckpointHandler')
+    handler = handlers.get('dataset', '')
+    has_position = handler.endswith('.StandardCheckpointHandler')
   except (UserError, KeyError, AttributeError):
-    ours = False
-  return ['state', 'dataset'] if ours else ['state']
+    has_position = False
+  return ['state', 'dataset'] if has_position else ['state']
 
 
 def _empty_file(item: epath.Path) -> str | None:
-  """The name of an empty file with values of arrays; None without one."""
+  """The name of an empty file of array values; None if no file is empty."""
   for data in (item / 'd', *(child / 'd' for child in item.iterdir())):
     for file in data.iterdir() if data.is_dir() else ():
       if not files.size(file):

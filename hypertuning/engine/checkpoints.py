@@ -26,7 +26,7 @@ from hypertuning.engine import checkpoint_folders, t5x_format
 from hypertuning.errors import UserError
 
 _PREFIX = checkpoint_folders.PREFIX
-# Names, shapes and shardings of the arrays.
+# For the name, shape and sharding of an array.
 _BYTES_PER_ARRAY = 2000
 # Rules of `fill` for two kinds of checkpoint: that of the whole model, and that
 # of a public T5, which becomes the downstream model.
@@ -69,11 +69,11 @@ class Checkpointer:
       position: the place in the data, see `batching.TrainBatches.position`.
 
     Raises:
-      UserError: this state or the one before cannot be saved.
+      UserError: this state, or the previous one, cannot be saved.
     """
     if step in self._manager.all_steps():
       return
-    with self._saving():
+    with self._save_errors():
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -98,15 +98,15 @@ class Checkpointer:
         it is damaged.
     """
     folder = epath.Path(self._manager.directory) / f'{_PREFIX}_{step}'
-    ours = (folder / 'dataset' / '_METADATA').exists()
-    with _reading(folder):
+    has_position = (folder / 'dataset' / '_METADATA').exists()
+    with _read_errors(folder):
       saved_state = _check_fits(folder, abstract_state)
       items = {'state': ocp.args.StandardRestore(saved_state)}
-      if ours:
+      if has_position:
         items['dataset'] = ocp.args.StandardRestore()
       contents = self._manager.restore(step, args=ocp.args.Composite(**items))
     state = jax.tree.map(_flat, contents['state'], abstract_state)
-    if not ours:  # t5x saved it, and reads one batch per step
+    if not has_position:  # t5x saved it, and reads one batch per step
       return state, {'batches': np.asarray(step, np.int64)}
     position = {k: np.asarray(v) for k, v in contents['dataset'].items()}
     return state, position
@@ -117,32 +117,32 @@ class Checkpointer:
     Raises:
       UserError: the last state cannot be saved.
     """
-    with self._saving():
+    with self._save_errors():
       try:
         self._manager.wait_until_finished()
       finally:
         self._manager.close()
 
   @contextlib.contextmanager
-  def _saving(self) -> Iterator[None]:
+  def _save_errors(self) -> Iterator[None]:
     """Turns Orbax's errors into one line that names the binding."""
     try:
       yield
-    except Exception as error:  # TensorStore has its own for a full disk
+    except Exception as error:  # TensorStore raises types of its own
       folder = epath.Path(self._manager.directory)
-      last = max(checkpoint_folders.steps(folder), default=None)
-      where = 'the start' if last is None else f'{_PREFIX}_{last}'
+      step = max(checkpoint_folders.steps(folder), default=None)
+      place = 'the start' if step is None else f'{_PREFIX}_{step}'
       raise UserError(
         f'MODEL_DIR = {str(folder)!r}: a checkpoint cannot be saved '
-        f'({files.reason(error)}); the same command goes on from {where}.'
+        f'({files.reason(error)}); the same command goes on from {place}.'
       ) from error
 
 
 def size(state: Any) -> int:
-  """About the number of bytes that a checkpoint takes.
+  """Estimates the number of bytes that a checkpoint takes.
 
   Args:
-    state: the saved state, with arrays or abstract arrays.
+    state: the state that is saved, a pytree of arrays or abstract arrays.
   """
   leaves = jax.tree.leaves(state)
   arrays = sum(x.size * x.dtype.itemsize for x in leaves)
@@ -165,7 +165,8 @@ def restore_variables(path: str, binding: str = 'CHECKPOINT_PATH') -> dict:
   try:
     return _variables(folder)
   except Exception:
-    time.sleep(0.5)  # a training may be deleting it, file after file
+    # A training may be deleting the checkpoint, one file after another.
+    time.sleep(0.5)
     if (newest := checkpoint_folders.find(path, binding)) == folder:
       raise
     return _variables(newest)
@@ -177,7 +178,7 @@ def _variables(folder: epath.Path) -> dict:
     contents = t5x_format.read(folder)
   else:
     state = folder / 'state'
-    with _reading(folder):
+    with _read_errors(folder):
       contents = ocp.PyTreeCheckpointer().restore(
         state, restore_args=_as_numpy(state)
       )
@@ -303,8 +304,8 @@ def _lookup(
 
 
 @contextlib.contextmanager
-def _reading(folder: epath.Path) -> Iterator[None]:
-  """Turns an error in the arrays of a checkpoint into one line.
+def _read_errors(folder: epath.Path) -> Iterator[None]:
+  """Turns an error in reading a checkpoint into one line that names it.
 
   Args:
     folder: folder of the checkpoint.
@@ -315,7 +316,7 @@ def _reading(folder: epath.Path) -> Iterator[None]:
     raise
   except Exception as error:  # Orbax and TensorStore raise many kinds
     raise UserError(
-      checkpoint_folders.damaged(folder, files.reason(error))
+      checkpoint_folders.damage_message(folder, files.reason(error))
     ) from error
 
 

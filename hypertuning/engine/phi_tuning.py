@@ -120,7 +120,7 @@ class Tuner:
   def answer(
     self, phi: Adapters, batch: Batch, keys: jax.Array | None = None
   ) -> Mapping[str, jax.Array]:
-    """Scores and texts of a batch with phi, see `HyperTuningModel.answer`.
+    """Scores and texts for a batch with phi, see `HyperTuningModel.answer`.
 
     Args:
       phi: adapters `[tasks, ...]`.
@@ -160,7 +160,7 @@ class Tuner:
     return self._model.answer(params, frozen, batch, phi, keys)
 
 
-def from_file(
+def read_start(
   path: str, expected: Adapters, first: int, names: Sequence[str]
 ) -> Adapters:
   """Reads the adapters that a group of tasks starts from.
@@ -168,15 +168,15 @@ def from_file(
   Args:
     path: value of START_ADAPTERS.
     expected: adapters `[tasks, ...]` of the shapes that the group needs.
-    first: number of the group's first task.
+    first: number of the group's first task, counted from 0.
     names: names of all tasks.
 
   Returns:
-    Adapters like `expected`: the file's only ones for every task, or those of
-    the group's tasks.
+    Adapters of the shapes of `expected`. If the file has one row of adapters,
+    every task starts from it; otherwise each task starts from its own row.
 
   Raises:
-    UserError: the file has other adapters, or is of other tasks.
+    UserError: the file has adapters of other shapes or for other tasks.
   """
   count = jax.tree.leaves(expected)[0].shape[0]
   header = io.read_header(path)

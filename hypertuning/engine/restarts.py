@@ -1,9 +1,10 @@
-"""What must not change while a run is stopped and started again.
+"""Refuses to restart a run with settings that must not change.
 
-A run goes on from its last checkpoint with the weights, the optimizer state and
-the place in the data of the starts before. A setting that made one of these
-would be ignored, or would mix two runs, if it changed. It is recorded when the
-run starts, and compared at every later start. docs/restarts.md has the table.
+A run that is started again takes the weights, the optimizer state and the place
+in the data from its last checkpoint. If a setting that determined one of these
+changed, the change would be ignored, or would mix two runs. Such settings are
+recorded when a run starts, and compared at every later start. docs/restarts.md
+lists them.
 """
 
 import dataclasses
@@ -21,13 +22,14 @@ from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
 FILE = 'settings.json'
-# Digests say nothing to a reader; whether they differ is all that counts.
+# Settings whose values are digests, which are not shown: they mean nothing to a
+# reader.
 _DIGESTS = ('rows of ', 'settings of ')
-# The section of a command's own arguments in `config.gin`.
+# Heading of the arguments of a command's function in `config.gin`.
 _COMMAND = re.compile(
   r'^# Parameters for (?:\w+\.)*(train|eval|infer|adapt)\.\w+:$', re.M
 )
-# A field of a model that changes neither its numbers nor its parameters.
+# Fields of a model that change neither its results nor its parameters.
 _FREE_FIELDS = {'remat_policy', 'parent', 'name'}
 _MODEL_FIELDS = {
   'TRAINABLE_REGEX': 'trainable_regex',
@@ -46,13 +48,13 @@ def settings(
 
   Args:
     model: the model that is trained.
-    data: the episodes that it is trained on; their tasks have been imported.
+    data: the episodes that it is trained on, whose tasks have been imported.
     start: the checkpoints that the first weights come from.
     seed: seed of the initial weights and of dropout.
 
   Returns:
-    Maps the name of each setting, a macro where there is one, to its value as
-    text or to a digest.
+    Maps the name of each setting, which is its macro if it has one, to its
+    value as text, or to a digest.
   """
   values = {
     'MIXTURE_OR_TASK_NAME': data.name,
@@ -75,114 +77,120 @@ def settings(
   }
 
 
-def check(model_dir: str, now: Mapping[str, str]) -> None:
-  """Refuses to go on with a run under other settings than its own.
+def check(model_dir: str, values: Mapping[str, str]) -> None:
+  """Refuses to go on with a run whose recorded settings differ.
 
-  A run without a record, of an earlier version, goes on.
+  A run without a record, which an earlier version has started, may go on.
 
   Args:
     model_dir: folder of the run.
-    now: the settings of this start, see `settings`.
+    values: the settings of this start, see `settings`.
 
   Raises:
-    UserError: names the setting, its value and that of the run.
+    UserError: names the setting, its value and its recorded value.
   """
   path = files.folder(model_dir) / FILE
   if not path.exists():
     return
   try:
-    before = text_files.parse_object(text_files.read_text(path))
+    record_values = text_files.parse_object(text_files.read_text(path))
   except text_files.MalformedError as error:
     raise UserError(f'{path}: is damaged ({error}); delete it.') from error
-  # A later version may know more settings, and know others no more.
-  changed = [
+  # Another version may have recorded other settings: these are not compared.
+  differences = [
     name
-    for name in before
-    if name in now and before[name] != now[name]
-    if not _has_moved(name, before[name], now[name])
+    for name, value in record_values.items()
+    if name in values and value != values[name]
+    if not _has_moved(name, value, values[name])
   ]
-  if not changed:
+  if not differences:
     return
-  name = changed[0]
-  what = f'{name} = {now[name]}: '
-  was = f'with {before[name]}'
+  name = differences[0]
+  subject = f'{name} = {values[name]}: '
+  start = f'with {record_values[name]}'
   if name.startswith(_DIGESTS):
-    what, was = f'The {name} have changed: ', 'with others'
-  more = f' ({len(changed)} settings differ in all)' if changed[1:] else ''
+    subject, start = f'The {name} have changed: ', 'with others'
+  if len(differences) > 1:
+    start += f' ({len(differences)} settings differ in all)'
   raise UserError(
-    f'{what}the run in MODEL_DIR = {model_dir!r} was started {was}{more}, and '
+    f'{subject}the run in MODEL_DIR = {model_dir!r} was started {start}, and '
     'cannot go on like this (docs/restarts.md). Use another MODEL_DIR, or the '
     'config.gin that stands in this one.'
   )
 
 
-def record(model_dir: str, now: Mapping[str, str]) -> None:
-  """Writes the settings of a run into its folder."""
-  files.write_text(model_dir, FILE, json.dumps(dict(now), indent=1) + '\n')
-
-
-def keep_config(model_dir: str, step: int, text: str) -> None:
-  """Keeps the `config.gin` of earlier starts, if this one has another.
+def record(model_dir: str, values: Mapping[str, str]) -> None:
+  """Writes the settings of a run into its folder.
 
   Args:
     model_dir: folder of the run.
-    step: number of steps that the earlier starts have done; their file becomes
+    values: the settings of this start, see `settings`.
+  """
+  files.write_text(model_dir, FILE, json.dumps(dict(values), indent=1) + '\n')
+
+
+def keep_config(model_dir: str, step: int, text: str) -> None:
+  """Keeps the `config.gin` of the previous start, if this start has another.
+
+  Args:
+    model_dir: folder of the run.
+    step: number of steps that have been done so far; the file is kept as
       `config_until_STEP.gin`.
-    text: the configuration of this start.
+    text: text of the configuration of this start.
   """
   path = files.folder(model_dir) / 'config.gin'
   name = f'config_until_{step}.gin'
-  # If the file is there, the start that wrote `config.gin` did not get as far
-  # as its first checkpoint.
+  # If the file exists, the start that wrote `config.gin` saved no checkpoint:
+  # no step of the run was done with that configuration.
   if (path.parent / name).exists() or not path.exists():
     return
   if path.read_text() != text:
     files.write_text(model_dir, name, path.read_text())
 
 
-def refuse_others(folder: str, binding: str, command: str) -> None:
+def refuse_other_commands(folder: str, binding: str, command: str) -> None:
   """Refuses a folder that has the results of another command.
 
-  The `config.gin` there would be replaced, and would no longer say what made
-  the other files.
+  The `config.gin` of that command would be replaced, so that nothing would say
+  any more how its results were made.
 
   Args:
-    folder: folder that gets the results.
-    binding: name that the user bound it to.
-    command: name of the command that writes them.
+    folder: path of the folder that gets the results.
+    binding: name of the gin binding that gives the folder.
+    command: name of the command that writes the results.
 
   Raises:
     UserError: the folder has checkpoints, or the `config.gin` of another
       command.
   """
   path = files.folder(folder, binding) / 'config.gin'
-  text = path.read_text() if path.exists() else ''
-  others = set(_COMMAND.findall(text)) - {command}
+  text = text_files.read_text(path) if path.exists() else ''
+  commands = set(_COMMAND.findall(text)) - {command}
   if command != 'train' and checkpoint_folders.latest_step(folder) is not None:
-    others = {'train'}
-  if others:
+    commands = {'train'}
+  if commands:
     raise UserError(
-      f'{binding} = {folder!r}: has the output of hypertuning.{min(others)}, '
+      f'{binding} = {folder!r}: has the output of hypertuning.{min(commands)}, '
       'whose config.gin would be overwritten; give another folder.'
     )
 
 
-def _has_moved(name: str, before: str, now: str) -> bool:
+def _has_moved(name: str, old_value: str, new_value: str) -> bool:
   """Whether a setting is a checkpoint that was moved since the run started.
 
-  That another checkpoint is given shows by the first one still being there.
+  If the old path still has a checkpoint, the new path is another checkpoint.
   """
-  if not name.endswith('_CHECKPOINT_PATH') or 'None' in (before, now):
+  if not name.endswith('_CHECKPOINT_PATH') or 'None' in (old_value, new_value):
     return False
   try:
-    checkpoint_folders.find(before, name)
+    checkpoint_folders.find(old_value, name)
   except UserError:
     return True
   return False
 
 
 def _fields(value: Any, path: str) -> Iterator[tuple[str, str]]:
-  """The settings of a module, and of the configurations that it holds."""
+  """Yields the settings of a module, and of the configurations in it."""
   if not dataclasses.is_dataclass(value) or isinstance(value, type):
     yield path, _text(value)
     return
@@ -193,7 +201,7 @@ def _fields(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-  """A value as text that is the same in every process."""
+  """Text for a value, which is the same in every process."""
   if isinstance(value, Mapping):
     items = (f'{_text(k)}: {_text(value[k])}' for k in sorted(value))
     return f'{{{", ".join(items)}}}'

@@ -37,11 +37,11 @@ class Writer:
     self._tensorboard = metric_writers.SummaryWriter(str(self._mirror.path))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds the scalars of one step; TensorBoard sees them after `flush`.
+    """Writes the scalars of one step; TensorBoard sees them after `flush`.
 
     Args:
       step: number of the step.
-      scalars: names and values.
+      scalars: maps names to values.
 
     Raises:
       UserError: a file cannot be written.
@@ -52,22 +52,22 @@ class Writer:
       with self._path.open('a', encoding='utf-8') as file:
         file.write(line)
       self._tensorboard.write_scalars(step, scalars)
-    except Exception as error:  # TensorFlow has its own for a full disk
-      raise self._unwritten(error) from error
+    except Exception as error:  # TensorFlow raises types of its own
+      raise self._write_error(error) from error
 
   def flush(self) -> None:
-    """Writes out TensorBoard's events, and the files of a run in a bucket.
+    """Writes TensorBoard's events, and copies files of a run into its bucket.
 
     Raises:
       UserError: a file cannot be written.
     """
     try:
       self._tensorboard.flush()
-    except Exception as error:  # TensorFlow has its own for a full disk
-      raise self._unwritten(error) from error
+    except Exception as error:  # TensorFlow raises types of its own
+      raise self._write_error(error) from error
     self._mirror.upload()
 
-  def _unwritten(self, error: Exception) -> UserError:
+  def _write_error(self, error: Exception) -> UserError:
     return UserError(
       f'{self._path.parent}: metrics cannot be written '
       f'({files.reason(error)}); the same command goes on from the last '
@@ -168,7 +168,7 @@ def write_jsonl(
 def _drop_after(path: Path, step: int) -> None:
   """Drops the lines of later steps, and a line that a crash has cut short."""
   kept_lines = []
-  # A crash of the machine may leave any bytes at the end.
+  # After a crash of the machine, the file may end with any bytes.
   text = path.read_text(encoding='utf-8', errors='replace')
   for line in text.splitlines(keepends=True):
     try:

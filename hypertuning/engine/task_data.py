@@ -53,7 +53,7 @@ class TaskData:
 
   @property
   def queries(self) -> int:
-    """Number of queries per episode that the lengths have room for."""
+    """The number of queries per episode that the lengths have room for."""
     inputs: Any = self.lengths['inputs']
     return inputs[0]
 

@@ -34,8 +34,8 @@ def make_step(
 
   Returns:
     A function `(params, frozen, batch, keys) -> outputs`. `keys` are random
-    keys `[episodes]`, see `episode_keys`; all modes use the same ones, so that
-    their differences stay paired. The outputs are
+    keys `[episodes]`, see `episode_keys`; all modes use the same keys, so that
+    they can be compared pairwise. The outputs are
     `tokens` `[episodes, queries]` (number of target tokens), for each mode
     `score/<mode>` `[episodes, queries]` (summed target log-probabilities), and
     with `decode` also `text/<mode>` `[episodes, queries, length]` (decoded
@@ -59,12 +59,12 @@ def make_step(
 
 
 def episode_keys(seed: int, name: str, first: int, count: int) -> jax.Array:
-  """Random keys of consecutive episodes, which do not depend on their batches.
+  """Random keys for consecutive episodes, which do not depend on the batches.
 
   Args:
     seed: value of RANDOM_SEED.
-    name: name of the seqio task that has the episodes, so that those of another
-      task get other keys; a task's keys do not depend on its mixture.
+    name: name of the seqio task of the episodes. Another task gets other keys;
+      the mixture that has the task makes no difference.
     first: number of the first episode.
     count: number of episodes.
 
@@ -83,7 +83,7 @@ def collect(
   """Runs a step on all batches, and joins the results of their real rows.
 
   Args:
-    step: function from a batch, and the number of its first episode, to named
+    step: function from a batch and the number of its first episode to named
       arrays `[episodes, ...]`.
     batches: batches with the feature `is_real`.
 
@@ -94,12 +94,12 @@ def collect(
     UserError: there is no batch.
   """
   parts = []
-  done = 0
+  first_episode = 0
   for batch in batches:
-    real = np.asarray(batch['is_real']).astype(bool)
-    outputs = jax.device_get(step(batch, done))
-    done += len(real)
-    parts.append({name: x[real] for name, x in outputs.items()})
+    mask = np.asarray(batch['is_real']).astype(bool)
+    outputs = jax.device_get(step(batch, first_episode))
+    first_episode += len(mask)
+    parts.append({name: x[mask] for name, x in outputs.items()})
   if not parts:
     raise UserError('The split to evaluate has no episodes.')
   return {

@@ -68,9 +68,9 @@ def with_phi(
       fill up the last batch, which come after all real ones.
     draws: number of consecutive episodes that ask the same queries and differ
       only in their shots.
-    rng: for the noise of `random`: one key, or one per episode `[episodes]`;
-      other modes do not read it. With a key per episode, the noise does not
-      depend on the batch.
+    rng: key for the noise of `random`, or one key per episode `[episodes]`, so
+      that the noise of an episode does not depend on its batch. Other modes do
+      not read it.
 
   Returns:
     Adapters of the same shapes as `phi`, or None where the mode is `none` or
@@ -88,8 +88,8 @@ def with_phi(
     episodes = is_real.shape[0]
     leaves, structure = jax.tree.flatten(adapters_lib.expand(phi, episodes))
     keys = decoding.row_keys(rng, episodes)
-    by_leaf = decoding.divided_keys(keys, len(leaves)).T
-    return jax.tree.unflatten(structure, map(_noise, by_leaf, leaves))
+    leaf_keys = decoding.divided_keys(keys, len(leaves)).T
+    return jax.tree.unflatten(structure, map(_noise, leaf_keys, leaves))
   rows = jnp.arange(is_real.shape[0])
   others = _others(rows, jnp.sum(is_real), draws)
   return adapters_lib.take(phi, others)
@@ -129,7 +129,7 @@ def _others(rows: jax.Array, real: jax.Array, draws: int) -> jax.Array:
 
 @jax.vmap
 def _noise(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Noise for a leaf, from one key per episode."""
+  """Noise of the size of a leaf, which is drawn with one key per episode."""
   # In float32: squares of small values vanish in bfloat16.
   size = jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
   return (size * jax.random.normal(key, x.shape)).astype(x.dtype)

@@ -40,8 +40,8 @@ class Questions(NamedTuple):
     draws: number of the episode's draw of shots.
     sources: bytes that tell apart the tasks that phi is made for: the name of
       the task, or the hypermodel's input if tasks have no names.
-    notes: lines about all of them: how many queries have no room, how many
-      targets are cut, how many questions have options of the same tokens.
+    notes: lines that say how many queries are not asked, how many targets are
+      cut, and how many questions have options of the same tokens.
   """
 
   targets: list[Any]
@@ -51,7 +51,7 @@ class Questions(NamedTuple):
   notes: list[str]
 
   def print_notes(self) -> None:
-    """Prints the lines on stderr."""
+    """Prints the notes on stderr."""
     for line in self.notes:
       print(line, file=sys.stderr)
 
@@ -64,25 +64,25 @@ def questions_of(
   Args:
     task: the seqio task of the episodes.
     episodes: the episodes, before they are converted to model features.
-    room: number of queries that TASK_FEATURE_LENGTHS keeps of an episode; those
-      behind it are not asked.
+    room: number of queries per episode that TASK_FEATURE_LENGTHS has room for;
+      further queries are not asked.
 
   Raises:
-    UserError: there is no episode; a query has no target tokens; or the options
-      of no question can be told apart.
+    UserError: there is no episode; a query has no target tokens; or every
+      question has a right and a wrong option of the same tokens.
   """
   questions = Questions([], [], [], [], [])
-  num_queries, cut, alike = 0, 0, []
+  num_queries, num_cut, option_groups = 0, 0, []
   for number, full_episode in enumerate(episodes.as_numpy_iterator()):
-    real = is_real(full_episode['targets']).any(axis=1)
-    # seqio has cut the targets, but not what belongs to them.
+    mask = is_real(full_episode['targets']).any(axis=1)
+    # seqio has cut the targets, but not the other features of the queries.
     sizes = full_episode.get('target_sizes')
-    num_queries += int(real.sum()) if sizes is None else len(sizes)
-    real = real[:room]
-    count = int(real.sum())
-    if not count or not real[:count].all():
+    num_queries += int(mask.sum()) if sizes is None else len(sizes)
+    mask = mask[:room]
+    count = int(mask.sum())
+    if not count or not mask[:count].all():
       raise UserError(
-        f'{task.name}, episode {number}: query {int(np.argmin(real))} has no '
+        f'{task.name}, episode {number}: query {int(np.argmin(mask))} has no '
         'target tokens.'
       )
     episode = {
@@ -90,8 +90,8 @@ def questions_of(
       for name, value in full_episode.items()
     }
     if 'target_sizes' in episode:
-      left = is_real(episode['targets']).sum(axis=1)
-      cut += int((episode['target_sizes'] > left).sum())
+      lengths = is_real(episode['targets']).sum(axis=1)
+      num_cut += int((episode['target_sizes'] > lengths).sum())
     texts = episode.get('targets_pretokenized')
     if texts is None:
       texts = _decode(task, episode['targets'])
@@ -100,7 +100,10 @@ def questions_of(
     except UserError as error:
       raise UserError(f'{task.name}: {error}') from error
     if isinstance(target, Mapping):
-      alike += [target['option'][same] for same in metrics.alike(target)]
+      option_groups += [
+        target['option'][queries]
+        for queries in metrics.indistinct_options(target)
+      ]
     questions.targets.append(target)
     questions.counts.append(count)
     questions.draws.append(int(episode.get('draw', 0)))
@@ -110,38 +113,57 @@ def questions_of(
     raise UserError(f'{task.name}: the split to evaluate has no episodes.')
   questions.notes.extend(
     f'{task.name}: {note}.'
-    for note in _notes(task.name, num_queries, questions, cut, alike)
+    for note in _notes(
+      task.name, num_queries, questions, num_cut, option_groups
+    )
   )
   return questions
 
 
 def _notes(
   name: str,
-  queries: int,
+  num_queries: int,
   questions: Questions,
-  cut: int,
-  alike: Sequence[np.ndarray],
+  num_cut: int,
+  option_groups: Sequence[np.ndarray],
 ) -> Iterator[str]:
-  """Says what of the queries and targets the model does not see."""
+  """Yields sentences about the queries and targets that the model cannot see.
+
+  Args:
+    name: name of the task, for the error message.
+    num_queries: number of queries that the task has.
+    questions: the questions that are asked.
+    num_cut: number of targets that are cut.
+    option_groups: texts of the options in each group with the same tokens, of
+      which some are right and some wrong.
+
+  Raises:
+    UserError: every question has such a group.
+  """
   count, number = sum(questions.counts), number_of(questions.targets)
-  if count < queries:
+  if count < num_queries:
     yield (
-      f"{count} of {queries} queries are asked: TASK_FEATURE_LENGTHS['inputs'] "
-      "and ['targets'] have no room for more per episode"
+      f'{count} of {num_queries} queries are asked: '
+      "TASK_FEATURE_LENGTHS['inputs'] and ['targets'] have no room for more "
+      'per episode'
     )
-  if cut:
-    yield f"{cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
-  if alike:
-    options = ' and '.join(map(repr, alike[0][:2].tolist()))
-    text = f'{len(alike)} of {number} questions have a right and a wrong '
+  if num_cut:
+    yield (
+      f"{num_cut} of {count} targets are cut to TASK_FEATURE_LENGTHS['targets']"
+    )
+  if option_groups:
+    options = ' and '.join(map(repr, option_groups[0][:2].tolist()))
+    text = (
+      f'{len(option_groups)} of {number} questions have a right and a wrong '
+    )
     text += f'option of the same tokens ({options}), which cannot be ranked'
-    if len(alike) >= number:
+    if len(option_groups) >= number:
       raise UserError(f'{name}: {text}: the vocabulary does not know them.')
     yield f'{text} and count as wrong'
 
 
 def number_of(targets: Sequence[Any]) -> int:
-  """Number of questions that postprocessed targets of episodes ask."""
+  """The number of questions in the postprocessed targets of episodes."""
   return sum(
     len(np.unique(x['question'])) if isinstance(x, Mapping) else len(x)
     for x in targets
@@ -151,28 +173,36 @@ def number_of(targets: Sequence[Any]) -> int:
 def check_scores(
   name: str, scores: np.ndarray, counts: Sequence[int]
 ) -> list[np.ndarray]:
-  """The scores of each episode's queries, which must all be numbers.
+  """Divides scores by episode, and refuses scores that are not finite.
 
   Args:
-    name: task and phi mode, for the message.
-    scores: log-likelihoods `[episodes, queries]`.
+    name: name of the task and the phi mode, for the error message.
+    scores: log-likelihoods, float `[episodes, queries]`.
     counts: number of queries that each episode asks.
+
+  Returns:
+    One float array `[queries]` per episode, without padding.
 
   Raises:
     UserError: names the first query whose score is not finite.
   """
-  found = by_episode(scores, np.asarray(counts))
-  for episode, row in enumerate(found):
+  episode_scores = by_episode(scores, np.asarray(counts))
+  for episode, row in enumerate(episode_scores):
     for query in np.flatnonzero(~np.isfinite(row))[:1]:
       raise UserError(
         f'{name}: the log-likelihood of query {query} of episode {episode} is '
-        f'{row[query]}: the weights of the checkpoint give no number.'
+        f'{row[query]}: the checkpoint gives no number; use another one.'
       )
-  return found
+  return episode_scores
 
 
 def check_loss(name: str, step: int, loss: float) -> None:
-  """Refuses the loss of a tuned task that is not finite.
+  """Refuses a loss that is not finite.
+
+  Args:
+    name: name of the task that is tuned.
+    step: number of finished tuning steps.
+    loss: loss of the task.
 
   Raises:
     UserError: names the task and the step.
@@ -210,7 +240,7 @@ def measure(
 ) -> dict[str, float]:
   """Metrics over all episodes, with standard errors over episodes.
 
-  Metrics over groups of different size are weighted by their questions.
+  A standard error weights each group of episodes by its number of questions.
 
   Args:
     metric_fns: functions from targets and outputs to named numbers.

@@ -73,9 +73,7 @@ class PrefixHead(nn.Module):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    self.adapter.selected_sites(
-      self.downstream
-    )  # refuses sites that are not there
+    self.adapter.selected_sites(self.downstream)  # refuses missing sites
 
   @property
   def num_queries(self) -> int:

@@ -36,9 +36,7 @@ class Learned(nn.Module):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    self.adapter.selected_sites(
-      self.downstream
-    )  # refuses sites that are not there
+    self.adapter.selected_sites(self.downstream)  # refuses missing sites
 
   @nn.compact
   def __call__(

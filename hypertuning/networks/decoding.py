@@ -50,9 +50,9 @@ def sample(
       tokens including the end.
     end_ids: ids that end a sequence.
     num_decodes: number of independent draws per text.
-    rng: one key, or one per text `[batch]`; only needed if the temperature is
-      not 0. With a key per text, a text's draws depend neither on the batch
-      that it is in nor on its place there.
+    rng: one random key, or one per text `[batch]`; only needed if the
+      temperature is not 0. With one key per text, the draws for a text depend
+      neither on its batch nor on its place in the batch.
     temperature: number that the logits are divided by.
     top_k: number of likeliest tokens that may be drawn; 0 sets no limit.
     top_p: probability mass of the likeliest tokens that may be drawn; 1 sets no
@@ -120,8 +120,9 @@ def row_keys(rng: jax.Array, rows: int) -> jax.Array:
   """One random key per row.
 
   Args:
-    rng: one key `[]`, as `jax.random.key` or `PRNGKey` make it, from which each
-      row gets another; or one key per row `[rows]`, which stay as they are.
+    rng: one key `[]`, made by `jax.random.key` or `PRNGKey`, which gives each
+      row another key; or one key per row `[rows]`, which are returned as they
+      are.
     rows: number of rows.
 
   Returns:
@@ -135,12 +136,15 @@ def row_keys(rng: jax.Array, rows: int) -> jax.Array:
 def query_keys(
   rng: jax.Array | None, episodes: int, queries: int
 ) -> jax.Array | None:
-  """One random key per query `[episodes * queries]`; None without a key.
+  """One random key per query.
 
   Args:
-    rng: None, one key, or one per episode `[episodes]`.
+    rng: one key, one key per episode `[episodes]`, or None.
     episodes: number of episodes.
     queries: number of queries per episode.
+
+  Returns:
+    Keys `[episodes * queries]`, or None if `rng` is None.
   """
   if rng is None:
     return None
@@ -148,9 +152,14 @@ def query_keys(
 
 
 def divided_keys(keys: jax.Array, count: int) -> jax.Array:
-  """`count` keys of each key: `[rows]` to `[rows, count]`.
+  """Derives several random keys from each key.
 
-  The first keys of a row do not depend on their count.
+  Args:
+    keys: keys `[rows]`.
+    count: number of keys that are derived from each key.
+
+  Returns:
+    Keys `[rows, count]`. The key in each column does not depend on `count`.
   """
   numbers = jnp.arange(count)
   fold = jax.vmap(jax.random.fold_in, (None, 0))
@@ -307,8 +316,8 @@ def beam_search(
 def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
   """Sets the logits of tokens that must not be drawn to -1e7, see `sample`."""
   if top_k:
-    most = min(top_k, logits.shape[-1])
-    kth = jax.lax.top_k(logits, most)[0][..., -1:]
+    count = min(top_k, logits.shape[-1])
+    kth = jax.lax.top_k(logits, count)[0][..., -1:]
     logits = jnp.where(logits < kth, _NEGATIVE, logits)
   if top_p < 1.0:
     ordered = jnp.sort(logits, axis=-1)[..., ::-1]

@@ -150,9 +150,17 @@ def of_stage(
 
 
 def questions(counts: Sequence[object]) -> str:
-  """How many questions numbers are of: `400`, `380 to 400`, or unknown ('')."""
-  known = sorted({int(count) for count in counts if isinstance(count, int)})
-  return ' to '.join(map(str, dict.fromkeys((*known[:1], *known[-1:]))))
+  """Text for the numbers of questions behind several values.
+
+  Args:
+    counts: number of questions of each value; anything but an int is unknown.
+
+  Returns:
+    Text such as `400`, or `380 to 400` if the numbers differ; '' if all are
+    unknown.
+  """
+  numbers = sorted({int(count) for count in counts if isinstance(count, int)})
+  return ' to '.join(map(str, dict.fromkeys((*numbers[:1], *numbers[-1:]))))
 
 
 def paired(*measures: Measure) -> list[list[float]]:

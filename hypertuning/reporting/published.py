@@ -147,7 +147,9 @@ def _read(path: pathlib.Path) -> list[Row]:
   try:
     rows: list[Row] = list(reader)
   except csv.Error as error:
-    raise UserError(f'{path}:{reader.line_num}: no row ({error}).') from error
+    raise UserError(
+      f'{path}:{reader.line_num}: not a row ({error}).'
+    ) from error
   if tuple(reader.fieldnames or ()) != COLUMNS:
     raise UserError(f'{path}: its columns must be {",".join(COLUMNS)}.')
   for row in rows:

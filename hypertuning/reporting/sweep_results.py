@@ -1,5 +1,6 @@
 """Reads the cells of a sweep's folder: their states and their results."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -256,13 +257,13 @@ def _seconds(done_row: Row) -> float:
   return float(done_row['seconds'])
 
 
-def _check_sizes(folder: epath.Path, done: Row) -> None:
-  """Refuses files that have lost lines since the command wrote them."""
-  for name, size in dict(done.get('bytes', {})).items():
+def _check_sizes(folder: epath.Path, done_row: Row) -> None:
+  """Refuses files that are shorter than when the command wrote them."""
+  for name, size in dict(done_row.get('bytes', {})).items():
     path = folder / name
-    present = files.size(path) if path.is_file() else 0
-    if present < size:
-      raise _BrokenFile(f'{name}: {present} of {size} bytes are there')
+    current_size = files.size(path) if path.is_file() else 0
+    if current_size < size:
+      raise _BrokenFile(f'{name}: {current_size} of {size} bytes are there')
 
 
 def _tables(
@@ -317,9 +318,10 @@ def _of_t5x(path: epath.Path, phi: str) -> Row:
 
 
 def _questions(episode: Row) -> int:
-  """Number of questions of an episode that seqio has written down."""
+  """The number of questions in an episode that seqio has written to a file."""
   target = episode.get('target')
-  # Options, see `metrics.ranked_options`; seqio shortens long lists to a text.
+  # The target of options is a dict, see `metrics.ranked_options`. In place of a
+  # long list, seqio writes a text.
   if isinstance(target, dict):
     numbers = target.get('question')
     return len(set(numbers)) if isinstance(numbers, list) else 1
@@ -327,22 +329,23 @@ def _questions(episode: Row) -> int:
 
 
 def _text(path: epath.Path) -> str:
-  try:
+  with _read_errors(path):
     return text_files.read_text(path)
-  except UserError as error:
-    raise _BrokenFile(_reason(error, path)) from error
 
 
 def _lines(path: epath.Path) -> list[tuple[int, str]]:
-  try:
+  with _read_errors(path):
     return list(text_files.lines(path))
+
+
+@contextlib.contextmanager
+def _read_errors(path: epath.Path) -> Iterator[None]:
+  """Turns an error into a `_BrokenFile` that names the file, not its path."""
+  try:
+    yield
   except UserError as error:
-    raise _BrokenFile(_reason(error, path)) from error
-
-
-def _reason(error: UserError, path: epath.Path) -> str:
-  """The message of an error with the file's name for its path."""
-  return str(error).replace(str(path), path.name, 1)
+    reason = str(error).replace(str(path), path.name, 1)
+    raise _BrokenFile(reason) from error
 
 
 def _object(place: str, text: str) -> Row:

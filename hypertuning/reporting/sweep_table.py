@@ -192,6 +192,6 @@ def _plot(
   axis.set_xlabel(metric, fontsize=8)
   axis.invert_yaxis()  # the first group on top
   axis.spines[['top', 'right']].set_visible(False)
-  with files.whole(path) as temporary:
+  with files.atomic_file(path) as temporary:
     figure.savefig(temporary, dpi=150)
   pyplot.close(figure)

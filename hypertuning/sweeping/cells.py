@@ -67,7 +67,7 @@ class Cell:
   def is_done(self) -> bool:
     """Whether the cell's results are complete.
 
-    A damaged file `done` does not say so: the cell runs again.
+    A cell whose file `done` is damaged is not done: it runs again.
     """
     try:
       return 'seconds' in text_files.read_json(self.folder / DONE_FILE)
@@ -107,8 +107,8 @@ class Cell:
       seconds: number of seconds that the command took.
     """
     self.forget_failure()
-    # A reader sees by them that lines are lost. `metrics.jsonl` is left out: a
-    # user may mend it, as no command writes the lines of past steps again.
+    # By the sizes, a reader notices lost lines. `metrics.jsonl` is left out: no
+    # command writes the lines of past steps again, and a user may repair it.
     sizes = {
       file.name: files.size(file)
       for file in children(self.folder)
@@ -335,7 +335,7 @@ def _read_json(path: epath.Path, *tables: str) -> dict[str, Any]:
 
 
 def children(folder: epath.Path) -> list[epath.Path]:
-  """What a folder holds, by name; nothing if it does not exist."""
+  """The contents of a folder, sorted by name; empty if it does not exist."""
   return sorted(folder.iterdir()) if folder.is_dir() else []
 
 

@@ -155,7 +155,7 @@ class _Queue:
     mirror = files.Mirror(cell.folder)
     log = mirror.path / LOG
     log.touch()
-    mirror.upload()  # says that the cell has been started
+    mirror.upload()  # the log marks the cell as started
     process = self._launch(cell.command, cell.flags(), log, lock)
     self._running.append(process)
     if self._signal is not None:  # a signal came while the process was started

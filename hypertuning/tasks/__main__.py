@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
       from hypertuning.tasks import show
 
-      tf.config.set_visible_devices([], 'GPU')  # says what it does not find
+      tf.config.set_visible_devices([], 'GPU')  # prints a line if there is none
     return {'list': _list, 'show': _show, 'validate': _validate}[
       options.command
     ](options, show)
@@ -54,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _number(least: int) -> Callable[[str], int]:
-  """A function that reads a whole number that is not too small."""
+  """A function that reads a whole number of at least `least`."""
 
   def read(text: str) -> int:
     if not re.fullmatch(r'-?\d{1,9}', text):

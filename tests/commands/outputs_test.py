@@ -1,4 +1,4 @@
-"""Where the commands write, and that they find at once where they cannot."""
+"""Output folders: where commands write, and folders that cannot be written."""
 
 import disks
 import pytest
@@ -40,7 +40,7 @@ def test_what_cannot_be_written_is_found_before_the_work(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').touch()
   for path, reason in {
-    'file': 'file is no folder',
+    'file': 'file is not a folder',
     'file/x': 'Not a directory',
     '/proc/run': 'No such file or directory',
     'gs:/bucket/run': 'begins with gs://',
@@ -112,7 +112,7 @@ def test_all_of_a_run_is_in_the_users_home(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch, capfd):
-  with disks.small(tmp_path / 'disk', '300k') as disk:
+  with disks.small_disk(tmp_path / 'disk', '300k') as disk:
     code, err = _run('train', str(disk / 'run'), monkeypatch, capfd)
     assert code == 2, err
     assert 'MODEL_DIR' in err and 'MB left, but the run needs' in err

@@ -1,4 +1,4 @@
-"""What is recorded is what ran: bindings, random numbers, folders in use."""
+"""`config.gin` records what a command did: its bindings and random numbers."""
 
 import json
 
@@ -58,14 +58,14 @@ def answers(tmp_path):
       },
       **changed,
     }
-    kept = [
+    flags = [
       binding.removeprefix('--gin.')
       for binding in record['bindings']
       if binding.removeprefix('--gin.').partition('=')[0] not in bindings
     ]
     gin_utils.parse(
       [*files, str(tmp_path / 'own.gin')],
-      [*kept, *(f'{name} = {value!r}' for name, value in bindings.items())],
+      [*flags, *(f'{name} = {value!r}' for name, value in bindings.items())],
     )
     rows = gin_utils.call(infer.infer, partitioner=ONE_DEVICE)
     return [(row['prediction'], row['score']) for row in rows]
@@ -75,15 +75,19 @@ def answers(tmp_path):
 
 def test_samples_do_not_depend_on_batches(answers):
   """Samples of one question differ, and are the same in batches of any size."""
-  together = answers(SAMPLE, BATCH_SIZE=6)
-  assert len(set(together)) == 6
-  alone = answers(SAMPLE, BATCH_SIZE=1)
-  assert [text for text, _ in alone] == [text for text, _ in together]
+  batch_answers = answers(SAMPLE, BATCH_SIZE=6)
+  assert len(set(batch_answers)) == 6
+  single_answers = answers(SAMPLE, BATCH_SIZE=1)
+  assert [text for text, _ in single_answers] == [
+    text for text, _ in batch_answers
+  ]
   np.testing.assert_allclose(
-    [score for _, score in alone], [score for _, score in together], rtol=1e-4
+    [score for _, score in single_answers],
+    [score for _, score in batch_answers],
+    rtol=1e-4,
   )
-  other = answers(SAMPLE, BATCH_SIZE=6, RANDOM_SEED=1)
-  assert not set(other) & set(together)
+  seed_answers = answers(SAMPLE, BATCH_SIZE=6, RANDOM_SEED=1)
+  assert not set(seed_answers) & set(batch_answers)
 
 
 def test_nothing_is_written_with_a_binding_without_effect(answers, tmp_path):
@@ -110,13 +114,13 @@ def test_number_of_beams_has_an_effect(tmp_path):
       [*runner.TRAIN_FILES, str(path)],
       [f'{name} = {value!r}' for name, value in bindings.items()],
     )
-    found = _decodes(gin_utils.arguments(train.train)['model'])
+    num_decodes = _decodes(gin_utils.arguments(train.train)['model'])
     if beams is None:
       with pytest.raises(UserError, match='beam_search.* = .*: has no effect'):
         gin_effect.check_overridden()
       continue
     gin_effect.check_overridden()
-    assert found == beams
+    assert num_decodes == beams
 
 
 def _decodes(model) -> int:
@@ -142,7 +146,8 @@ def test_bindings_that_a_command_does_not_use(tmp_path, monkeypatch, capfd):
     'from __gin__ import dynamic_registration\n'
     'from hypertuning.networks import decoding\n'
     'decoding.sample.temperature = 0.7\n'
-    'TRAIN_STEPS = 1\n'
+    'TRAIN_STEPS = 1\n',
+    encoding='utf-8-sig',
   )
   files = (*runner.TRAIN_FILES, str(own))
   bindings = {**runner.TRAIN, 'MODEL_DIR': str(tmp_path / 'run')}
@@ -196,7 +201,7 @@ def test_noise_belongs_to_an_episode():
 def test_a_second_training_in_one_folder(tmp_path):
   model = runner.model()
   with (
-    locks.writing(str(tmp_path), 'MODEL_DIR'),
+    locks.folder_lock(str(tmp_path), 'MODEL_DIR'),
     pytest.raises(UserError, match='another command is writing there'),
   ):
     runner.train(tmp_path, model, total_steps=1)
@@ -215,4 +220,4 @@ def test_results_do_not_go_beside_those_of_another_command(answers, tmp_path):
   answers('', INFER_OUTPUT_DIR=folder)
   for command in ('train', 'eval', 'adapt'):
     with pytest.raises(UserError, match='OUT = .*: has the output of .*infer'):
-      restarts.refuse_others(folder, 'OUT', command)
+      restarts.refuse_other_commands(folder, 'OUT', command)

@@ -1,4 +1,4 @@
-"""Values that other tools write: read as they are meant, or named in a line."""
+"""Values that other tools write are read as meant, or named in one line."""
 
 import codecs
 import gzip
@@ -171,7 +171,9 @@ def test_parquet(tmp_path):
     pa.parquet.write_table(pa.table(table | {'targets': wrong}), path)
     assert f'{path}{words}' in str(row_files.check(str(path))[1][0])
   path.write_bytes(path.read_bytes()[:-20])
-  assert 'mine.parquet: no parquet file' in refusal(row_files.read, str(path))
+  assert 'mine.parquet: not a parquet file' in refusal(
+    row_files.read, str(path)
+  )
 
 
 def test_tfrecord(tmp_path):
@@ -188,14 +190,14 @@ def test_tfrecord(tmp_path):
 
   for payload, words in (
     (example(b'\xff'), ":2: 'inputs' is not UTF-8 at byte 0"),
-    (b'\x0a\xff', ':2: the record is no tf.train.Example'),
+    (b'\x0a\xff', ':2: the record is not a tf.train.Example'),
   ):
     with tf.io.TFRecordWriter(str(path)) as writer:
       writer.write(example(b'a'))
       writer.write(payload)
     assert f'{path}{words}' in refusal(row_files.read, str(path))
   path.write_bytes(path.read_bytes()[:-3])
-  assert 'no TFRecords' in refusal(row_files.read, str(path))
+  assert 'not a TFRecord file' in refusal(row_files.read, str(path))
 
 
 def test_benchmarks(tmp_path):
@@ -206,8 +208,8 @@ def test_benchmarks(tmp_path):
   }
   path = tmp_path / 'task1.json'
   path.write_bytes(BOM + json.dumps(task).encode())
-  odd = Oddities('a task')
-  rows = natural_instructions.read_task(path, odd)[2]
+  oddities = Oddities('a task')
+  rows = natural_instructions.read_task(path, oddities)[2]
   assert rows == [Row('a', 'b', (), ('c',))]
   for output, words in (
     (['\ud83d'], 'Instances 1: .* half a character'),
@@ -218,7 +220,7 @@ def test_benchmarks(tmp_path):
     task['Instances'][0]['output'] = output
     path.write_text(json.dumps(task))
     with pytest.raises(UserError, match=f'task1.json: .*{words}'):
-      natural_instructions.read_task(path, odd)
+      natural_instructions.read_task(path, oddities)
   write(tmp_path, '\ufefftask1\n', 'tasks.txt')
   assert natural_instructions._read_names(tmp_path / 'tasks.txt') == ['task1']
   write(tmp_path, b'\xff', 'tasks.txt')
@@ -232,9 +234,9 @@ def test_benchmarks(tmp_path):
   table = {'do_train': 'BASE', 'train_size': 9, 'num_prompts': 1}
   for bad in ({'prompts': 'ab'}, {'prompts': ['\ud83d']}, {'prompts': None}):
     path = write(tmp_path, json.dumps(table | bad))
-    assert ':1: no row of the table' in refusal(p3_files.read_table, path)
+    assert ':1: not a row of the table' in refusal(p3_files.read_table, path)
   path = write(tmp_path, json.dumps(table | {'num_prompts': 0, 'prompts': []}))
-  assert ':1: no row of the table' in refusal(p3_files.read_table, path)
+  assert ':1: not a row of the table' in refusal(p3_files.read_table, path)
 
   path = write(tmp_path, '\ufeff{"text": "a", "label": NaN, "c": null}')
   assert list(p3_files.raw_rows(path)) == [{'text': 'a', 'c': None}]
@@ -278,7 +280,7 @@ def test_vocabularies_and_texts(tmp_path):
   for data in (b'', b'no model'):
     path = write(tmp_path, data, 'x.model')
     message = refusal(vocabularies.sentencepiece, path)
-    assert message.startswith(f'{path}: no SentencePiece model')
+    assert message.startswith(f'{path}: not a SentencePiece model')
   assert 'model' in refusal(vocabularies.sentencepiece, str(tmp_path))
   path = write(tmp_path, '\ufeffwords \ufeff'.encode(), 'x.txt')
   read = hyperpretrain._read_file(tf.constant(path)).numpy().decode()
@@ -288,7 +290,9 @@ def test_vocabularies_and_texts(tmp_path):
 def test_texts_of_values():
   assert texts.text(2.5) == '2.5' and texts.text(b'a') == 'a'
   assert texts.text('\ud83d\ude00\0') == '\U0001f600\0'
-  assert texts.plain({'a': np.array([b'x'], object), 'b': np.int64(3)}) == {
+  assert texts.plain_value(
+    {'a': np.array([b'x'], object), 'b': np.int64(3)}
+  ) == {
     'a': ['x'],
     'b': 3,
   }
@@ -296,7 +300,7 @@ def test_texts_of_values():
   for _ in range(3000):
     deep = [deep]
   with pytest.raises(ValueError, match='nested too deeply'):
-    texts.plain(deep)
+    texts.plain_value(deep)
   assert texts.is_missing(math.nan) and not texts.is_missing(0.0)
 
 

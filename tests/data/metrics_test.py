@@ -119,13 +119,16 @@ def test_equal_options_and_ties():
 def test_options_of_the_same_tokens_are_a_tie():
   """Even where rounding makes one of them likelier."""
   alike = ranked([0, 0, 0], [1, 0, 0], [2, 2, 2], ['aa', 'ab', 'b'])
-  assert [x.tolist() for x in metrics.alike(alike)] == [[0, 1]]
+  assert [x.tolist() for x in metrics.indistinct_options(alike)] == [[0, 1]]
   for last in (-5.0, -0.1):
     scores = [np.array([-1.0, -1.0000001, last])]
     assert metrics.rank_accuracy([alike], scores) == {'accuracy': 0.0}
   # Two wrong ones do not matter.
   assert (
-    metrics.alike(ranked([0] * 3, [0, 0, 1], [2] * 3, ['aa', 'ab', 'b'])) == []
+    metrics.indistinct_options(
+      ranked([0] * 3, [0, 0, 1], [2] * 3, ['aa', 'ab', 'b'])
+    )
+    == []
   )
   with pytest.raises(
     UserError, match=r"'aa' and 'ab' are .* room for 7 tokens"

@@ -96,11 +96,11 @@ def test_rows_that_are_left_out_are_spread_over_the_files(tmp_path):
 def test_bad_binary_files_are_named(tmp_path):
   broken = tmp_path / 'broken.parquet'
   broken.write_bytes(b'PAR1 and nothing else')
-  with pytest.raises(UserError, match='broken.parquet: no parquet file'):
+  with pytest.raises(UserError, match='broken.parquet: not a parquet file'):
     row_files.read(str(broken))
   broken = tmp_path / 'broken.tfrecord'
   broken.write_bytes(b'nothing of the kind, and long enough')
-  with pytest.raises(UserError, match='broken.tfrecord: no TFRecords'):
+  with pytest.raises(UserError, match='broken.tfrecord: not a TFRecord file'):
     row_files.read(str(broken))
   for name in ('none.parquet', 'none.tfrecord'):
     with pytest.raises(UserError, match=f'{name}: no such file'):

@@ -68,7 +68,9 @@ def test_a_checkpoint_without_a_part_is_named(saved, tmp_path, what):
   """And is not taken for the end of the run."""
   run = shutil.copytree(saved, tmp_path / 'run')
   DAMAGES[what](run / 'checkpoint_4')
-  message = rf'checkpoint_4 is no whole checkpoint \({what}.*is checkpoint_2:'
+  message = (
+    rf'checkpoint_4 is not a complete checkpoint \({what}.*is checkpoint_2:'
+  )
   with pytest.raises(UserError, match=f'^MODEL_DIR = .*{message}'):
     checkpoint_folders.latest_step(str(run))
   for path in (run, run / 'checkpoint_4'):
@@ -83,7 +85,7 @@ def test_a_checkpoint_without_a_part_is_named(saved, tmp_path, what):
 def test_arrays_that_were_cut_short_are_named(saved, tmp_path, cut):
   run = shutil.copytree(saved, tmp_path / 'run')
   cut(_data(run / 'checkpoint_4'))
-  message = 'checkpoint_4 is no whole checkpoint .*whole one there is check.*_2'
+  message = 'checkpoint_4 is not a complete .*complete one there is check.*_2'
   with pytest.raises(UserError, match=message) as error:
     checkpoints.restore_variables(str(run))
   assert '\n' not in str(error.value)
@@ -99,7 +101,7 @@ def test_arrays_that_were_cut_short_are_named(saved, tmp_path, cut):
 
 def test_without_a_whole_checkpoint_none_is_promised(tmp_path):
   (tmp_path / 'checkpoint_4').mkdir()
-  with pytest.raises(UserError, match='no other checkpoint is whole there'):
+  with pytest.raises(UserError, match='no other checkpoint there is complete'):
     checkpoint_folders.find(str(tmp_path))
 
 
@@ -117,7 +119,7 @@ def test_folders_that_orbax_cannot_search_are_refused(tmp_path, name):
 
 def test_a_disk_that_is_full_while_a_checkpoint_is_saved(tmp_path):
   """The last whole checkpoint stays, and the run goes on from it."""
-  with disks.small(tmp_path / 'disk', '600k') as disk:
+  with disks.small_disk(tmp_path / 'disk', '600k') as disk:
     run = str(disk / 'run')
     checkpointer = checkpoints.Checkpointer(run)
     checkpointer.save(2, _state(2, 10**5), POSITION)

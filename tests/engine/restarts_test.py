@@ -63,13 +63,13 @@ ELSEWHERE = {
 
 def _table() -> dict[str, bool]:
   """Whether each setting of the page may change."""
-  found = {}
+  verdicts = {}
   for line in re.findall(r'^\| (.*) \|$', PAGE, flags=re.MULTILINE)[2:]:
     names, verdict, _ = line.split(' | ')
     assert verdict in ('may change', 'may not')
     for name in re.findall(r'`([\w.]+)`', names) or [names]:
-      found[name] = verdict == 'may change'
-  return found
+      verdicts[name] = verdict == 'may change'
+  return verdicts
 
 
 def _settings(tmp_path, **changed) -> dict[str, str]:
@@ -79,7 +79,7 @@ def _settings(tmp_path, **changed) -> dict[str, str]:
     runner.TRAIN_FILES, [f'{k} = {v!r}' for k, v in bindings.items()]
   )
   values = gin_utils.arguments(train.train)
-  if 'DISTILLATION_WEIGHT' in changed:  # which needs a file of its own
+  if 'DISTILLATION_WEIGHT' in changed:  # whose macro is in another gin file
     values['model']._distillation_weight = changed['DISTILLATION_WEIGHT']
   values['data'].check(values['model'])
   return restarts.settings(
@@ -93,18 +93,18 @@ def _settings(tmp_path, **changed) -> dict[str, str]:
 def test_the_table_of_the_page(tmp_path, monkeypatch):
   table = _table()
   assert set(table) == set(OTHER) | ELSEWHERE
-  # No cache is there, which USE_CACHED_TASKS would read.
+  # There is no cache, which USE_CACHED_TASKS would read.
   monkeypatch.setattr(
     row_digest, 'describe', lambda *arguments: {'rows of all': 'same'}
   )
   restarts.record(str(tmp_path), _settings(tmp_path))
   for name, value in OTHER.items():
-    now = _settings(tmp_path, **{name: value})
+    values = _settings(tmp_path, **{name: value})
     if table[name]:
-      restarts.check(str(tmp_path), now)
+      restarts.check(str(tmp_path), values)
       continue
     with pytest.raises(UserError, match='cannot go on like this') as error:
-      restarts.check(str(tmp_path), now)
+      restarts.check(str(tmp_path), values)
     message = str(error.value)
     assert '\n' not in message and 'MODEL_DIR' in message
     last = name.split('_')[-1].lower()  # of the model: its field
@@ -131,12 +131,12 @@ def test_rows_and_what_is_drawn_from_them():
     rows[:-1],
     [*rows[:-1], ('', '8O')],
   ):
-    now = _digests(_add(other))
-    assert now['rows of restarted'] != first['rows of restarted']
-    assert now['settings of restarted'] == first['settings of restarted']
-  now = _digests(_add(rows, shots=4))
-  assert now['settings of restarted'] != first['settings of restarted']
-  assert now['rows of restarted'] == first['rows of restarted']
+    values = _digests(_add(other))
+    assert values['rows of restarted'] != first['rows of restarted']
+    assert values['settings of restarted'] == first['settings of restarted']
+  values = _digests(_add(rows, shots=4))
+  assert values['settings of restarted'] != first['settings of restarted']
+  assert values['rows of restarted'] == first['rows of restarted']
 
 
 @pytest.fixture(scope='module')
@@ -173,32 +173,32 @@ def _files(folder) -> dict[str, bytes]:
 
 
 def test_a_refused_restart_writes_nothing(run):
-  before = _files(run)
-  assert b'TRAIN_STEPS = 7' in before['config.gin']
+  contents = _files(run)
+  assert b'TRAIN_STEPS = 7' in contents['config.gin']
   # The run of an earlier version had no record; its configuration is kept.
-  kept = (GOLDEN / 'checkpoint/config.gin').read_bytes()
-  assert before['config_until_6.gin'] == kept
+  config = (GOLDEN / 'checkpoint/config.gin').read_bytes()
+  assert contents['config_until_6.gin'] == config
   for changed, message in (
     ({'RANDOM_SEED': 1}, 'RANDOM_SEED = 1: .* was started with 0'),
     ({'MIXTURE_OR_TASK_NAME': 'toy_symbols'}, '= toy_symbols: .* with toy '),
-    # Nor is a run called finished that was another one.
+    # A finished run with other settings is not called finished either.
     ({'RANDOM_SEED': 1, 'TRAIN_STEPS': 7}, 'RANDOM_SEED = 1: '),
   ):
     with pytest.raises(UserError, match=message):
       _start(run, **{'TRAIN_STEPS': 8, **changed})
-    assert _files(run) == before
+    assert _files(run) == contents
   (run / 'settings.json').write_text('{"RANDOM_SEED"')
   with pytest.raises(UserError, match='settings.json: is damaged'):
     _start(run, TRAIN_STEPS=8)
-  (run / 'settings.json').write_bytes(before['settings.json'])
+  (run / 'settings.json').write_bytes(contents['settings.json'])
 
 
 def test_a_moved_checkpoint_is_no_other_one(run, tmp_path):
-  now = {'INITIAL_CHECKPOINT_PATH': str(run)}
-  gone = {'INITIAL_CHECKPOINT_PATH': str(tmp_path / 'gone')}
-  restarts.record(str(tmp_path), gone)
-  restarts.check(str(tmp_path), now)
-  restarts.record(str(tmp_path), now)
+  values = {'INITIAL_CHECKPOINT_PATH': str(run)}
+  old_values = {'INITIAL_CHECKPOINT_PATH': str(tmp_path / 'gone')}
+  restarts.record(str(tmp_path), old_values)
+  restarts.check(str(tmp_path), values)
+  restarts.record(str(tmp_path), values)
   for other in (str(GOLDEN / 'checkpoint'), 'None'):
     with pytest.raises(UserError, match='INITIAL_CHECKPOINT_PATH'):
       restarts.check(str(tmp_path), {'INITIAL_CHECKPOINT_PATH': other})

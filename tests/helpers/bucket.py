@@ -95,7 +95,7 @@ class Bucket(backend.Backend):
 
 
 class _Upload(io.BytesIO):
-  """An object that is there once it is closed."""
+  """An object that exists once it is closed."""
 
   def __init__(self, file, binary):
     super().__init__()
@@ -104,7 +104,7 @@ class _Upload(io.BytesIO):
   def write(self, data):
     return super().write(data if self._binary else data.encode())
 
-  def __exit__(self, kind, *rest):
+  def __exit__(self, kind, *unused):
     if kind is None:
       self._file.parent.mkdir(parents=True, exist_ok=True)
       self._file.write_bytes(self.getvalue())
@@ -112,7 +112,7 @@ class _Upload(io.BytesIO):
 
 
 def stand_in(root, monkeypatch):
-  """Lets `epath` find `gs://` paths in a folder."""
+  """Lets `epath` read and write `gs://` paths in a folder."""
   bucket = Bucket(root)
   monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, 'gs', bucket)
   monkeypatch.setattr(gpath, '_is_tf_installed', lambda: False)
@@ -121,7 +121,7 @@ def stand_in(root, monkeypatch):
 
 @contextlib.contextmanager
 def serve(root, monkeypatch):
-  """Serves the objects to TensorStore, and lets Orbax take this for GCS."""
+  """A context in which TensorStore and Orbax use the bucket in place of GCS."""
   from orbax.checkpoint._src.path import gcs_utils
 
   root = pathlib.Path(root)
@@ -132,7 +132,7 @@ def serve(root, monkeypatch):
   address = f'http://127.0.0.1:{server.server_address[1]}'
   monkeypatch.setenv('TENSORSTORE_GCS_HTTP_URL', address)
   monkeypatch.setenv('GOOGLE_AUTH_TOKEN_FOR_TESTING', 'none')
-  # Asked through a package of Google's, which has no such address.
+  # Orbax would ask Google's own server, through a package of Google's.
   monkeypatch.setattr(
     gcs_utils, 'is_hierarchical_namespace_enabled', lambda path: False
   )
@@ -228,8 +228,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
     name = query['name']
     file = bucket / name
-    there = _generation(file) if file.is_file() else '0'
-    if query.get('ifGenerationMatch', there) != there:
+    generation = _generation(file) if file.is_file() else '0'
+    if query.get('ifGenerationMatch', generation) != generation:
       return self._answer(412)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f'{file.name}.{threading.get_ident()}')

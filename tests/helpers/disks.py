@@ -8,8 +8,13 @@ import pytest
 
 
 @contextlib.contextmanager
-def small(folder, size):
-  """Mounts a disk of a size such as `64k`, which only root may do."""
+def small_disk(folder, size):
+  """A context with a small disk; skips the test unless the user is root.
+
+  Args:
+    folder: folder that is made, where the disk is mounted.
+    size: size of the disk, such as `64k`.
+  """
   folder.mkdir()
   mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
   if os.getuid() or subprocess.run(mount, capture_output=True).returncode:

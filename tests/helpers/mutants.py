@@ -1,7 +1,8 @@
-"""Files of rows as other tools, crashes and typing errors leave them.
+"""Makes files of rows as other tools, crashes and typing errors leave them.
 
-A file is made of good rows. Some values are replaced by what is written where a
-text is meant, and then some bytes are. Everything hangs on the seed of a file.
+A file starts as good rows. Some of its values are replaced by values that are
+no text or a strange one, and then some of its bytes. The random generator that
+the caller seeds decides everything.
 """
 
 import codecs
@@ -52,22 +53,22 @@ _PIECES = (
 
 
 def value(rng: random.Random, kinds=VALUES):
-  """A value that is no text, or an odd one."""
+  """A value that is not text, or a strange text."""
   return rng.choice(kinds)
 
 
 def row(rng: random.Random, good: dict, odd: float = 0.3, kinds=VALUES) -> dict:
-  """A good row of which, with the chance `odd`, one field is not."""
-  changed = dict(good)
+  """A good row; with the probability `odd`, one of its fields is replaced."""
+  fields = dict(good)
   if rng.random() < odd:
-    name = rng.choice(list(changed))
+    name = rng.choice(list(fields))
     if rng.random() < 0.2:
-      del changed[name]
-    elif isinstance(changed[name], list) and rng.random() < 0.5:
-      changed[name] = [*changed[name], value(rng, kinds)]
+      del fields[name]
+    elif isinstance(fields[name], list) and rng.random() < 0.5:
+      fields[name] = [*fields[name], value(rng, kinds)]
     else:
-      changed[name] = value(rng, kinds)
-  return changed
+      fields[name] = value(rng, kinds)
+  return fields
 
 
 def dumps(item) -> str:

@@ -148,22 +148,22 @@ def macros(name: str) -> dict[str, Any]:
 
   The configuration is parsed as the command does it.
   """
-  _, _, files, needed = COMMANDS[name]
-  gin_utils.parse(files, [f'{k} = {v!r}' for k, v in needed.items()])
+  _, _, files, values = COMMANDS[name]
+  gin_utils.parse(files, [f'{k} = {v!r}' for k, v in values.items()])
   macro = gin.get_configurable(gin_config.macro)
-  used = {
+  names = {
     reference.scoped_selector.rpartition('/')[0]
     for reference in gin_config.iterate_references(gin_config._CONFIG, to=macro)
   }
   return {
-    scope: _literal(bound['value'])
-    for (scope, selector), bound in gin_config._CONFIG.items()
-    if selector == 'gin.macro' and scope in used
+    scope: _literal(arguments['value'])
+    for (scope, selector), arguments in gin_config._CONFIG.items()
+    if selector == 'gin.macro' and scope in names
   }
 
 
 def _literal(value: Any) -> Any:
-  """A value without references, whose places hold `None`."""
+  """A value as Python reads it, or None if it has references."""
   text = gin_config._format_value(value)
   try:
     return ast.literal_eval(text)
@@ -171,22 +171,22 @@ def _literal(value: Any) -> Any:
     return None
 
 
-def draw(rng: random.Random, right: Any, others: list[str]) -> str:
-  """A value in gin's own words, most often a wrong one.
+def draw(rng: random.Random, value: Any, macros: list[str]) -> str:
+  """A value as gin writes it, which is most often a wrong one.
 
   Args:
-    rng: source of the choice.
-    right: the value that the command has.
-    others: names of other macros.
+    rng: source of random numbers.
+    value: the right value.
+    macros: names of macros that the value may refer to.
   """
   kind = rng.randrange(10)
   if kind == 0:
-    return f'%{rng.choice(others)}'
+    return f'%{rng.choice(macros)}'
   if kind < 4:
-    return _text(_mutate(rng, right))
+    return _text(_mutate(rng, value))
   if kind == 4:
-    wrong = rng.choice(_WRONG)
-    return _text(rng.choice([(right,), [right], {'a': right}, (right, wrong)]))
+    pair = (value, rng.choice(_WRONG))
+    return _text(rng.choice([(value,), [value], {'a': value}, pair]))
   return _text(rng.choice(_WRONG))
 
 
@@ -194,14 +194,14 @@ def _mutate(rng: random.Random, value: Any) -> Any:
   """A value with one part that is changed, missing or misspelt."""
   if isinstance(value, dict) and value:
     key = rng.choice(list(value))
-    rest = {k: v for k, v in value.items() if k != key}
-    changed = [
-      rest,
+    remainder = {k: v for k, v in value.items() if k != key}
+    candidates = [
+      remainder,
       {**value, key: _mutate(rng, value[key])},
       {**value, key: rng.choice(_WRONG)},
-      {**rest, _mutate(rng, key): value[key]},
+      {**remainder, _mutate(rng, key): value[key]},
     ]
-    return rng.choice(changed)
+    return rng.choice(candidates)
   if isinstance(value, (tuple, list)) and value:
     n = rng.randrange(len(value))
     items = list(value)
@@ -219,15 +219,15 @@ def _text(value: Any) -> str:
   return repr(value).replace('inf', '1e999')
 
 
-def drawn(count: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
-  """Names of commands and macros, and values, every macro about as often."""
+def samples(count: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
+  """Yields commands, macros and values; all macros about equally often."""
   rng = random.Random(seed)
-  found = {name: macros(name) for name in COMMANDS}
-  pairs = [(name, macro) for name, values in found.items() for macro in values]
+  values_of = {name: macros(name) for name in COMMANDS}
+  pairs = [(name, macro) for name in COMMANDS for macro in values_of[name]]
   order: list[tuple[str, str]] = []
   for _ in range(count):
     if not order:
       order = rng.sample(pairs, len(pairs))
     name, macro = order.pop()
-    others = [x for x in found[name] if x != macro]
-    yield name, macro, draw(rng, found[name][macro], [*others, macro])
+    names = [x for x in values_of[name] if x != macro]
+    yield name, macro, draw(rng, values_of[name][macro], [*names, macro])

@@ -1,4 +1,4 @@
-"""Benchmarks as they are published: odd rows are counted, and left out."""
+"""Published benchmarks: rows with faults are counted, and left out."""
 
 import json
 
@@ -41,7 +41,7 @@ def _p3_rows(prompt, count, **more):
 
 
 def test_p3_prompts_without_options_beside_those_with(tmp_path, capsys):
-  """Case 05, and odd rows: each is counted with the first file and line."""
+  """Each kind of fault is counted, with the file and line of the first one."""
   for split, start in (('train', 0), ('validation', 20)):
     good = [
       family_files.p3_row('hellaswag_how_ends', n)
@@ -110,7 +110,7 @@ def test_prompts_that_t0_leaves_out_are_counted(tmp_path, capsys):
 
 
 def _templates(folder, rows=None, **prompts):
-  """Case 25: prompts over the rows of a file."""
+  """Registers prompts over the rows of a file."""
   text = 'templates:\n'
   for name, jinja in prompts.items():
     jinja, choices = (
@@ -198,7 +198,7 @@ def _metaicl(folder, test, train=None):
 
 
 def test_metaicl_as_published(tmp_path, capsys):
-  """Case 28."""
+  """Files with the faults of the published benchmark."""
 
   def published(good):
     twice = {'input': 'q9', 'output': 'x', 'options': [*'xyzwy']}

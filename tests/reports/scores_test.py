@@ -1,4 +1,4 @@
-"""Scores that lied: questions that cannot be ranked, or that went missing."""
+"""Scores: questions that cannot be ranked or are not asked are reported."""
 
 import family_files
 import numpy as np
@@ -47,7 +47,7 @@ def _questions(name, lengths=LONG, room=2):
 
 
 def test_options_that_are_cut_to_the_same_tokens(tmp_path, monkeypatch, capfd):
-  """Case 02: 'posit' is all that is left of both."""
+  """Both options are cut to 'posit'."""
   options = ('positive sentiment', 'positive surprise')
   _register(tmp_path, _rows(8, options[:1], options))
   code, err = runner.main(
@@ -88,7 +88,7 @@ class _Letters:
 
 
 def test_rows_without_options_beside_rows_with_them(tmp_path, capsys):
-  """Case 04: the first is named, by the command that checks files as well."""
+  """The message names the first row; so does the command that checks files."""
   asked = _rows(8)
   for n in (2, 3, 6):
     del asked[n]['options']
@@ -149,8 +149,8 @@ def test_likelihoods_that_are_no_number_are_named():
   scores = np.array([[-1.0, -2.0], [-1.0, np.nan]])
   with pytest.raises(UserError, match='t, phi none: .*query 1 of episode 1'):
     scoring.check_scores('t, phi none', scores, [2, 2])
-  found = scoring.check_scores('t, phi none', scores, [2, 1])  # padded
-  assert [x.tolist() for x in found] == [[-1.0, -2.0], [-1.0]]
+  rows = scoring.check_scores('t, phi none', scores, [2, 1])  # padded
+  assert [x.tolist() for x in rows] == [[-1.0, -2.0], [-1.0]]
   with pytest.raises(UserError, match='t: the loss is nan at step 3'):
     scoring.check_loss('t', 3, np.nan)
   with pytest.raises(UserError, match="The metric 'f' is nan"):
@@ -160,19 +160,19 @@ def test_likelihoods_that_are_no_number_are_named():
 def test_errors_weigh_episodes_by_their_questions():
   """Two episodes of one question and one of four: 3 of 6 are right."""
   targets = [[['a']], [['a']], [['a']] * 4]
-  said = [['a'], ['b'], ['a', 'a', 'b', 'b']]
+  texts = [['a'], ['b'], ['a', 'a', 'b', 'b']]
 
-  def share(of, answers):
+  def share(references, answers):
     pairs = [
       (x[0], y)
-      for o, s in zip(of, answers, strict=True)
+      for o, s in zip(references, answers, strict=True)
       for x, y in zip(o, s, strict=True)
     ]
     return {'f': sum(x == y for x, y in pairs) / len(pairs)}
 
-  found = scoring.measure([share], targets, said, [0, 0, 0])
+  values = scoring.measure([share], targets, texts, [0, 0, 0])
   # Residuals 1 - 0.5, 0 - 0.5 and 2 - 4 * 0.5 over three episodes.
-  assert found['f_stderr'] == pytest.approx((3 / 2 * 0.5) ** 0.5 / 6)
+  assert values['f_stderr'] == pytest.approx((3 / 2 * 0.5) ** 0.5 / 6)
 
 
 def test_means_say_of_how_many_questions_they_are():
@@ -192,7 +192,7 @@ def test_means_say_of_how_many_questions_they_are():
 
 
 def test_options_that_the_vocabulary_does_not_know(tmp_path):
-  """They are `<unk>` both: said and counted, refused if all are so."""
+  """Both are `<unk>`: a note counts such questions; all of them are refused."""
   unknown = ('{', '[')
   form = text_format.t5_format(_Letters())
   more = {'text_format': form, 'name': 'unknown'}

@@ -454,7 +454,7 @@ def test_slips_of_a_sweep(tmp_path):
     ({'average_over': 'sed'}, "AVERAGE_OVER = 'sed': no such axis"),
     (
       {'output_dir': str(tmp_path / 'file')},
-      "SWEEP_DIR = '.*/file': cannot be written .*file is no folder",
+      "SWEEP_DIR = '.*/file': cannot be written .*file is not a folder",
     ),
     (
       {'output_dir': str(tmp_path / 'file/a')},
