@@ -150,8 +150,8 @@ def infer(
   progress.close()
   with locks.writing(output_dir, 'INFER_OUTPUT_DIR', wait=True):
     # The adapters of an earlier command belong to other answers.
-    for name in ('predictions.jsonl', 'adapters.safetensors'):
-      files.remove(output_dir, name)
+    for file in ('predictions.jsonl', 'adapters.safetensors'):
+      files.remove(output_dir, file)
     gin_utils.save_config(output_dir)
     if save_adapters:
       io.save(

@@ -136,8 +136,9 @@ def keep_config(model_dir: str, step: int, text: str) -> None:
   # as its first checkpoint.
   if (path.parent / name).exists() or not path.exists():
     return
-  if path.read_text() != text:
-    files.write_text(model_dir, name, path.read_text())
+  before = text_files.read_text(path)
+  if before != text:
+    files.write_text(model_dir, name, before)
 
 
 def refuse_others(folder: str, binding: str, command: str) -> None:
@@ -153,10 +154,10 @@ def refuse_others(folder: str, binding: str, command: str) -> None:
 
   Raises:
     UserError: the folder has checkpoints, or the `config.gin` of another
-      command.
+      command or one that cannot be read.
   """
   path = files.folder(folder, binding) / 'config.gin'
-  text = path.read_text() if path.exists() else ''
+  text = text_files.read_text(path) if path.exists() else ''
   others = set(_COMMAND.findall(text)) - {command}
   if command != 'train' and checkpoint_folders.latest_step(folder) is not None:
     others = {'train'}
