@@ -72,7 +72,7 @@ LAYERS = {
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {
     *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),
-    'engine',
+    *('hints', 'ranges', 'engine'),
   },
   'reporting': {
     *('errors', 'files', 'text_files', 'spread', 'tables', 'engine'),
