@@ -60,6 +60,7 @@ LAYERS = {
   },
   'engine': {
     'ranges',
+    'quiet',
     'errors',
     'files',
     'text_files',
