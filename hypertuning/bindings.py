@@ -5,8 +5,10 @@ any function is called with it. The message names the macro that the user bound.
 `hypertuning.ranges` has hints that also limit numbers to a range.
 """
 
+import collections.abc
 import dataclasses
 import functools
+import graphlib
 import inspect
 import types
 import typing
@@ -112,10 +114,43 @@ def check(config: _Config | None = None) -> None:
     if not own_problems and selector in referenced_selectors:
       own_problems = list(_order_problems(function, bound_values))
     problems += own_problems
+  _check_cycles(config)
   if problems:
     # The message names the macro with the value at fault, rather than another
     # macro that is bound to it.
     raise UserError(min(problems)[1])
+
+
+def _check_cycles(config: _Config) -> None:
+  """Refuses a value that is made from itself: `A = @f()` with `f.x = %A`.
+
+  Raises:
+    UserError: lists the macros and functions of the cycle.
+  """
+  graph: dict[str, set[str]] = {}
+  for (scope, selector), arguments in config.items():
+    values = {**config.get(('', selector), {}), **arguments}
+    references = [
+      reference
+      for reference in gin_config.iterate_references(values)
+      if reference.evaluate
+    ]
+    graph[f'{scope}/{selector}' if scope else selector] = {
+      reference.scoped_selector for reference in references
+    }
+    for reference in references:
+      # Without bindings for the scope, those without a scope apply.
+      selector = reference.configurable.selector
+      if reference.scoped_selector != selector:
+        graph.setdefault(reference.scoped_selector, {selector})
+  try:
+    graphlib.TopologicalSorter(graph).prepare()
+  except graphlib.CycleError as error:
+    names = [name.removesuffix(f'/{_MACRO}') for name in error.args[1]]
+    raise UserError(
+      f'{" < ".join(names)}: each is part of the next one, in a circle; give '
+      'one of them another value.'
+    ) from error
 
 
 def _bound(scope: str, selector: str, argument: str, config: _Config) -> _Bound:
@@ -175,6 +210,8 @@ def _future_value(reference: Any) -> hints.FutureValue:
       # Whether a function returns None is only known when it is called.
       members = set(typing.get_args(kind)) - {type(None)}
       kind = members.pop() if len(members) == 1 else None
+    if typing.get_origin(kind) is collections.abc.Callable:
+      kind = types.FunctionType
   return hints.FutureValue(
     repr(reference),
     kind if isinstance(kind, type) else None,

@@ -1,5 +1,6 @@
 """Finds gin files, and reads the lines of them and of what they include."""
 
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ def find(file: str, roots: Sequence[str]) -> pathlib.Path:
     UserError: there is no such file.
   """
   for root in ('', *roots):
-    path = pathlib.Path(root, file)
+    # No shell expands `~` behind `--gin_file=`.
+    path = pathlib.Path(os.path.expanduser(os.path.join(root, file)))
     if path.is_file():
       return path
   if file.startswith(tuple(old_names.FILES)):

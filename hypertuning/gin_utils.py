@@ -101,7 +101,20 @@ def run(module: str, function: str, configured: bool = True) -> None:
       sys.exit(130)  # the exit code of a shell after SIGINT
 
   with quiet.closed_pipes():
-    app.run(main, argv=[_rewrite(argument) for argument in sys.argv])
+    app.run(
+      main,
+      argv=[_rewrite(argument) for argument in sys.argv],
+      flags_parser=_parse_flags,
+    )
+
+
+def _parse_flags(arguments: Sequence[str]) -> list[str]:
+  """Reads the flags; the error of a wrong one is one line, exit code 2."""
+  try:
+    return _FLAGS(arguments)
+  except flags.Error as error:
+    print(f'error: {one_line(error)} --help lists the flags.', file=sys.stderr)
+    sys.exit(2)
 
 
 def parse(
@@ -124,7 +137,7 @@ def parse(
     UserError: names the file, line or binding at fault.
   """
   gin.clear_config()
-  roots = [*search_paths, str(paths.data_root())]
+  roots = [*map(os.path.expanduser, search_paths), str(paths.data_root())]
   for root in roots:
     gin.add_config_file_search_path(root)
   if not files:

@@ -116,9 +116,11 @@ def _is_unknown(error: Any) -> bool:
   value = error['input']
   if not isinstance(value, FutureValue) or error['type'] == _CLASS_ERROR:
     return False
-  return not value.is_function and (
-    value.kind is None or issubclass(value.kind, _LITERAL_TYPES)
-  )
+  if value.is_function or value.kind is None:
+    return not value.is_function
+  # A named tuple is an object, such as a transformation of optax.
+  is_object = hasattr(value.kind, '_fields')
+  return issubclass(value.kind, _LITERAL_TYPES) and not is_object
 
 
 def _steps(value: Any, path: Sequence[Any]) -> tuple[Any, ...]:
@@ -197,7 +199,8 @@ def _is_a(kind: type, value: Any) -> Any:
   is_function = kind is collections.abc.Callable
   if isinstance(value, FutureValue):
     if value.is_function or is_function:
-      is_allowed = value.is_function == is_function or value.kind is None
+      makes_function = value.kind in (None, types.FunctionType)
+      is_allowed = value.is_function == is_function or makes_function
     else:
       is_allowed = value.kind is None or _is_subclass(value.kind, kind)
     if is_allowed:

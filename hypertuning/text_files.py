@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,8 +64,9 @@ def read_bytes(
     return data
   except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
     raise UserError(f'{path}: {missing}') from error
-  except (OSError, EOFError, ValueError, zlib.error) as error:
-    raise UserError(f'{path}: cannot be read ({error}).') from error
+  except Exception as error:  # the library of each kind of bucket has its own
+    reason = ' '.join(str(error).split())
+    raise UserError(f'{path}: cannot be read ({reason}).') from error
 
 
 def read_text(path: str | os.PathLike, missing: str = 'no such file.') -> str:

@@ -60,6 +60,7 @@ LAYERS = {
   },
   'engine': {
     'ranges',
+    'quiet',
     'errors',
     'files',
     'text_files',
@@ -72,7 +73,7 @@ LAYERS = {
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {
     *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),
-    'engine',
+    *('hints', 'ranges', 'engine'),
   },
   'reporting': {
     *('errors', 'files', 'text_files', 'spread', 'tables', 'engine'),

@@ -72,6 +72,8 @@ def test_files_that_are_not_there(tmp_path):
       text_files.read_text(path, 'no such file; give one')
   with pytest.raises(UserError, match='cannot be read'):
     text_files.read_text('a\0b')
+  with pytest.raises(UserError, match='~no_such_user/x: no such file'):
+    text_files.read_text('~no_such_user/x')
 
 
 def test_json_that_python_cannot_count(tmp_path):

@@ -1,6 +1,7 @@
 """Finds registered seqio tasks and mixtures by name, and opens their data."""
 
 import importlib
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypertuning.data import places, vocabularies
 from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.features import TextFeature
 from hypertuning.data.text_format import TextFormat, Vocabulary
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 Lengths = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ def import_tasks(
     binding: gin binding or flag that gives the name, for the error message.
 
   Raises:
-    UserError: there is no such module.
+    UserError: there is no such module, or it raises an error.
   """
   if not module:
     return
@@ -39,6 +40,21 @@ def import_tasks(
       f'{binding} = {module!r}: {error}; it must be importable '
       'from the working directory or installed.'
     ) from error
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:  # a user's module may raise any
+    raise UserError(
+      f'{binding} = {module!r}: cannot be imported ({_where(error)}: '
+      f'{type(error).__name__}: {one_line(error)}).'
+    ) from error
+
+
+def _where(error: BaseException) -> str:
+  """The `file:line` of an error in a module that is imported."""
+  if isinstance(error, SyntaxError):
+    return f'{error.filename}:{error.lineno}'
+  frame = traceback.extract_tb(error.__traceback__)[-1]
+  return f'{frame.filename}:{frame.lineno}'
 
 
 def get_task(
@@ -62,6 +78,25 @@ def get_task(
       f'{", ".join(sorted(known_names))}). Name its module in '
       'MIXTURE_OR_TASK_MODULE.'
     ) from error
+
+
+def check_split(name: str, split: str, binding: str = '') -> None:
+  """Refuses a split that a task does not have.
+
+  Args:
+    name: name of a registered task or mixture.
+    split: name of the split.
+    binding: name of the gin binding that has the split, for the error message.
+
+  Raises:
+    UserError: the task has no such split; the message lists those it has.
+  """
+  splits = get_task(name).splits
+  if split not in splits:
+    place = f'{binding} = {split!r}: ' if binding else ''
+    raise UserError(
+      f'{place}{name} has no split {split!r}; it has {", ".join(splits)}.'
+    )
 
 
 def members(name: str) -> list[seqio.Task]:
@@ -109,10 +144,7 @@ def episodes(
     UserError: there is no such task or split.
   """
   task = get_task(name)
-  if split not in task.splits:
-    raise UserError(
-      f'{name} has no split {split!r}; it has {", ".join(task.splits)}.'
-    )
+  check_split(name, split)
   arguments = {
     'sequence_length': lengths,
     'split': split,

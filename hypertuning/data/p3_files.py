@@ -170,7 +170,7 @@ def raw_rows(
     values = {}
     try:
       for field, value in item.items():
-        values[field] = texts.plain_value(value)
+        values[texts.text(field)] = texts.plain_value(value)
     except MalformedError as error:
       report(number, f'{list(item)[len(values)]!r} {error}.')
       continue

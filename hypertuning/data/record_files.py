@@ -39,10 +39,11 @@ def read(path: str, most: int | None = None) -> Iterator[tuple[int, Item]]:
   """
   read_rows = _parquet if path.endswith('.parquet') else _tfrecord
   try:
-    if not epath.Path(path).expanduser().is_file():
-      raise UserError(f'{path}: no such file.')
-  except (OSError, ValueError) as error:
-    raise UserError(f'{path}: cannot be read ({error}).') from error
+    is_file = epath.Path(path).expanduser().is_file()
+  except Exception as error:  # the library of each kind of bucket has its own
+    raise UserError(f'{path}: cannot be read ({one_line(error)}).') from error
+  if not is_file:
+    raise UserError(f'{path}: no such file.')
   yield from read_rows(path, most)
 
 

@@ -143,6 +143,8 @@ def _parse(path: str, number: int, line: str) -> Request:
     raise UserError(
       f'{path}:{number}: "queries" must be a list of strings; write {_FORM}.'
     )
+  if not queries:
+    raise UserError(f'{path}:{number}: "queries" is empty; ask one or more.')
   if not isinstance(examples, list) or not all(
     isinstance(example, dict)
     and isinstance(example.get('inputs'), str)

@@ -65,7 +65,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
   if isinstance(value, (bytes, str)):
     return text(value)
   if isinstance(value, dict):
-    return {name: plain_value(x, depth + 1) for name, x in value.items()}
+    return {text(name): plain_value(x, depth + 1) for name, x in value.items()}
   if hasattr(value, 'tolist'):  # NumPy's
     value = value.tolist()
   if isinstance(value, list):

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hypertuning import files, trees
+from hypertuning import files, quiet, trees
 from hypertuning.adapters.lora import without_heads
 from hypertuning.engine import checkpoint_folders, t5x_format
 from hypertuning.errors import UserError
@@ -310,14 +310,16 @@ def _read_errors(folder: epath.Path) -> Iterator[None]:
   Args:
     folder: folder of the checkpoint.
   """
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:  # Orbax and TensorStore raise many kinds
-    raise UserError(
-      checkpoint_folders.damage_message(folder, files.reason(error))
-    ) from error
+  # Orbax reads arrays in threads, which print tracebacks once one has failed.
+  with quiet.hidden_stderr():
+    try:
+      yield
+    except UserError:
+      raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+      raise UserError(
+        checkpoint_folders.damage_message(folder, files.reason(error))
+      ) from error
 
 
 def _metadata(state_folder: epath.Path) -> Any:

@@ -144,8 +144,9 @@ def keep_config(model_dir: str, step: int, text: str) -> None:
   # no step of the run was done with that configuration.
   if (path.parent / name).exists() or not path.exists():
     return
-  if path.read_text() != text:
-    files.write_text(model_dir, name, path.read_text())
+  before = text_files.read_text(path)
+  if before != text:
+    files.write_text(model_dir, name, before)
 
 
 def refuse_other_commands(folder: str, binding: str, command: str) -> None:
@@ -161,7 +162,7 @@ def refuse_other_commands(folder: str, binding: str, command: str) -> None:
 
   Raises:
     UserError: the folder has checkpoints, or the `config.gin` of another
-      command.
+      command or one that cannot be read.
   """
   path = files.folder(folder, binding) / 'config.gin'
   text = text_files.read_text(path) if path.exists() else ''

@@ -29,6 +29,7 @@ class TaskData:
     seed: seed for drawing and shuffling.
     use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
     binding: name that the user bound `name` to, for error messages.
+    split_binding: name that the user bound `split` to, for error messages.
   """
 
   name: Name | None
@@ -39,6 +40,7 @@ class TaskData:
   seed: Natural = 0
   use_cached: bool = False
   binding: str = 'MIXTURE_OR_TASK_NAME'
+  split_binding: str = 'SPLIT'
 
   @property
   def required_name(self) -> str:
@@ -61,13 +63,15 @@ class TaskData:
     """Imports the tasks, and refuses text that the model cannot read.
 
     Raises:
-      UserError: the model has too few embeddings, the module or the task does
-        not exist, or the task's text has another format than the model's.
+      UserError: the model has too few embeddings, the module, the task or
+        its split does not exist, or the task's text has another format than the
+        model's.
     """
     batching.check_vocabulary(model)
     lookup.import_tasks(self.module)
     if self.name is not None:
       lookup.get_task(self.name, self.binding)
+      lookup.check_split(self.name, self.split, self.split_binding)
       lookup.check_text(self.name, model.text_format)
 
   def shapes(self, model: HyperTuningModel) -> dict[str, tuple[int, ...]]:

@@ -216,8 +216,8 @@ def _cell(
     if done_row := _json(path / DONE_FILE, 'seconds'):
       tables = dict(_tables(path, aggregate))
       ending = plan['command'].rpartition('.')[2]
-      if 'results' not in tables and ending not in _WITHOUT_RESULTS:
-        raise _BrokenFile('no results.jsonl')
+      if not tables.get('results') and ending not in _WITHOUT_RESULTS:
+        raise _BrokenFile('no rows in results.jsonl')
       _check_sizes(path, done_row)
       state, seconds = DONE, _seconds(done_row)
     elif failed_row := _json(path / FAILED_FILE, 'reason'):

@@ -1,13 +1,29 @@
 """Checks STAGES and AXES; each mistake is reported in one line."""
 
+import functools
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hypertuning import hints
 from hypertuning.errors import UserError
+from hypertuning.ranges import Name, Names
 from hypertuning.sweeping.cells import OUTPUTS
 
 _FIELDS = ('command', 'gin_files', 'bindings', 'axes', 'points', 'after')
+# Types of the fields of stages and of points on an axis.
+_TYPES = {
+  'command': Name,
+  'gin_files': Names,
+  'last_gin_files': Names,
+  'axes': Sequence[Name],
+  'bindings': Mapping[Name, Any],
+  'points': Mapping[Name, Names],
+  'after': Mapping[Name, Name],
+  'stages': Names,
+  'per_stage': Mapping[Name, Mapping[str, Any]],
+}
 
 
 def check(
@@ -72,8 +88,6 @@ def _check_stage(
 ) -> None:
   place = f'STAGES: {name!r}'
   _check_dict(place, stage)
-  for field in ('bindings', 'after', 'points'):
-    _check_dict(f'{place}: {field!r}', stage.get(field, {}))
   if not re.fullmatch(r'[\w.=-]+', name):
     raise UserError(f'{place} cannot name a folder.')
   for field in stage:
@@ -84,7 +98,7 @@ def _check_stage(
   for field in ('command', 'gin_files'):
     if not stage.get(field):
       raise UserError(f'{place} has no {field!r}.')
-  _check_files(place, stage)
+  _check_types(place, stage)
   if stage['command'] not in OUTPUTS:
     raise UserError(
       f'{place}: command {stage["command"]!r}; give one of '
@@ -101,10 +115,7 @@ def _check_stage(
       raise UserError(
         f'{place}: points of the axis {axis!r}, which it does not have.'
       )
-    unknown = (
-      [labels] if isinstance(labels, str) else set(labels) - {*axes[axis]}
-    )
-    if unknown or not labels:
+    if set(labels) - {*axes[axis]}:
       raise UserError(
         f'{place}: points {labels!r} of {axis!r}; give some of '
         f'{tuple(axes[axis])!r}.'
@@ -160,22 +171,19 @@ def _check_axes(
 def _check_point(
   place: str, fields: Mapping[str, Any], stages: Mapping[str, Any]
 ) -> None:
+  _check_types(place, fields)
   per_stage = fields.get('per_stage', {})
-  _check_dict(f"{place}: 'per_stage'", per_stage)
   for field, names in (
     ('stages', fields.get('stages', ())),
     ('per_stage', tuple(per_stage)),
   ):
-    unknown = [names] if isinstance(names, str) else set(names) - set(stages)
-    if unknown:
+    if set(names) - set(stages):
       raise UserError(
         f'{place} is for the stages {names!r} in {field!r}; give some of '
         f'{tuple(stages)!r}.'
       )
   for part in (fields, *per_stage.values()):
-    _check_dict(place, part)
-    _check_files(place, part)
-    _check_dict(f"{place}: 'after'", part.get('after', {}))
+    _check_types(place, part)
     for binding, source in part.get('after', {}).items():
       source_stage, _ = _parts(source)
       if source_stage not in stages:
@@ -190,7 +198,12 @@ def _check_dict(place: str, value: Any) -> None:
     raise UserError(f'{place} must be a dict, and is {value!r}.')
 
 
-def _check_files(place: str, part: Mapping[str, Any]) -> None:
-  for field in ('gin_files', 'last_gin_files'):
-    if isinstance(part.get(field, ()), str):
-      raise UserError(f'{place}: {field} must be a tuple of files.')
+def _check_types(place: str, fields: Mapping[str, Any]) -> None:
+  for field in _TYPES.keys() & fields.keys():
+    problem = hints.problem(_TYPES[field], fields[field])
+    if problem:
+      inner = ''.join(f'[{step!r}]' for step in problem.path)
+      raise UserError(
+        f'{place}: {field}{inner} {problem.text}, and is '
+        f'{functools.reduce(operator.getitem, problem.path, fields[field])!r}.'
+      )

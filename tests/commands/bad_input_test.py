@@ -1,11 +1,13 @@
 """Bad input through the real commands: one line, exit code 2, nothing left."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import runner
 
+from hypertuning import gin_utils
 from hypertuning.engine import checkpoints
 
 EVAL_FILES = (*runner.MODEL_FILES, 'gin/local/eval.gin')
@@ -172,6 +174,56 @@ def test_unknown_task_and_module(fails):
   assert "MIXTURE_OR_TASK_MODULE = 'nothing.like_this'" in message
 
 
+def test_held_out_task_and_split_by_their_own_macros(fails):
+  message = fails(EVAL_MIXTURE_OR_TASK_NAME='toyz')
+  assert "EVAL_MIXTURE_OR_TASK_NAME = 'toyz' is not registered" in message
+  message = fails(EVAL_SPLIT='test')
+  assert "EVAL_SPLIT = 'test': toy_symbols has no split 'test'; it" in message
+  message = fails('eval', EVAL_FILES, SPLIT='test', CHECKPOINT_PATH='x')
+  assert "error: SPLIT = 'test': toy_symbols has no split 'test'" in message
+
+
+@pytest.mark.parametrize(
+  'name, text, error',
+  [
+    ('raises_tasks', '\n1 / 0\n', '2: ZeroDivisionError'),
+    ('broken_tasks', 'def x(:\n', '1: SyntaxError'),
+    ('exits_tasks', 'import sys\nsys.exit(3)\n', '2: SystemExit: 3'),
+  ],
+)
+def test_module_that_raises(fails, tmp_path, monkeypatch, name, text, error):
+  (tmp_path / f'{name}.py').write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  message = fails(MIXTURE_OR_TASK_MODULE=name)
+  start = f"MIXTURE_OR_TASK_MODULE = '{name}': cannot be imported ("
+  assert f'{start}{tmp_path / name}.py:{error}' in message
+
+
+def test_unknown_flag(monkeypatch, capfd):
+  monkeypatch.setattr(sys, 'argv', ['train', '--gin_fil=x'])
+  with pytest.raises(SystemExit) as stop:
+    gin_utils.run('hypertuning.train', 'train')
+  (line,) = capfd.readouterr().err.splitlines()
+  assert stop.value.code == 2
+  assert line.startswith("error: Unknown command line flag 'gin_fil'")
+
+
+def test_folder_whose_configuration_is_no_text(fails, tmp_path):
+  folder = tmp_path / 'other'
+  folder.mkdir()
+  (folder / 'config.gin').write_bytes(b'\xff\xfe\xff')
+  places = {'EVAL_OUTPUT_DIR': str(folder), 'CHECKPOINT_PATH': 'x'}
+  message = fails('eval', EVAL_FILES, **places)
+  assert f'{folder / "config.gin"}: not UTF-8' in message
+
+
+def test_gin_file_in_the_home_folder(fails, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'own.gin').write_text('TRAIN_STEPS = 0\n')
+  files = (*runner.TRAIN_FILES, '~/own.gin')
+  assert 'TRAIN_STEPS = 0: must be' in fails(files=files, TRAIN_STEPS=...)
+
+
 def test_regex_that_names_nothing(fails):
   message = fails(TRAINABLE_REGEX='hypermodl/.*')
   assert "TRAINABLE_REGEX = 'hypermodl/.*'" in message
@@ -197,6 +249,11 @@ def test_questions_to_infer(fails, tmp_path):
     'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)
   )
   assert 'Line 1' in message
+  path.write_text('{"queries": []}\n')
+  message = fails(
+    'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)
+  )
+  assert f'{path}:1: "queries" is empty' in message
   path.write_text('{"queries": ["\\ud83d"]}\n')
   message = fails(
     'infer', INFER_FILES, CHECKPOINT_PATH='x', INFER_INPUT=str(path)

@@ -82,7 +82,7 @@ def test_a_checkpoint_without_a_part_is_named(saved, tmp_path, what):
 
 
 @pytest.mark.parametrize('cut', [_cut, pathlib.Path.unlink])
-def test_arrays_that_were_cut_short_are_named(saved, tmp_path, cut):
+def test_arrays_that_were_cut_short_are_named(saved, tmp_path, cut, capfd):
   run = shutil.copytree(saved, tmp_path / 'run')
   cut(_data(run / 'checkpoint_4'))
   message = 'checkpoint_4 is not a complete .*complete one there is check.*_2'
@@ -97,6 +97,7 @@ def test_arrays_that_were_cut_short_are_named(saved, tmp_path, cut):
   with pytest.raises(UserError, match=message):
     checkpointer.restore(4, abstract)
   checkpointer.close()
+  assert 'Traceback' not in capfd.readouterr().err
 
 
 def test_without_a_whole_checkpoint_none_is_promised(tmp_path):
