@@ -25,6 +25,7 @@ from annotated_types import Interval
 from hypertuning.data import registry
 from hypertuning.data.registry import FORMS
 from hypertuning.data.rows import Tasks
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.ranges import Count, Name, Natural, Part, Positive
 
@@ -149,6 +150,7 @@ def symbols(
   most_symbols: Symbols = 6,
   seed: Natural = 0,
   draws: Count = 1,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers symbol tables in all forms, and returns the name.
 
@@ -161,6 +163,7 @@ def symbols(
     most_symbols: greatest number of symbols in a table.
     seed: seed for the tables.
     draws: number of draws of shots per visit to a held-out task.
+    text_format: format of the text; T5's over bytes by default.
   """
   rows = functools.partial(
     symbol_tables,
@@ -169,7 +172,8 @@ def symbols(
     most_symbols=most_symbols,
     seed=seed,
   )
-  return _register(name, rows, shots, queries, draws, balanced=True)
+  sizes = (shots, queries, draws)
+  return _register(name, rows, *sizes, text_format, balanced=True)
 
 
 def strings(
@@ -180,6 +184,7 @@ def strings(
   held_out: Part = 0.2,
   seed: Natural = 0,
   draws: Count = 1,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers string functions in all forms, and returns the name.
 
@@ -191,11 +196,12 @@ def strings(
     held_out: share of the functions that are held out.
     seed: seed for the division of the functions, and for their rows.
     draws: number of draws of shots per visit to a held-out task.
+    text_format: format of the text; T5's over bytes by default.
   """
   functions = functools.partial(
     string_functions, rows=rows, held_out=held_out, seed=seed
   )
-  return _register(name, functions, shots, queries, draws)
+  return _register(name, functions, shots, queries, draws, text_format)
 
 
 def episodes(
@@ -205,6 +211,7 @@ def episodes(
   string_shots: Natural = 4,
   queries: Count = 4,
   draws: Count = 1,
+  text_format: TextFormat | None = None,
 ) -> str:
   """Registers both families and their mixture, and returns its name.
 
@@ -215,15 +222,17 @@ def episodes(
     string_shots: number of shots per episode of a string function.
     queries: number of queries per episode.
     draws: number of draws of shots per visit to a held-out task.
+    text_format: format of the text; T5's over bytes by default.
 
   Raises:
     UserError: there is no such form.
   """
   if form not in FORMS:
     raise UserError(f'toy.episodes.form = {form!r}: give one of {FORMS}.')
+  options: Any = {'draws': draws, 'text_format': text_format}
   families = (
-    symbols(f'{name}_symbols', symbol_shots, queries, draws=draws),
-    strings(f'{name}_strings', string_shots, queries, draws=draws),
+    symbols(f'{name}_symbols', symbol_shots, queries, **options),
+    strings(f'{name}_strings', string_shots, queries, **options),
   )
   for suffix in FORMS:
     rates = zip(families, _RATES, strict=True)
@@ -239,13 +248,21 @@ def _register(
   shots: int,
   queries: int,
   draws: int,
+  text_format: TextFormat | None,
   balanced: bool = False,
 ) -> str:
   splits = {
     split: functools.partial(rows, split) for split in ('train', 'validation')
   }
   return registry.add_episodes(
-    name, splits, shots, queries, balanced=balanced, visits=4, draws=draws
+    name,
+    splits,
+    shots,
+    queries,
+    balanced=balanced,
+    visits=4,
+    draws=draws,
+    text_format=text_format,
   )
 
 

@@ -257,6 +257,27 @@ def t5_format(vocabulary: Object) -> TextFormat | None:
   )
 
 
+def decoder_format(vocabulary: Object) -> TextFormat | None:
+  """The sentinels of T5's format as a decoder-only model needs them.
+
+  A sentinel begins every text, in the place of the BOS that the vocabulary does
+  not have. Every target ends with EOS, also where more examples follow: a model
+  that has read examples as one text ends its own answer as theirs end.
+
+  Args:
+    vocabulary: see `t5_format`.
+
+  Raises:
+    UserError: the vocabulary has fewer than 100 extra ids.
+  """
+  form = t5_format(vocabulary)
+  if form is None:
+    return None
+  return dataclasses.replace(
+    form, start=form.inputs, inputs=(), between=form.end
+  )
+
+
 def markers_format(
   vocabulary: Object,
   definition: str = 'Definition: ',

@@ -7,6 +7,7 @@ parameters (ours, beyond the paper).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -18,9 +19,22 @@ from hypertuning.errors import UserError
 from hypertuning.hypermodels.learned import Learned
 from hypertuning.networks import layers
 from hypertuning.padding import is_real
+from hypertuning.ranges import Count, Natural, NotNegative
 
 Reader = Callable[[jax.Array], tuple[jax.Array, Prefix]]
-CHUNKS = ('recurrent', 'concatenated', 'averaged')
+
+
+@runtime_checkable
+class Config(HasSites, Protocol):
+  """The part of a network's configuration that gists need."""
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of embeddings."""
+
+  @property
+  def emb_dim(self) -> int:
+    """Size of an embedding."""
 
 
 class Gist(nn.Module):
@@ -46,27 +60,36 @@ class Gist(nn.Module):
       What a layer's gists have read is read one layer above, so that no more
       chunks are heard of than the network has layers less one.
       `concatenated` and `averaged`: chunks are read apart.
+
+  Raises:
+    UserError: the network has no such tokens, or the head another number of
+      queries.
   """
 
-  downstream: HasSites
-  num_gists: int = 16
+  downstream: Config
+  num_gists: Count = 16
   adapter: LoRASpec | None = None
   tower: nn.Module | None = None
   head: nn.Module | None = None
-  gist_tokens: Sequence[int] = ()
-  gist_stddev: float = 1.0
-  chunks: str = 'recurrent'
+  gist_tokens: Sequence[Natural] = ()
+  gist_stddev: NotNegative = 1.0
+  chunks: Literal['recurrent', 'concatenated', 'averaged'] = 'recurrent'
 
-  def setup(self) -> None:
-    if self.chunks not in CHUNKS:
-      raise UserError(
-        f'GIST_CHUNKS = {self.chunks!r}: give one of {", ".join(CHUNKS)}.'
-      )
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for token in self.gist_tokens:
+      if token >= self.downstream.vocab_size:
+        raise UserError(
+          f'GIST_TOKENS = {tuple(self.gist_tokens)!r}: has {token}, but '
+          f'VOCAB_SIZE = {self.downstream.vocab_size}.'
+        )
     if self.head is not None and self.head.num_queries != self.num_gists:
       raise UserError(
         f'NUM_GISTS = {self.num_gists}: the head reads '
         f'{self.head.num_queries} gists.'
       )
+
+  def setup(self) -> None:
     self.gists = layers.param_with_axes(
       'gists',
       nn.initializers.normal(0.0 if self.gist_tokens else self.gist_stddev),

@@ -1,7 +1,7 @@
 """Sizes of a Llama, and where in it adapters act."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import flax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.errors import UserError
 from hypertuning.networks.rotary import Rotary
+from hypertuning.ranges import Count, Dtype, Positive
 
 SELF, MLP = 'self', 'mlp'
 # Input projections of the feed-forward block, and the output projection.
@@ -20,36 +21,42 @@ class LlamaConfig:
   """Sizes and numerics of a Llama (Touvron et al., 2023).
 
   Attributes:
-    vocab_size: number of rows of the embedding and columns of the output head.
-    dtype: computation type; parameters are float32.
+    vocab_size: number of embeddings, and of logits.
+    dtype: dtype of the computation; parameters are float32.
     emb_dim: width of the residual stream.
-    num_layers: depth.
+    num_layers: number of layers.
     num_heads: number of query heads.
     num_kv_heads: number of key and value heads, which divides `num_heads`.
     head_dim: size of one head.
     mlp_dim: hidden size of the feed-forward blocks.
     max_length: number of positions that the model was trained for.
-    rotary: how positions turn queries and keys.
-    norm_epsilon: what RMSNorm adds to the mean square.
-    tied_embedding: whether the embedding is the output head, too.
-    scan_layers: whether one layer is scanned in place of an unrolled stack.
-    remat_policy: `none`, `full` (save nothing) or `minimal` (save matmuls).
+    rotary: rotation of queries and keys by their positions.
+    norm_epsilon: number that RMSNorm adds to the mean square.
+    tied_embedding: whether the output head is the embedding table.
+    scan_layers: whether the layers are one scanned layer, which compiles faster
+      than an unrolled stack.
+    remat_policy: name of the policy that decides which values the forward pass
+      saves for the gradient: `none` saves all, `minimal` those of matmuls, and
+      `full` no values within a layer.
+
+  Raises:
+    UserError: heads cannot be grouped, or a head cannot be divided in pairs.
   """
 
-  vocab_size: int
-  dtype: Any = jnp.float32
-  emb_dim: int = 576
-  num_layers: int = 30
-  num_heads: int = 9
-  num_kv_heads: int = 3
-  head_dim: int = 64
-  mlp_dim: int = 1536
-  max_length: int = 8192
+  vocab_size: Count
+  dtype: Dtype = jnp.float32
+  emb_dim: Count = 576
+  num_layers: Count = 30
+  num_heads: Count = 9
+  num_kv_heads: Count = 3
+  head_dim: Count = 64
+  mlp_dim: Count = 1536
+  max_length: Count = 8192
   rotary: Rotary = Rotary()
-  norm_epsilon: float = 1e-5
+  norm_epsilon: Positive = 1e-5
   tied_embedding: bool = True
   scan_layers: bool = False
-  remat_policy: str = 'none'
+  remat_policy: Literal['none', 'full', 'minimal'] = 'none'
 
   def __post_init__(self) -> None:
     if self.num_heads % self.num_kv_heads:

@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypertuning.errors import UserError
+from hypertuning.ranges import Count, Positive
+
 
 @dataclasses.dataclass(frozen=True)
 class RotaryScaling:
@@ -24,12 +27,22 @@ class RotaryScaling:
     high_freq_factor: waves shorter than `original_length / high_freq_factor`
       stay as they are; those between the two are blended.
     original_length: number of positions that the older model was trained for.
+
+  Raises:
+    UserError: the two factors are in the wrong order.
   """
 
-  factor: float = 8.0
-  low_freq_factor: float = 1.0
-  high_freq_factor: float = 4.0
-  original_length: int = 8192
+  factor: Positive = 8.0
+  low_freq_factor: Positive = 1.0
+  high_freq_factor: Positive = 4.0
+  original_length: Count = 8192
+
+  def __post_init__(self) -> None:
+    if self.low_freq_factor >= self.high_freq_factor:
+      raise UserError(
+        f'rotary.RotaryScaling: low_freq_factor = {self.low_freq_factor} must '
+        f'be less than high_freq_factor = {self.high_freq_factor}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Rotary:
     scaling: stretching of the long waves; None for none.
   """
 
-  theta: float = 10_000.0
+  theta: Positive = 10_000.0
   scaling: RotaryScaling | None = None
 
   def frequencies(self, head_dim: int) -> np.ndarray:

@@ -37,11 +37,12 @@ def site_adapters(
   parts = {
     name: adapters.site_adapter(name) if adapters else None for name in names
   }
-  for name in prefix.sites if prefix else ():
-    before = prefix.site_adapter(name).prefix
-    parts[name] = dataclasses.replace(
-      parts[name] or SiteAdapter(), prefix=before
-    )
+  if prefix is not None:
+    for name in prefix.sites:
+      part: Any = prefix.site_adapter(name)
+      parts[name] = dataclasses.replace(
+        parts[name] or SiteAdapter(), prefix=part.prefix
+      )
   return parts
 
 

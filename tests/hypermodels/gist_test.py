@@ -182,7 +182,7 @@ def test_training_moves_the_source_alone(name):
 
 
 @pytest.mark.parametrize('name', ['deep llama', 'deep t5'])
-@pytest.mark.parametrize('chunks', gist.CHUNKS)
+@pytest.mark.parametrize('chunks', ['recurrent', 'concatenated', 'averaged'])
 def test_every_chunk_is_read(name, chunks):
   model, params, mutables = _case(name, chunks)
   rng = np.random.default_rng(3)
@@ -227,5 +227,8 @@ def test_an_own_tower_reads_in_place_of_the_frozen_one():
   assert names == {'gists', 'tower'}
   phi = _phi(model, params, mutables, batch['hyper_tokens'])
   assert isinstance(phi, Prefix)
-  with pytest.raises(UserError, match="GIST_CHUNKS = 'no'"):
-    _variables(_model(LLAMA, gist.Gist(LLAMA, GISTS, chunks='no')), batch)
+
+
+def test_tokens_that_the_network_does_not_have_are_named():
+  with pytest.raises(UserError, match='GIST_TOKENS = .*: has 4000, but VOCAB'):
+    gist.Gist(LLAMA, GISTS, gist_tokens=(2, 4000))
