@@ -8,9 +8,8 @@ import os
 import pathlib
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import gin
 from absl import app, flags
@@ -97,7 +96,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
       call(target)
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr)
-      _exit(2)
+      quiet.end_process(2)
     except KeyboardInterrupt:
       sys.exit(130)  # the exit code of a shell after SIGINT
 
@@ -116,20 +115,6 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
   except flags.Error as error:
     print(f'error: {one_line(error)} --help lists the flags.', file=sys.stderr)
     sys.exit(2)
-
-
-def _exit(code: int) -> NoReturn:
-  """Ends the process, and waits for no save that has failed.
-
-  Orbax's threads wait for one another, for many minutes if one of them has
-  failed, and Python waits for them.
-  """
-  kinds = (type(thread).__module__ for thread in threading.enumerate())
-  if any(kind.startswith('orbax.') for kind in kinds):
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-  sys.exit(code)
 
 
 def parse(

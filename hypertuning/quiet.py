@@ -1,4 +1,4 @@
-"""Keeps the lines that libraries print at their start off the terminal."""
+"""Keeps what libraries print and do on their own away from a command's user."""
 
 import contextlib
 import logging
@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 from absl import logging as absl_logging
 
@@ -56,6 +58,23 @@ def closed_pipes() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
       os.dup2(null_device, stream.fileno())
     sys.exit(128 + signal.SIGPIPE)
+
+
+def end_process(code: int) -> NoReturn:
+  """Ends the process, and waits for no save that has failed.
+
+  Orbax's threads wait for one another, for many minutes if one of them has
+  failed, and Python waits for them.
+
+  Args:
+    code: exit code of the process.
+  """
+  modules = (type(thread).__module__ for thread in threading.enumerate())
+  if any(module.startswith('orbax.') for module in modules):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)
 
 
 def hush_logs() -> None:

@@ -107,7 +107,8 @@ def _token_ids(
       text[:] = _repeated_string(form, length, rng)
     else:
       tasks = families[int(rng.random() >= _SYMBOL_SHARE)]
-      text[:] = _rows_of_a_task(tasks[rng.integers(len(tasks))], length, rng)
+      task = tasks[int(rng.integers(len(tasks)))]
+      text[:] = _rows_of_a_task(task, length, rng)
   return texts
 
 
@@ -133,7 +134,7 @@ def _rows_of_a_task(
   while len(ids) < length:
     for i in rng.permutation(len(rows_by_target)).tolist():
       rows_of_target = rows_by_target[i]
-      ids += rows_of_target[rng.integers(len(rows_of_target))]
+      ids += rows_of_target[int(rng.integers(len(rows_of_target)))]
   return np.array(ids[:length], np.int32)
 
 

@@ -188,7 +188,7 @@ class Llama(nn.Module):
     """Hidden states that predict the targets, see `networks.Network`."""
     del enable_dropout
     parts = stack.site_adapters(adapters, _SITES)
-    prompt = _Prompt.of(inputs, stack.prefix_length(parts, llama.SELF))
+    prompt = _Prompt.read(inputs, stack.prefix_length(parts, llama.SELF))
     ids = [inputs, prompt.last[:, None], targets[:, :-1]]
     own = jnp.arange(targets.shape[1])
     seen = jnp.pad(prompt.mask, [(0, 0), (0, own.size)], constant_values=True)
@@ -217,7 +217,7 @@ class Llama(nn.Module):
   ) -> Memory:
     """Reads the prompts in one pass, but for their last tokens."""
     parts = stack.site_adapters(adapters, _SITES)
-    prompt = _Prompt.of(inputs, stack.prefix_length(parts, llama.SELF))
+    prompt = _Prompt.read(inputs, stack.prefix_length(parts, llama.SELF))
     _, kept = self.decoder(
       self.token_embedder(inputs),
       parts,
@@ -307,7 +307,7 @@ class _Prompt(NamedTuple):
   first: jax.Array
 
   @classmethod
-  def of(cls, inputs: jax.Array, prefix: int) -> '_Prompt':
+  def read(cls, inputs: jax.Array, prefix: int) -> '_Prompt':
     """Finds the last token of int32 `[rows, inputs]` behind a prefix."""
     real = is_real(inputs)
     counts = jnp.cumsum(real, axis=1)
