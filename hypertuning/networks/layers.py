@@ -320,4 +320,4 @@ class RelativePositionBias(nn.Module):
       self.max_distance,
     )
     biases = jnp.moveaxis(table[:, buckets], 0, -3)
-    return biases.reshape(-1, *biases.shape[-3:])
+    return biases if biases.ndim == 4 else biases[None]
