@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from hypertuning.adapters import Adapters, LoRASpec, Prefix
 from hypertuning.adapters.specs import HasSites
 from hypertuning.errors import UserError
+from hypertuning.hypermodels import start_tokens
 from hypertuning.hypermodels.learned import Learned
 from hypertuning.networks import layers
 from hypertuning.padding import is_real
@@ -77,12 +78,9 @@ class Gist(nn.Module):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    for token in self.gist_tokens:
-      if token >= self.downstream.vocab_size:
-        raise UserError(
-          f'GIST_TOKENS = {tuple(self.gist_tokens)!r}: has {token}, but '
-          f'VOCAB_SIZE = {self.downstream.vocab_size}.'
-        )
+    start_tokens.check(
+      'GIST_TOKENS', self.gist_tokens, self.downstream.vocab_size
+    )
     if self.head is not None and self.head.num_queries != self.num_gists:
       raise UserError(
         f'NUM_GISTS = {self.num_gists}: the head reads '
@@ -121,10 +119,9 @@ class Gist(nn.Module):
     """
     network = downstream if self.tower is None else self.tower
     assert network is not None
-    gists = self.gists
-    if self.gist_tokens:
-      ids = jnp.resize(jnp.array(self.gist_tokens), (self.num_gists,))
-      gists = gists + network.token_embedder(ids)
+    gists = start_tokens.add_embeddings(
+      self.gists, self.gist_tokens, network.token_embedder
+    )
     lora = self.lora(tokens) if self.adapter is not None else None
 
     def read(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hypertuning.adapters import Adapters
-from hypertuning.errors import UserError
+from hypertuning.hypermodels import start_tokens
 from hypertuning.networks import layers, t5
 from hypertuning.padding import is_real
 from hypertuning.ranges import Natural
@@ -43,12 +43,9 @@ class HyperT5(t5.T5):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    for token in self.query_tokens:
-      if not 0 <= token < self.config.vocab_size:
-        raise UserError(
-          f'QUERY_TOKENS = {tuple(self.query_tokens)!r}: has {token}, but '
-          f'VOCAB_SIZE = {self.config.vocab_size}.'
-        )
+    start_tokens.check(
+      'QUERY_TOKENS', self.query_tokens, self.config.vocab_size
+    )
 
   def setup(self) -> None:
     cfg = self.config
@@ -97,10 +94,9 @@ class HyperT5(t5.T5):
     encoded = self.encode(
       tokens.reshape(-1, length), enable_dropout=enable_dropout
     )
-    queries = self.queries
-    if self.query_tokens:
-      ids = jnp.resize(jnp.array(self.query_tokens), queries.shape[:1])
-      queries = queries + self.token_embedder(ids)
+    queries = start_tokens.add_embeddings(
+      self.queries, self.query_tokens, self.token_embedder
+    )
     queries = jnp.broadcast_to(queries, (episodes, *queries.shape))
     hidden = self.decoder(
       queries,
