@@ -5,6 +5,6 @@ class UserError(ValueError):
   """Something the user can mend: names the file, field or binding at fault."""
 
 
-def one_line(error: BaseException) -> str:
-  """An error's message without line breaks."""
+def one_line(error: BaseException | str) -> str:
+  """An error's message, or another text, without line breaks."""
   return ' '.join(str(error).split())

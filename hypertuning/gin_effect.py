@@ -5,7 +5,6 @@ bindings of an argument that the caller passes itself. Gin reports neither, and
 `config.gin` would record both as if they had been used.
 """
 
-import pathlib
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -99,9 +98,7 @@ def check_reached(
   for file in files:
     names = [
       name
-      for key, name in _written_bindings(
-        text_files.read_text(pathlib.Path(file))
-      )
+      for key, name in _written_bindings(text_files.read_text(file))
       if key[1] not in {MACRO, *selectors}
     ]
     if names:

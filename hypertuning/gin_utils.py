@@ -17,6 +17,7 @@ from gin import config as gin_config
 
 from hypertuning import bindings as bindings_lib
 from hypertuning import (
+  errors,
   files,
   gin_effect,
   gin_files,
@@ -249,9 +250,9 @@ def config_text() -> str:
   return gin.config_str()
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
   """An error's message without line breaks and gin's list of callers."""
-  return ' '.join(str(error).split('\n  In call to configurable')[0].split())
+  return errors.one_line(str(error).split('\n  In call to configurable')[0])
 
 
 def _own_files() -> list[str]:
@@ -291,15 +292,15 @@ def _explain(error: Exception, file: str) -> str:
   """Turns any error of gin's parser into `file:line: what is wrong`."""
   text = str(error)
   if isinstance(error, UserError):  # the file is not text
-    return one_line(UserError(text.split('\n  In file')[0]))
+    return one_line(text.split('\n  In file')[0])
   if isinstance(error, SyntaxError):
     file, line, text = error.filename or file, error.lineno, error.msg
     token = re.search(r"Failed to parse token '(.*?)'", text)
     if token:
       text = f'cannot read the value {token[1]}; a string needs quotes.'
-    return f'{file}:{line}: {one_line(ValueError(text))}'
+    return f'{file}:{line}: {one_line(text)}'
   place = re.search(r'\n\s+In file "(.*?)", line (\d+)', text)
-  text = one_line(ValueError(text[: place.start()] if place else text))
+  text = one_line(text[: place.start()] if place else text)
   if isinstance(error, OSError):
     text = text.split('. Searched')[0] + ' for an include.'
   text = old_names.hint(text) or text

@@ -258,14 +258,8 @@ def templates(
       template.task, pool, query_rows, shots, queries, draws, text_format
     )
     names.append(task)
-  if not names:
-    raise (
-      faults[0]
-      if faults
-      else UserError(f'{file}: no prompt of the original task.')
-    )
-  if faults:
-    oddities.add('prompts left out', faults[0], len(faults))
+  missing = f'{file}: no prompt of the original task.'
+  _count_faults('prompts left out', faults, names, missing, oddities)
   oddities.say()
   return registry.add_mixture(prefix, dict.fromkeys(names, 1.0))
 
@@ -309,14 +303,8 @@ def _render(
     if len(row.options) < num_options:
       oddities.add('rows mended, an option twice or empty', place)
     rows.append(row)
-  if not rows:
-    raise (
-      faults[0]
-      if faults
-      else UserError(f'{template}: no row of {path} has an input and a target.')
-    )
-  if faults:
-    oddities.add('rows left out', faults[0], len(faults))
+  missing = f'{template}: no row of {path} has an input and a target.'
+  _count_faults('rows left out', faults, rows, missing, oddities)
   if empty_places:
     oddities.add(
       'rows without input or target left out',
@@ -324,6 +312,31 @@ def _render(
       len(empty_places),
     )
   return rows
+
+
+def _count_faults(
+  what: str,
+  faults: Sequence[UserError],
+  remainder: Sequence[Any],
+  missing: str,
+  oddities: Oddities,
+) -> None:
+  """Counts what was left out, if anything remains.
+
+  Args:
+    what: what is counted, such as `rows left out`.
+    faults: the fault of each row or prompt that was left out.
+    remainder: the rows or prompts that remain.
+    missing: message if there was nothing to leave out, either.
+    oddities: counts rows and prompts with faults.
+
+  Raises:
+    UserError: nothing remains; names the first fault.
+  """
+  if not remainder:
+    raise faults[0] if faults else UserError(missing)
+  if faults:
+    oddities.add(what, faults[0], len(faults))
 
 
 def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
