@@ -30,7 +30,7 @@ import optax
 import seqio
 import tensorflow as tf
 
-from hypertuning import files, gin_effect, gin_utils, locks, spread
+from hypertuning import files, gin_effect, locks, saved_config, spread
 from hypertuning.adapters import Adapters, io
 from hypertuning.data import aggregation, lookup, registry
 from hypertuning.data.episodes import EpisodeSource
@@ -190,7 +190,7 @@ def adapt(
   results += aggregation.averages(results)
   with locks.folder_lock(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
     files.remove(output_dir, 'results.jsonl')
-    gin_utils.save_config(output_dir)
+    saved_config.save(output_dir, 'adapt')
     for name, (whole, names) in tuned.items():
       file = folder / f'{name}.safetensors'
       io.save(whole, file, model=str(checkpoint_path), config={'tasks': names})

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import files, gin_effect, gin_utils, locks, tables
+from hypertuning import files, gin_effect, locks, saved_config, tables
 from hypertuning.data import aggregation, lookup
 from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
@@ -206,7 +206,7 @@ def evaluate(
   gin_effect.check_overridden()
   with locks.folder_lock(output_dir, 'EVAL_OUTPUT_DIR', wait=True):
     files.remove(output_dir, 'results.jsonl')
-    gin_utils.save_config(output_dir)
+    saved_config.save(output_dir, 'eval')
     summaries.write_jsonl(output_dir, 'predictions', predictions)
     summaries.write_jsonl(output_dir, 'results', results)
   print(scoring.table(results))

@@ -18,7 +18,6 @@ from gin import config as gin_config
 from hypertuning import bindings as bindings_lib
 from hypertuning import (
   errors,
-  files,
   gin_effect,
   gin_files,
   old_names,
@@ -238,16 +237,6 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
         'configuration.'
       ) from error
     raise
-
-
-def save_config(folder: str, name: str = 'config.gin') -> None:
-  """Writes the resolved configuration into a folder, beside its results."""
-  files.write_text(folder, name, config_text())
-
-
-def config_text() -> str:
-  """The resolved configuration, as `save_config` writes it."""
-  return gin.config_str()
 
 
 def one_line(error: Exception | str) -> str:

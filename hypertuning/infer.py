@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import files, gin_effect, gin_utils, locks
+from hypertuning import files, gin_effect, locks, saved_config
 from hypertuning.adapters import io
 from hypertuning.data import request_files
 from hypertuning.data.features import check_lengths
@@ -152,7 +152,7 @@ def infer(
     # The adapters of an earlier command belong to other answers.
     for file in ('predictions.jsonl', 'adapters.safetensors'):
       files.remove(output_dir, file)
-    gin_utils.save_config(output_dir)
+    saved_config.save(output_dir, 'infer')
     if save_adapters:
       io.save(
         jax.tree.map(lambda *leaves: np.stack(leaves), *phis.values()),

@@ -29,7 +29,7 @@ from hypertuning import (
   gin_effect,
   gin_utils,
   locks,
-  model_config,
+  saved_config,
   tables,
 )
 from hypertuning.engine import (
@@ -171,10 +171,10 @@ def train(
       state = state.from_saved(saved_state)
       batches.move(position)
       print(f'Going on from step {latest_step}.', file=sys.stderr)
-      restarts.keep_config(model_dir, latest_step, gin_utils.config_text())
+      restarts.keep_config(model_dir, latest_step, saved_config.text('train'))
     restarts.record(model_dir, settings)
-    gin_utils.save_config(model_dir)
-    model_config.save(model_dir)
+    saved_config.save(model_dir, 'train')
+    saved_config.save_model(model_dir)
     step_fn = partitioner.compile(
       train_step.make_train_step(model, num_microbatches),
       **train_step.train_step_jit(partitioner, shardings),

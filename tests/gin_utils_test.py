@@ -8,7 +8,7 @@ import gin
 import pytest
 import runner
 
-from hypertuning import gin_utils, paths, sweep
+from hypertuning import gin_utils, paths, saved_config, sweep
 from hypertuning.errors import UserError
 from hypertuning.sweeping import expansion
 
@@ -254,10 +254,11 @@ def test_saved_configuration_parses_again(tmp_path):
   gin_utils.parse(
     files, [*_bindings(_needs('gin/local/train.gin')), 'PREFIX_LENGTH = 5']
   )
-  gin_utils.save_config(str(tmp_path / 'run'))
+  saved_config.save(str(tmp_path / 'run'), 'train')
   saved = (tmp_path / 'run/config.gin').read_text()
+  assert saved_config.command_of(saved) == 'train'
   gin_utils.parse([str(tmp_path / 'run/config.gin')])
-  assert gin.config_str() == saved
+  assert saved_config.text('train') == saved
   assert gin.query_parameter('PREFIX_LENGTH/macro.value') == 5
 
 

@@ -42,7 +42,7 @@ LAYERS = {
     *('errors', 'files', 'text_files', 'gin_effect', 'paths', 'old_names'),
     *('gin_files', 'bindings', 'quiet'),
   },
-  'model_config': {'files', 'gin_effect'},
+  'saved_config': {'files', 'gin_effect'},
   'adapters': {'ranges', 'errors', 'files', 'text_files', 'trees'},
   'networks': {'ranges', 'errors', 'padding', 'adapters'},
   'hypermodels': {'ranges', 'errors', 'padding', 'adapters', 'networks'},
@@ -63,6 +63,7 @@ LAYERS = {
     'quiet',
     'errors',
     'files',
+    'saved_config',
     'text_files',
     'trees',
     'adapters',
@@ -82,7 +83,7 @@ LAYERS = {
   'benchmarks': {
     'ranges',
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
-    *('planning', 'files'),
+    *('planning', 'files', 'saved_config'),
   },
   'tasks': {
     'ranges',

@@ -31,9 +31,9 @@ from typing import Any
 
 import jax
 
-from hypertuning import files, gin_utils
+from hypertuning import files, saved_config
 from hypertuning.data.features import check_lengths
-from hypertuning.engine import batching, summaries, train_state
+from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -46,6 +46,7 @@ WITH_PHI = 'query with phi'
 IN_CONTEXT = 'query in context'
 BREAK_EVEN = 'break even'
 NO_BREAK_EVEN = 'never'
+_COMMAND = 'benchmarks.query_cost'
 HEADER = (
   '| way | MFLOPs | / query with phi | ms | fastest to slowest round '
   '| / query with phi |\n|' + ' --- |' * 6
@@ -96,6 +97,7 @@ def measure(
   """
   if output_dir is not None:
     files.check_writable(output_dir, 'COST_OUTPUT_DIR')
+    restarts.refuse_other_commands(output_dir, 'COST_OUTPUT_DIR', _COMMAND)
   if not model.has_hypermodel:
     raise UserError(
       'HYPERMODEL = None: this model makes no phi; take a hypermodel, such as '
@@ -156,7 +158,7 @@ def measure(
   )
   if output_dir is not None:
     files.remove(output_dir, 'results.jsonl')
-    gin_utils.save_config(output_dir)
+    saved_config.save(output_dir, _COMMAND)
     summaries.write_jsonl(output_dir, 'results', rows)
   print(table(rows))
   return rows

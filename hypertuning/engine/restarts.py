@@ -9,11 +9,10 @@ lists them.
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hypertuning import files, text_files
+from hypertuning import files, saved_config, text_files
 from hypertuning.data import row_digest
 from hypertuning.engine import checkpoint_folders
 from hypertuning.engine.task_data import TaskData
@@ -25,10 +24,6 @@ FILE = 'settings.json'
 # Settings whose values are digests, which are not shown: they mean nothing to a
 # reader.
 _DIGESTS = ('rows of ', 'settings of ')
-# Heading of the arguments of a command's function in `config.gin`.
-_COMMAND = re.compile(
-  r'^# Parameters for (?:\w+\.)*(train|eval|infer|adapt)\.\w+:$', re.M
-)
 # Fields of a model that change neither its results nor its parameters.
 _FREE_FIELDS = {'remat_policy', 'parent', 'name'}
 _MODEL_FIELDS = {
@@ -162,16 +157,17 @@ def refuse_other_commands(folder: str, binding: str, command: str) -> None:
 
   Raises:
     UserError: the folder has checkpoints, or the `config.gin` of another
-      command or one that cannot be read.
+      command or one that cannot be read. The `config.gin` of an earlier version
+      does not say whose it is, and is replaced.
   """
   path = files.folder(folder, binding) / 'config.gin'
   text = text_files.read_text(path) if path.exists() else ''
-  commands = set(_COMMAND.findall(text)) - {command}
+  other = saved_config.command_of(text)
   if command != 'train' and checkpoint_folders.latest_step(folder) is not None:
-    commands = {'train'}
-  if commands:
+    other = 'train'
+  if other not in (command, None):
     raise UserError(
-      f'{binding} = {folder!r}: has the output of hypertuning.{min(commands)}, '
+      f'{binding} = {folder!r}: has the output of hypertuning.{other}, '
       'whose config.gin would be overwritten; give another folder.'
     )
 

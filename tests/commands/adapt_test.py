@@ -271,7 +271,7 @@ def test_random_start_averaged_start_and_slips(checkpoint, tmp_path):
     ({'model': model}, 'hypermodel/phi_.* is not there'),
     ({'model': runner.model(hyper=False)}, 'this model has none'),
     ({'metric': 'f1'}, "METRIC = 'f1': times has accuracy"),
-    ({'split': 'test'}, "no episodes drawn from rows with a split 'test'"),
+    ({'split': 'test'}, "SPLIT = 'test': times has no split 'test'"),
   ):
     with pytest.raises(UserError, match=message):
       _adapt(checkpoint, empty, **slip)

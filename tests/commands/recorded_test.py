@@ -218,6 +218,6 @@ def test_results_do_not_go_beside_those_of_another_command(answers, tmp_path):
   folder = str(tmp_path / 'out')
   answers('', INFER_OUTPUT_DIR=folder)
   answers('', INFER_OUTPUT_DIR=folder)
-  for command in ('train', 'eval', 'adapt'):
+  for command in ('train', 'eval', 'adapt', 'benchmarks.query_cost'):
     with pytest.raises(UserError, match='OUT = .*: has the output of .*infer'):
       restarts.refuse_other_commands(folder, 'OUT', command)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runner
 
-from hypertuning import gin_utils, model_config, train
+from hypertuning import gin_utils, saved_config, train
 from hypertuning.engine import partitioning, train_state
 
 _LORA = ('gin/models/hyper_t5_lora.gin', *runner.TRAIN_FILES[1:])
@@ -64,7 +64,7 @@ def test_parses_again_before_a_command(tmp_path, files):
     files,
     [*_bindings(tmp_path, files == _LORA), 'hyper/t5.T5Config.emb_dim = 32'],
   )
-  model_config.save(str(tmp_path))
+  saved_config.save_model(str(tmp_path))
   bindings = {
     'MIXTURE_OR_TASK_NAME': 'toy',
     'TASK_FEATURE_LENGTHS': runner.LENGTHS,
@@ -82,5 +82,5 @@ def test_parses_again_before_a_command(tmp_path, files):
 
 def test_nothing_is_written_where_gin_built_no_model(tmp_path):
   gin.clear_config()
-  model_config.save(str(tmp_path))
+  saved_config.save_model(str(tmp_path))
   assert not list(tmp_path.iterdir())
