@@ -66,6 +66,7 @@ class LlamaLayer(nn.Module):
     """
     cfg = self.config
     adapter = adapters[llama.SELF] or SiteAdapter()
+    out_init = layers.residual_init(2 * cfg.num_layers)
     attend = attention.Attention(
       features=cfg.emb_dim,
       num_heads=cfg.num_heads,
@@ -73,6 +74,7 @@ class LlamaLayer(nn.Module):
       num_kv_heads=cfg.num_kv_heads,
       scale=cfg.head_dim**-0.5,
       rotary=cfg.rotary,
+      out_init=out_init,
       dtype=cfg.dtype,
       name='attention',
     )
@@ -92,6 +94,7 @@ class LlamaLayer(nn.Module):
       ('silu', 'linear'),
       dtype=cfg.dtype,
       names=llama.MLP_NAMES,
+      out_init=out_init,
       name='mlp',
     )(self._norm('pre_mlp_norm', x), True, mlp_adapter.lora)
     x = self._residual(x, y)
