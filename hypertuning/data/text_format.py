@@ -183,7 +183,7 @@ def custom_format(
   end_ids: Sequence[int] = (),
   blank: str = '',
   names: Sequence[tuple[int, str]] = (),
-) -> Any:
+) -> TextFormat | None:
   """Makes a format of any parts, each a text or ids; see `TextFormat`.
 
   Args:
@@ -324,13 +324,15 @@ def markers_format(
     targets: text before a target.
   """
   own_vocabulary = as_vocabulary(vocabulary)
-  return custom_format(
+  form = custom_format(
     own_vocabulary,
     definition=definition,
     inputs=inputs,
     targets=targets,
     end=(own_vocabulary.eos_id,),
   )
+  assert form is not None  # as there is a vocabulary
+  return form
 
 
 def guessed_format(vocabulary: Any) -> TextFormat:
@@ -346,7 +348,9 @@ def guessed_format(vocabulary: Any) -> TextFormat:
   own_vocabulary = as_vocabulary(vocabulary)
   if own_vocabulary.extra_ids > _SEP_INPUT:
     return t5_format(own_vocabulary)
-  return custom_format(own_vocabulary, end=(own_vocabulary.eos_id,))
+  form = custom_format(own_vocabulary, end=(own_vocabulary.eos_id,))
+  assert form is not None  # as there is a vocabulary
+  return form
 
 
 def as_vocabulary(vocabulary: Any) -> Vocabulary:

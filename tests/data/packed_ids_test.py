@@ -10,9 +10,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import features, lookup, registry, text_format
+from hypertuning.data import lookup, registry
+from hypertuning.data.caclm import SegmentLengths
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.data.tokenizer_json import TokenizerJson
+from hypertuning.tasks import hyperpretrain
 
 ROWS = [
   Row(f'x {i} <|im_end|>', y, ('yes', 'no!', 'maybe')[: 2 + i % 2], ('1',))
@@ -27,9 +29,11 @@ LENGTHS = {
   'inputs': (3, 40),
   'targets': (3, 12),
 }
-FORMS = (
-  *('', '_in_context', '_taught'),
-  *('_score_eval', '_in_context_score_eval'),
+# With labels as they are, and with symbols in their place.
+SYMBOLS = ('A 1', 'B', 'C\n', 'DD')
+CASES = pytest.mark.parametrize(
+  ('symbols', 'forms'),
+  [(None, ('_taught', '_in_context_score_eval')), (SYMBOLS, ('_score_eval',))],
 )
 
 
@@ -64,10 +68,10 @@ def equal(one, other):
       np.testing.assert_array_equal(a[name], b[name], name)
 
 
-@pytest.mark.parametrize('symbols', [None, ('A 1', 'B', 'C\n', 'DD')])
-def test_packed_ids_are_those_that_the_pipeline_gives(form, symbols):
+@CASES
+def test_packed_ids_are_those_that_the_pipeline_gives(form, symbols, forms):
   name = register(form, 'packed', symbol_labels=symbols)
-  for suffix in FORMS:
+  for suffix in forms:
     task = seqio.TaskRegistry.get(name + suffix)
     task.source._text_format, packed = None, task.source._text_format
     task.source._table.cache_clear()
@@ -79,13 +83,13 @@ def test_packed_ids_are_those_that_the_pipeline_gives(form, symbols):
     assert not any(feature.endswith('_ids') for feature in found[0])
 
 
-@pytest.mark.parametrize('symbols', [None, ('A 1', 'B', 'C\n', 'DD')])
-def test_the_place_in_the_data_can_be_saved(form, tmp_path, symbols):
+@CASES
+def test_the_place_in_the_data_can_be_saved(form, tmp_path, symbols, forms):
   name = register(form, 'saved', symbol_labels=symbols)
   mixed = registry.add_mixture(
     'saved_mixture', {name: 1.0, f'{name}_in_context': 2.0}
   )
-  for suffix in (*(name + x for x in FORMS), mixed):
+  for suffix in (*(name + x for x in forms), mixed):
     iterator = iter(opened(suffix))
     for _ in range(3):
       next(iterator)
@@ -113,18 +117,13 @@ def test_without_packed_ids_it_cannot(form, tmp_path):
     tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / 'place'))
 
 
-def test_other_vocabularies_have_no_packed_ids(form):
+def test_other_vocabularies_have_no_packed_ids():
   name = register(None, 'bytes')
   assert not seqio.TaskRegistry.get(name).source._table('train').ids
-  assert features.output_features(form)
-  assert text_format.check(form)
 
 
 def test_streamed_text_is_cached_as_ids(form, tmp_path):
-  """As `seqio_cache_tasks` does, whose cache t5x reads without Python."""
-  from hypertuning.data.caclm import SegmentLengths
-  from hypertuning.tasks import hyperpretrain
-
+  """By `seqio_cache_tasks`; t5x reads the cache without Python."""
   lengths = SegmentLengths(window=40, b=(1, 4), c=(2, 6))
   rows = tmp_path / 'rows.tsv'
   rows.write_text('text\n' + 'The words of a text, one by one.\n' * 9)

@@ -2,11 +2,12 @@
 
 import functools
 import itertools
+from pydoc_data import topics
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from hypertuning.data import corpus, text_format
+from hypertuning.data import text_format
 
 SPECIAL = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
 RESERVED = ('<|begin_of_text|>', '<|end_of_text|>', '<|reserved_token_0|>')
@@ -24,10 +25,9 @@ def _trained(special) -> str:
     ]
   )
   tokenizer.decoder = decoders.ByteLevel()
-  texts = itertools.islice(corpus.python_documentation('validation'), 100)
+  texts = itertools.islice(topics.topics.values(), 20)
   tokenizer.train_from_iterator(
-    # Twice, as a line break alone is never followed by one in so few texts.
-    [*texts, '\n\n' * 100, 'Input:\nOutput:' * 100],
+    [*texts, '\n\n' * 100],
     trainers.BpeTrainer(
       vocab_size=SIZE,
       special_tokens=list(special),
