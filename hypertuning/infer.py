@@ -98,6 +98,7 @@ def infer(
   restarts.refuse_other_commands(output_dir, 'INFER_OUTPUT_DIR', 'infer')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
+  batching.check_positions(model, data.lengths)
   if save_adapters and not model.has_hypermodel:
     raise UserError('SAVE_ADAPTERS = True: this model generates no adapters.')
   if input_path:

@@ -99,6 +99,23 @@ class Gist(nn.Module):
     if self.adapter is not None:
       self.lora = Learned(self.downstream, self.adapter)
 
+  @nn.nowrap
+  def check_lengths(self, chunks: int, length: int) -> None:
+    """Refuses text that leaves no room for the gists behind it.
+
+    Args:
+      chunks: number of chunks of text.
+      length: number of tokens in a chunk.
+
+    Raises:
+      UserError: the network that reads has fewer positions.
+    """
+    config = self.downstream if self.tower is None else self.tower.config
+    is_recurrent = self.chunks == 'recurrent' and chunks > 1
+    gists = self.num_gists * (1 + is_recurrent)
+    if check := getattr(config, 'check_positions', None):
+      check(length + gists, f'{length} hyper inputs and {gists} gists')
+
   def __call__(
     self,
     tokens: jax.Array,

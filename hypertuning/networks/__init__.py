@@ -14,7 +14,9 @@ class Network(Protocol):
   Attributes:
     config: configuration with `vocab_size`, `dtype`, `scan_layers`,
       `remat_policy` and `sites` (see `adapters.sites`). No other field of it is
-      read outside the network.
+      read outside the network. Where a model was trained for a number of
+      positions, there is also `check_positions(count, text)`, which refuses
+      more.
   """
 
   config: Any

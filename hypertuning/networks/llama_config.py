@@ -70,6 +70,22 @@ class LlamaConfig:
         'even number.'
       )
 
+  def check_positions(self, count: int, text: str) -> None:
+    """Refuses a text that takes more positions than there are.
+
+    Args:
+      count: number of positions.
+      text: what takes them, for the message.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    if count > self.max_length:
+      raise UserError(
+        f'MAX_LENGTH = {self.max_length}, but {text} take {count} positions: '
+        'give smaller TASK_FEATURE_LENGTHS.'
+      )
+
   @property
   def sites(self) -> Mapping[str, Site]:
     """Where adapters act, by the names that `PREFIX_SITES` and others take."""
