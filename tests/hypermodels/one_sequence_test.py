@@ -167,7 +167,8 @@ def test_nothing_leaks_past_the_gists(family):
   run = functools.partial(_read(cfg), _params(cfg), gists=gists, lora=None)
   real = batch['target_tokens'] > 0
   hidden = np.asarray(run(batch))
-  for name, place in (('hyper_tokens', (0, 1)), ('input_tokens', (0, 1, 0))):
+  places = {'hyper_tokens': (0, slice(None)), 'input_tokens': (0, 1, 0)}
+  for name, place in places.items():
     other = np.asarray(run({**batch, name: _changed(batch[name], *place)}))
     same = real.copy()
     if name == 'input_tokens':
