@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import jax
 
-from hypertuning.adapters import Adapters, Prefix
+from hypertuning.adapters import Adapters, LoRA, Prefix
 from hypertuning.networks.memory import Memory
 
 
@@ -94,4 +94,33 @@ class Compressor(Protocol):
       Hidden states at the gists, `[rows, gists, embed]`, and the keys and
       values at the gists of every layer, without positions, as a prefix. They
       depend neither on the amount of padding nor on the other rows.
+    """
+
+  def compress_and_predict(
+    self,
+    tokens: jax.Array,
+    gists: jax.Array,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: LoRA | None = None,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """Reads texts, gists and the queries behind them in one sequence.
+
+    It gives what `compress` and `Network.__call__` with its prefix give, one
+    after the other, for the same weights, but for random dropout. See
+    `gist_mask`.
+
+    Args:
+      tokens: int32 `[episodes, length]`, 0 on padding.
+      gists: embeddings of the gist tokens, `[gists, embed]`.
+      inputs: inputs of the queries, see `Network.__call__`. The rows of an
+        episode are consecutive, and all episodes have equally many.
+      targets: targets of the queries, see `Network.__call__`.
+      adapters: LoRA of texts and gists, which is off in the queries; shared by
+        all episodes or one per episode.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      Hidden states that predict the targets, `[rows, targets, embed]`.
     """

@@ -61,13 +61,16 @@ def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
       of `episodes`.
 
   Returns:
-    `[rows, length, outputs]`, in the dtype of `x`.
+    `[rows, length, outputs]`, in the dtype of `x`; 0 behind the columns that
+    are updated.
   """
   a, b = factors.a.astype(x.dtype), factors.b.astype(x.dtype)
-  rows, length, inputs = x.shape
+  own = x[:, : factors.columns]
+  rows, columns, inputs = own.shape
   episodes = a.shape[0]
-  by_episode = x.reshape(episodes, rows // episodes * length, inputs)
-  return ((by_episode @ a) @ b).reshape(rows, length, b.shape[-1])
+  by_episode = own.reshape(episodes, rows // episodes * columns, inputs)
+  update = ((by_episode @ a) @ b).reshape(rows, columns, b.shape[-1])
+  return jnp.pad(update, [(0, 0), (0, x.shape[1] - columns), (0, 0)])
 
 
 class DenseGeneral(nn.Module):
