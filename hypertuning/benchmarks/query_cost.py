@@ -64,6 +64,7 @@ def measure(
   output_dir: Path | None = None,
   rounds: Natural = 7,
   calls_a_round: Count = 3,
+  moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[Row]:
   """Counts the FLOPs and measures the seconds of the three kinds of work.
 
@@ -84,6 +85,8 @@ def measure(
       over the rounds are printed. With 0, only FLOPs are counted, and no
       weights are made.
     calls_a_round: number of calls of each of the three per round.
+    moved_checkpoints: maps folders of checkpoints that hold the frozen parts of
+      others to the folders in which they are now, see `engine.frozen_parts`.
 
   Returns:
     A row for each of the three, with the FLOPs of all matmuls, the seconds
@@ -126,7 +129,9 @@ def measure(
   times: dict[str, list[float]] = {}
   if rounds:
     batch, other = (_batch(model, x, partitioner) for x in (data, in_context))
-    variables = _variables(model, shapes, partitioner, checkpoint_path)
+    variables = _variables(
+      model, shapes, partitioner, checkpoint_path, moved_checkpoints
+    )
     times = _times(
       ways, variables, batch, other, partitioner, rounds, calls_a_round
     )
@@ -295,11 +300,12 @@ def _variables(
   shapes: Mapping[str, tuple[int, ...]],
   partitioner: Partitioner,
   checkpoint_path: str | None,
+  moved: Mapping[str, str] | None,
 ) -> tuple[Any, Any]:
   """`(params, frozen)` on the devices, from a checkpoint or at random."""
   if checkpoint_path is not None:
     return train_state.restore_variables(
-      model, shapes, partitioner, checkpoint_path
+      model, shapes, partitioner, checkpoint_path, moved=moved
     )
   create = partitioner.compile(
     lambda: _initial(model, shapes), out_shardings=partitioner.replicated
