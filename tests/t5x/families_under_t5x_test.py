@@ -25,11 +25,12 @@ pytestmark = [pytest.mark.t5x, pytest.mark.slow]
 
 HELPERS = pathlib.Path(runner.__file__).parent
 STEPS = 8
-# The file of each model, with the module and the name of its task.
+# The file of each model, with the module and the name of its task, and the
+# learning rate: at 0.1, rounding moves the losses of a Llama by 3e-4.
 MODELS = {
-  'toy_family.gin': ('hypertuning.tasks.toy', runner.TASK),
-  'toy_reader.gin': ('hypertuning.tasks.toy', runner.TASK),
-  'tiny_hyper_llama.gin': ('decoder_tasks', 'toy_symbols_of_decoder'),
+  'toy_family.gin': ('hypertuning.tasks.toy', runner.TASK, 0.1),
+  'toy_reader.gin': ('hypertuning.tasks.toy', runner.TASK, 0.1),
+  'tiny_hyper_llama.gin': ('decoder_tasks', 'toy_symbols_of_decoder', 0.03),
 }
 DATA = {
   'TASK_FEATURE_LENGTHS': runner.LENGTHS,
@@ -39,7 +40,6 @@ TRAIN = {
   **DATA,
   'TRAIN_STEPS': STEPS,
   'WARMUP_STEPS': 1,
-  'LEARNING_RATE': 0.1,
   'EVAL_PERIOD': 0,
   'CHECKPOINT_PERIOD': STEPS // 2,
 }
@@ -54,7 +54,7 @@ def model(request):
 @pytest.fixture(scope='module')
 def data(model):
   """Bindings of the data."""
-  module, task = MODELS[model[0]]
+  module, task, _ = MODELS[model[0]]
   return {
     **DATA,
     'MIXTURE_OR_TASK_MODULE': module,
@@ -66,7 +66,7 @@ def data(model):
 def folder(model, data, tmp_path_factory):
   """A folder of the same run under both runners, `embedded` and `t5x`."""
   parent = tmp_path_factory.mktemp('families')
-  train = {**TRAIN, **data}
+  train = {**TRAIN, **data, 'LEARNING_RATE': MODELS[model[0]][-1]}
   start = {**train, 'TRAIN_STEPS': 1, 'WARMUP_STEPS': 0}
   path = {'MODEL_DIR': str(parent / 'start')}
   t5x_runner.run(
@@ -98,7 +98,7 @@ def test_both_runners_train_alike(folder):
   assert set(ours) == set(theirs) == set(range(1, STEPS + 1))
   for step, loss in theirs.items():
     assert loss == pytest.approx(ours[step], abs=1e-4), step
-  assert ours[STEPS] < ours[1] - 1
+  assert ours[STEPS] < ours[1] - 0.5
   start, embedded, t5x = (
     trees.flatten_paths(checkpoints.restore_variables(str(folder / name)))
     for name in ('start', 'embedded', 't5x')
