@@ -148,7 +148,13 @@ def test_both_runners_answer_alike(folder, model, data):
 def test_both_runners_evaluate_alike(folder, model, data):
   """From the checkpoint that t5x wrote."""
   path = str(folder / 't5x' / f'checkpoint_{STEPS}')
-  bindings = {**data, 'CHECKPOINT_PATH': path}
+  # Room for all queries of an episode, which t5x asks for.
+  lengths = {**runner.LENGTHS, 'inputs': (4, 6), 'targets': (4, 4)}
+  bindings = {
+    **data,
+    'CHECKPOINT_PATH': path,
+    'TASK_FEATURE_LENGTHS': lengths,
+  }
   for run_file, out in (('gin/runs', 'eval'), ('gin/local', 'our_eval')):
     where = {'EVAL_OUTPUT_DIR': str(folder / out)}
     t5x_runner.run(
