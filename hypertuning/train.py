@@ -36,6 +36,7 @@ from hypertuning.engine import (
   batching,
   checkpoint_folders,
   checkpoints,
+  frozen_parts,
   restarts,
   summaries,
   train_state,
@@ -152,6 +153,11 @@ def train(
   else:
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
     frozen = warm_start.saved_frozen(model_dir, latest_step)
+  as_saved = state.as_saved()
+  if not save_frozen:
+    as_saved = frozen_parts.without_frozen(as_saved)
+  checkpoint_size = checkpoints.size(as_saved)
+  del as_saved  # which holds the arrays of the first step
   num_steps = total_steps - (latest_step or 0)
   num_saves = -(-num_steps // checkpoint_period) if checkpoint_period else 1
   files.check_writable(
@@ -159,7 +165,7 @@ def train(
     'MODEL_DIR',
     # A checkpoint is deleted once a newer one is saved.
     min(num_saves, keep_checkpoints + 1 - checkpoint_folders.count(folder))
-    * checkpoints.size(state.as_saved(save_frozen)),
+    * checkpoint_size,
   )
   _print_counts(state)
 

@@ -34,15 +34,11 @@ class TrainState:
   opt_state: Any
   frozen: Any
 
-  def as_saved(self, with_frozen: bool = True) -> dict[str, Any]:
-    """The state in t5x's checkpoint layout.
-
-    Args:
-      with_frozen: whether to include the frozen variables.
-    """
+  def as_saved(self) -> dict[str, Any]:
+    """The state in t5x's checkpoint layout."""
     return {
       'target': self.params,
-      'flax_mutables': {'frozen': self.frozen if with_frozen else {}},
+      'flax_mutables': {'frozen': self.frozen},
       'state': {
         'step': self.step,
         # As in t5x, the empty states of optax transformations are left out.
