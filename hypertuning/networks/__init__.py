@@ -1,6 +1,6 @@
 """Transformers, written once; hypermodels and downstream models share them."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -92,4 +92,24 @@ class Compressor(Protocol):
       Hidden states at the gists, `[rows, gists, embed]`, and the keys and
       values at the gists of every layer, without positions, as a prefix. They
       depend neither on the amount of padding nor on the other rows.
+    """
+
+
+@runtime_checkable
+class Cacher(Protocol):
+  """A network that reads the first part of a text apart from the rest.
+
+  An encoder cannot: what it makes of a token depends on the tokens behind it.
+  """
+
+  def cache(self, tokens: jax.Array) -> Prefix:
+    """Reads texts that others go on from.
+
+    Args:
+      tokens: int32 `[rows, length]`, 0 on padding.
+
+    Returns:
+      The keys and values of every token as a prefix with a mask. With it, the
+      network gives the rest of a text the hidden states that it has behind
+      these tokens.
     """

@@ -271,6 +271,29 @@ class Llama(nn.Module):
     )
     return hidden[:, -count:], stack.as_prefix(kept, llama.SELF)
 
+  def cache(self, tokens: jax.Array) -> Prefix:
+    """Reads texts that others go on from, see `networks.Cacher`.
+
+    The padding goes to the left, so that every text ends where the next one
+    begins, at the end of the prefix.
+    """
+    length = tokens.shape[1]
+    shift = length - is_real(tokens).sum(axis=1, keepdims=True)
+    tokens = jnp.take_along_axis(
+      tokens, (jnp.arange(length) - shift) % length, axis=1
+    )
+    real = is_real(tokens)
+    _, kept = self.decoder(
+      self.token_embedder(tokens),
+      stack.site_adapters(None, _SITES),
+      View(
+        real[:, None] & jnp.tri(length, dtype=bool), jnp.arange(length)[None]
+      ),
+      gists=length,
+    )
+    prefix = stack.as_prefix(kept, llama.SELF)
+    return dataclasses.replace(prefix, mask=real)
+
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""
     mask, position = memory.rows['mask'], memory.position
