@@ -64,6 +64,7 @@ setuptools.setup(
     'tensorboard>=2.21',  # clu's summaries import it
     'tensorflow>=2.21',
     'tensorflow-datasets>=4.9.10',
+    'tokenizers>=0.23.3',
     'tqdm>=4.70.1',
   ],
   extras_require={

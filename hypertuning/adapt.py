@@ -71,6 +71,7 @@ def adapt(
   target: Number = 90.0,
   start_adapters: Path | None = None,
   fresh_regex: Regex = '',
+  moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[Row]:
   """Tunes the adapters of every task in a split of each seqio task.
 
@@ -102,6 +103,8 @@ def adapt(
       that the model gives. It holds one adapter for all tasks, or one per task.
     fresh_regex: regex of the variables that start at random if the checkpoint
       does not have them.
+    moved_checkpoints: maps folders of checkpoints that hold the frozen parts of
+      others to the folders in which they are now, see `engine.frozen_parts`.
 
   Returns:
     Two rows `{'task', 'phi', 'episodes', 'questions', 'loss', metric, ...}` per
@@ -138,6 +141,7 @@ def adapt(
     checkpoint_path,
     fresh_regex,
     data.seed,
+    moved_checkpoints,
   )
   tuner = phi_tuning.Tuner(model, optimizer, params, frozen, partitioner)
   curves: list[Row] = []

@@ -55,6 +55,7 @@ def evaluate(
   phi_modes: Names | None = None,
   draws: Count = 1,
   aggregate: Callable[[Sequence[Row]], list[Row]] | None = None,
+  moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[Row]:
   """Evaluates every task of a mixture.
 
@@ -77,6 +78,8 @@ def evaluate(
     aggregate: function from the rows of all tasks to further rows, such as the
       averages that a benchmark reports. None adds the mean over the tasks of
       the mixture.
+    moved_checkpoints: maps folders of checkpoints that hold the frozen parts of
+      others to the folders in which they are now, see `engine.frozen_parts`.
 
   Returns:
     One row `{'task', 'phi', 'episodes', 'questions', 'loss', 'loss_stderr',
@@ -127,7 +130,11 @@ def evaluate(
   for task, task_questions in zip(tasks, questions, strict=True):
     _check_draws(task.name, task_questions.targets, draws)
   params, frozen = train_state.restore_variables(
-    model, data.shapes(model), partitioner, checkpoint_path
+    model,
+    data.shapes(model),
+    partitioner,
+    checkpoint_path,
+    moved=moved_checkpoints,
   )
   for task_questions in questions:
     task_questions.print_notes()

@@ -67,6 +67,7 @@ def infer(
   input_path: Path | None = None,
   num_batches: Count | None = None,
   save_adapters: bool = False,
+  moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[dict[str, Any]]:
   """Answers every query of a file or of a seqio task.
 
@@ -83,6 +84,8 @@ def infer(
       split.
     save_adapters: whether to write `adapters.safetensors` as well, with the phi
       of all episodes in the order of the input.
+    moved_checkpoints: maps folders of checkpoints that hold the frozen parts of
+      others to the folders in which they are now, see `engine.frozen_parts`.
 
   Returns:
     One row `{'episode', 'query', 'prediction', 'score'}` per query. `episode`
@@ -98,6 +101,7 @@ def infer(
   restarts.refuse_other_commands(output_dir, 'INFER_OUTPUT_DIR', 'infer')
   partitioner.check_batch(data.batch_size)
   batching.check_vocabulary(model)
+  batching.check_positions(model, data.lengths)
   if save_adapters and not model.has_hypermodel:
     raise UserError('SAVE_ADAPTERS = True: this model generates no adapters.')
   if input_path:
@@ -113,7 +117,11 @@ def infer(
   else:
     raise UserError('Bind INFER_INPUT (a JSONL file) or MIXTURE_OR_TASK_NAME.')
   params, frozen = train_state.restore_variables(
-    model, data.shapes(model), partitioner, checkpoint_path
+    model,
+    data.shapes(model),
+    partitioner,
+    checkpoint_path,
+    moved=moved_checkpoints,
   )
   step_fn = partitioner.compile(_make_step(model, save_adapters))
 

@@ -67,6 +67,7 @@ def train(
   log_period: Count = 20,
   num_microbatches: Count = 1,
   random_seed: Natural = 0,
+  save_frozen: bool = True,
 ) -> TrainState | None:
   """Trains a model until it has done `total_steps` steps.
 
@@ -96,6 +97,8 @@ def train(
       The losses of all steps are recorded, whatever the period.
     num_microbatches: number of equal parts in which each batch is computed.
     random_seed: seed of the initial weights and of dropout.
+    save_frozen: whether checkpoints hold the frozen variables. If not, they
+      refer to the initial checkpoint, see `engine.frozen_parts`.
 
   Returns:
     The state after the last step, or None if an earlier start of the run has
@@ -114,7 +117,7 @@ def train(
     restarts.refuse_other_commands(model_dir, 'MODEL_DIR', 'train')
   partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start = warm_start or WarmStart()
-  warm_start.check(model.module.teacher is not None)
+  warm_start.check(model.module.teacher is not None, save_frozen)
   data.check(model)
   settings = restarts.settings(model, data, warm_start, random_seed)
   if latest_step is not None:
@@ -136,13 +139,19 @@ def train(
   # All checks come before the checkpointer makes the run's folder: a mistake in
   # the configuration must not leave an empty folder behind.
   shapes = data.shapes(model)
+  part = frozen = None
   if latest_step is None:
     batches.open()
+    if not save_frozen:
+      warm_start = warm_start.pinned()
     state, shardings = train_state.initial_state(
-      model, shapes, partitioner, random_seed, warm_start
+      model, shapes, partitioner, random_seed, warm_start, save_frozen
     )
+    if not save_frozen:
+      part = warm_start.frozen_part(state.frozen, model_dir)
   else:
     state, shardings = train_state.abstract_state(model, shapes, partitioner)
+    frozen = warm_start.saved_frozen(model_dir, latest_step)
   num_steps = total_steps - (latest_step or 0)
   num_saves = -(-num_steps // checkpoint_period) if checkpoint_period else 1
   files.check_writable(
@@ -150,7 +159,7 @@ def train(
     'MODEL_DIR',
     # A checkpoint is deleted once a newer one is saved.
     min(num_saves, keep_checkpoints + 1 - checkpoint_folders.count(folder))
-    * checkpoints.size(state.as_saved()),
+    * checkpoints.size(state.as_saved(save_frozen)),
   )
   _print_counts(state)
 
@@ -166,12 +175,15 @@ def train(
     stack.callback(checkpointer.close)
     if latest_step is not None:
       saved_state, position = checkpointer.restore(
-        latest_step, state.as_saved()
+        latest_step, state.as_saved(), frozen
       )
       state = state.from_saved(saved_state)
+      if not save_frozen:
+        part = warm_start.part_to_save(state.frozen, model_dir, latest_step)
       batches.move(position)
       print(f'Going on from step {latest_step}.', file=sys.stderr)
       restarts.keep_config(model_dir, latest_step, saved_config.text('train'))
+    checkpointer.frozen_part = part
     restarts.record(model_dir, settings)
     saved_config.save(model_dir, 'train')
     saved_config.save_model(model_dir)

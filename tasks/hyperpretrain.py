@@ -315,13 +315,21 @@ def _add(
   text_format: TextFormat | None,
 ) -> str:
   text_format = check(text_format or vocabularies.byte_format())
+  encode = functools.partial(
+    caclm.encode_text, vocabulary=text_format.vocabulary
+  )
+  # t5x needs a cache of these ids, as it cannot save its place in a pipeline
+  # that runs Python. The number of this step is part of all seeds behind it: it
+  # must not stand in other tasks.
+  cache = (
+    [seqio.CacheDatasetPlaceholder()]
+    if vocabularies.runs_python(text_format.vocabulary)
+    else []
+  )
   registry.add_task(
     name,
     source=source,
-    preprocessors=[
-      functools.partial(caclm.encode_text, vocabulary=text_format.vocabulary),
-      segment,
-    ],
+    preprocessors=[encode, *cache, segment],
     output_features=features.output_features(text_format),
     metric_fns=[],
   )

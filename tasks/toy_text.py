@@ -118,7 +118,8 @@ def _repeated_string(
   """A string that stands two or three times in a text, int32 `[length]`."""
   size = int(rng.integers(length // 3, length // 2))
   characters = rng.integers(len(CHARACTERS), size=size)
-  ids = form.encode(''.join(CHARACTERS[i] for i in characters))
+  text = ''.join(CHARACTERS[i] for i in characters)
+  ids = form.vocabulary.encode(text)
   return np.resize(np.array(ids, np.int32), length)
 
 
@@ -148,9 +149,9 @@ def _rows_by_target(
     groups.setdefault(row.targets, []).append(
       (
         *form.inputs,
-        *encode(row.inputs),
+        *encode(row.inputs, 'inputs'),
         *form.targets,
-        *encode(row.targets),
+        *encode(row.targets, 'targets'),
         *(form.between or form.target_end),
       )
     )

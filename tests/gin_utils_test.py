@@ -1,10 +1,13 @@
 """Gin: shipped files parse, and every slip is one line that names it."""
 
+import math
 import pathlib
 import subprocess
 import sys
 
 import gin
+import jax
+import jax.numpy as jnp
 import pytest
 import runner
 
@@ -18,7 +21,17 @@ _LOCAL = sorted(
   path.name for path in (paths.data_root() / 'gin/local').glob('*')
 )
 _MODELS = ('t5', 'hyper_t5_prefix', 'hyper_t5_lora')
-_SIZES = sorted((paths.data_root() / 'gin/models/sizes').glob('*.gin'))
+_SIZES = [
+  path.stem for path in (paths.data_root() / 'gin/models/sizes').glob('*.gin')
+]
+# Parameters of the public models.
+_LLAMAS = {
+  'smollm2_135m': 134_515_008,
+  '1b': 1_235_814_400,
+  'llama2_7b': 6_738_415_616,
+  'llama2_13b': 13_015_864_320,
+  'llama2_70b': 68_976_648_192,
+}
 _NEEDED = {
   'MIXTURE_OR_TASK_NAME': 'toy',
   'TASK_FEATURE_LENGTHS': runner.LENGTHS,
@@ -111,17 +124,43 @@ def test_quickstart_files_parse(files):
   )
 
 
-@pytest.mark.parametrize('size', _SIZES, ids=lambda path: path.stem)
+def _model():
+  with gin.unlock_config():
+    return gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()
+
+
+@pytest.mark.parametrize('size', sorted({*_SIZES} - {*_LLAMAS}))
 def test_sizes_give_a_model(size):
-  own = '' if size.stem == 'tiny' else 'VOCABULARY = None'
+  own = '' if size == 'tiny' else 'VOCABULARY = None'
   gin_utils.parse(
-    ['gin/models/hyper_t5_lora.gin', str(size)],
+    ['gin/models/hyper_t5_lora.gin', f'gin/models/sizes/{size}.gin'],
     ['OPTIMIZER = None', *([own] if own else [])],
   )
-  with gin.unlock_config():
-    model = gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()
+  model = _model()
   assert model.has_hypermodel
   assert model.module.downstream.config.emb_dim >= 64
+
+
+@pytest.mark.parametrize('size', _LLAMAS)
+def test_sizes_of_llama_are_those_of_the_public_models(size):
+  """In `hypertuning.plan` and elsewhere, a size needs no vocabulary's file."""
+  gin_utils.parse(
+    ['gin/models/hyper_llama.gin', f'gin/models/sizes/{size}.gin'],
+    ['OPTIMIZER = None', 'VOCABULARY = None'],
+  )
+  module = _model().module
+  network, tokens = module.downstream, jnp.ones((1, 1), jnp.int32)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), tokens, tokens)
+  leaves = jax.tree.leaves(shapes['params'])
+  assert sum(math.prod(leaf.shape) for leaf in leaves) == _LLAMAS[size]
+  assert module.hypermodel.downstream == network.config
+  assert network.config.scan_layers and network.config.dtype == 'bfloat16'
+  gin_utils.parse(
+    ['gin/models/llama.gin', f'gin/models/sizes/{size}.gin'],
+    ['OPTIMIZER = None', "VOCABULARY_FILE = 'none'"],
+  )
+  with pytest.raises(UserError, match='none: no such'):
+    _model()
 
 
 def test_required_macros_are_named():

@@ -1,5 +1,6 @@
 """LoRA: low-rank updates of projections (Hu et al., 2021)."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class LoRA:
     lora = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), self.sites[site])
     return SiteAdapter(
       lora={
-        name: LowRank(a=factors.a, b=factors.b * self.scale)
+        name: dataclasses.replace(factors, b=factors.b * self.scale)
         for name, factors in lora.items()
       }
     )

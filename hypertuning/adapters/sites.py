@@ -77,10 +77,13 @@ class LowRank:
     a: first factor, `[episodes, layers, inputs, rank]`.
     b: second factor, `[episodes, layers, rank, outputs]`; like the kernel, it
       has one axis for all heads and their features.
+    columns: number of first columns of a text that are updated, which a network
+      sets where it reads the factors; None for all columns.
   """
 
   a: jax.Array
   b: jax.Array
+  columns: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @flax.struct.dataclass

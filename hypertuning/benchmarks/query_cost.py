@@ -85,6 +85,7 @@ def measure(
   output_dir: Path | None = None,
   rounds: Natural = 7,
   calls_a_round: Count = 3,
+  moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[Row]:
   """Counts the FLOPs and measures the seconds of every way.
 
@@ -106,6 +107,8 @@ def measure(
       over the rounds are printed. With 0, only FLOPs are counted, and no
       weights are made.
     calls_a_round: number of calls of each way per round.
+    moved_checkpoints: maps folders of checkpoints that hold the frozen parts of
+      others to the folders in which they are now, see `engine.frozen_parts`.
 
   Returns:
     A row for each way, with the FLOPs of all matmuls, the seconds (median,
@@ -145,7 +148,9 @@ def measure(
   times: dict[str, list[float]] = {}
   if rounds:
     batches = _batches(model, data, in_context, partitioner)
-    variables = _variables(model, shapes, partitioner, checkpoint_path)
+    variables = _variables(
+      model, shapes, partitioner, checkpoint_path, moved_checkpoints
+    )
     times = _times(ways, variables, batches, partitioner, rounds, calls_a_round)
   sizes = {
     way.adapters: _numbers(arguments[name][-1])
@@ -292,11 +297,12 @@ def _variables(
   shapes: Mapping[str, tuple[int, ...]],
   partitioner: Partitioner,
   checkpoint_path: str | None,
+  moved: Mapping[str, str] | None,
 ) -> tuple[Any, Any]:
   """`(params, frozen)` on the devices, from a checkpoint or at random."""
   if checkpoint_path is not None:
     return train_state.restore_variables(
-      model, shapes, partitioner, checkpoint_path
+      model, shapes, partitioner, checkpoint_path, moved=moved
     )
   create = partitioner.compile(
     lambda: _initial(model, shapes), out_shardings=partitioner.replicated

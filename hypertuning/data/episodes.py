@@ -8,8 +8,9 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import sampling
+from hypertuning.data import row_table, sampling
 from hypertuning.data.rows import Tasks, as_task, for_tuning
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 
 # Number of episodes in a split without end; no run draws so many.
@@ -46,6 +47,7 @@ class EpisodeSource(seqio.DataSource):
     at_most: bool = False,
     in_turn: bool = False,
     scores_options: bool = False,
+    text_format: TextFormat | None = None,
   ) -> None:
     """Describes the episodes; rows are only made when a split is first used.
 
@@ -75,6 +77,9 @@ class EpisodeSource(seqio.DataSource):
         often, and does not draw tasks by their rates.
       scores_options: whether options are scored, so that every row must have
         at least two, its target among them.
+      text_format: format of the text. If its vocabulary has no TensorFlow
+        operation, the elements also have the ids of all texts, see
+        `packed_ids`. None for none.
 
     Raises:
       UserError: a number is too small.
@@ -106,6 +111,7 @@ class EpisodeSource(seqio.DataSource):
     self._at_most = at_most
     self._in_turn = in_turn
     self._scores_options = scores_options
+    self._text_format = text_format
     self._first = 0
     self._table = functools.cache(self._make_table)
     super().__init__(splits=list(tasks), performs_internal_shuffling=True)
@@ -253,6 +259,7 @@ class EpisodeSource(seqio.DataSource):
       draws,
       at_most=self._at_most,
       in_turn=True,
+      text_format=self._text_format,
     )
 
   def names(self, split: str) -> list[str]:
@@ -276,8 +283,12 @@ class EpisodeSource(seqio.DataSource):
       sampling.in_turn, queries=queries, draws=self._draws, first=0
     )
 
-  def _make_table(self, split: str) -> sampling.Table:
+  def _make_table(self, split: str) -> row_table.Table:
     least_shots = 0 if self._at_most else self._shots[split]
-    return sampling.make_table(
-      self._tasks[split](), least_shots, self._queries, self._scores_options
+    return row_table.make_table(
+      self._tasks[split](),
+      least_shots,
+      self._queries,
+      self._scores_options,
+      self._text_format,
     )

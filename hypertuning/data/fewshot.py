@@ -12,7 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import features, fitting, vocabularies
+from hypertuning.data import features, fitting, packed_ids, vocabularies
+from hypertuning.data.packed_ids import beside
 from hypertuning.data.sampling import Episode
 from hypertuning.data.text_format import Ids, TextFormat
 from hypertuning.errors import UserError
@@ -91,18 +92,24 @@ def options_as_queries(
     def per_option(values: tf.Tensor) -> tf.Tensor:
       return tf.boolean_mask(tf.repeat(values, most, axis=0), is_option)
 
-    answers = tf.boolean_mask(tf.reshape(options, [-1]), is_option)
-    correct = answers == per_option(episode['query_targets'])
+    targets = tf.boolean_mask(tf.reshape(options, [-1]), is_option)
+    correct = targets == per_option(episode['query_targets'])
     option_features = {
       'query_inputs': per_option(episode['query_inputs']),
-      'query_targets': answers,
+      'query_targets': targets,
       'question': per_option(tf.range(count)),
       'is_correct': tf.cast(correct, tf.int32),
     }
+    if beside('query_options') in episode:
+      inputs, answers = map(beside, ('query_inputs', 'query_targets'))
+      packed = tf.reshape(episode[beside('query_options')], [-1])
+      option_features |= {
+        inputs: per_option(episode[inputs]),
+        answers: tf.boolean_mask(packed, is_option),
+      }
+    dropped = ('query_options', beside('query_options'), 'query_references')
     other_features = {
-      name: value
-      for name, value in episode.items()
-      if name not in ('query_options', 'query_references')
+      name: value for name, value in episode.items() if name not in dropped
     }
     return {**other_features, **option_features}
 
@@ -188,7 +195,9 @@ def episode_features(
       if room is not None:
         longest = tf.reduce_max(queries.row_lengths())
         rest = room - len(form.start) - tf.cast(longest, tf.int32)
-      context, left_out = fitting.context(definition, shots, form.between, rest)
+      context, left_out = fitting.context(
+        definition, shots, form, rest, before_query=True
+      )
       context = tf.tile(context[None], [count, 1])
       return tf.concat([start, context, queries], axis=1), left_out
 
@@ -196,11 +205,9 @@ def episode_features(
       shots: tf.RaggedTensor, room: int | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
       """The text of a hypermodel, and the number of shots left out."""
-      # No separator follows the last example, so that there is room for one
-      # more than `fitting.context` counts.
-      room = None if room is None else room + len(form.between)
-      text, left_out = fitting.context(definition, shots, form.between, room)
-      text = text[: tf.maximum(tf.size(text) - len(form.between), 0)]
+      text, left_out = fitting.context(
+        definition, shots, form, room, before_query=False
+      )
       begin, end = map(vocabularies.constant, (form.start, form.end))
       return tf.concat([begin, text, end], axis=0), left_out
 
@@ -210,7 +217,7 @@ def episode_features(
     else:
       assert hyper_room is not None
       number = fitting.chunk_numbers(
-        shots, hyper_room, definition, len(form.between), chunks
+        shots, hyper_room, definition, form, chunks
       )
       left_out = tf.reduce_sum(tf.cast(number == chunks, tf.int32))
       hyper_inputs = tf.ragged.stack(
@@ -253,19 +260,36 @@ def _encode(
     The queries and the targets, both `[queries, (tokens)]`, without any ids of
     the format.
   """
-  shots = tf.stack([episode['shot_inputs'], episode['shot_targets']], axis=1)
+  is_packed = beside('definition') in episode
+  parts_of_texts = {
+    'definition': 'definition',
+    'shot_inputs': 'inputs',
+    'shot_targets': 'targets',
+    'query_inputs': 'inputs',
+    'query_targets': 'targets',
+  }
+  strings = {
+    name: episode[beside(name)]
+    if is_packed
+    else tf.strings.join([form.blank_before(part), episode[name]])
+    for name, part in parts_of_texts.items()
+  }
+  shots = tf.stack([strings['shot_inputs'], strings['shot_targets']], axis=1)
   count = tf.shape(shots)[0]
   texts = [
-    episode['definition'][None],
+    strings['definition'][None],
     tf.reshape(shots, [-1]),
-    episode['query_inputs'],
-    episode['query_targets'],
+    strings['query_inputs'],
+    strings['query_targets'],
   ]
   sizes = [tf.size(part) for part in texts]
   # The vocabulary is called once, on all texts together, as the calls are most
   # of the cost.
-  all_texts = tf.strings.join([form.blank, tf.concat(texts, axis=0)])
-  tokens = vocabularies.encode(form.vocabulary, all_texts)
+  all_texts = tf.concat(texts, axis=0)
+  if is_packed:
+    tokens = packed_ids.unpack(all_texts)
+  else:
+    tokens = vocabularies.encode(form.vocabulary, all_texts)
   definition, parts, queries, answers = (
     tokens[end - size : end]
     for size, end in zip(sizes, _running_sum(sizes), strict=True)

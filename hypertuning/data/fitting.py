@@ -5,38 +5,52 @@ from typing import Any
 import tensorflow as tf
 
 from hypertuning.data import vocabularies
-from hypertuning.data.text_format import Ids
+from hypertuning.data.text_format import TextFormat
 
 
 def context(
-  definition: tf.Tensor, shots: tf.RaggedTensor, separator: Ids, room: Any
+  definition: tf.Tensor,
+  shots: tf.RaggedTensor,
+  form: TextFormat,
+  room: Any,
+  before_query: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """The definition, then the shots that fit, each followed by the separator.
+  """The definition, then the shots that fit, each followed by its separator.
 
   Args:
     definition: tokens of the definition, int32 `[tokens]`; it is cut if it does
       not fit even without shots.
     shots: tokens of the shots, int32 `[shots, (tokens)]`, each followed by the
-      separator.
-    separator: ids between two examples.
+      separator between two examples.
+    form: the format, which gives the separators.
     room: number of tokens that there is room for; None for no limit.
+    before_query: whether a query follows. If not, no separator is last.
 
   Returns:
     The tokens, int32 `[tokens]`, and the number of shots left out, int32 `[]`.
   """
+  definition_end = vocabularies.constant(form.definition_separator)
   if room is not None:
-    definition = definition[: tf.maximum(room - len(separator), 0)]
-  definition_end = vocabularies.constant(separator)[
-    : tf.minimum(tf.size(definition), 1) * len(separator)
+    end_size = len(form.definition_separator) if before_query else 0
+    definition = definition[: tf.maximum(room - end_size, 0)]
+  definition_end = definition_end[
+    : tf.minimum(tf.size(definition), 1) * tf.size(definition_end)
   ]
-  definition = tf.concat([definition, definition_end], axis=0)
+  begin = tf.concat([definition, definition_end], axis=0)
   if room is None:
     shots_that_fit = shots
   else:
-    rest = tf.cast(room, tf.int32) - tf.size(definition)
+    rest = tf.cast(room, tf.int32) - tf.size(begin)
+    # The separator behind the last shot needs no room if it is not kept.
+    rest += 0 if before_query else len(form.between)
     shots_that_fit = whole_shots(shots, rest)
   left_out = tf.cast(shots.nrows() - shots_that_fit.nrows(), tf.int32)
-  return tf.concat([definition, shots_that_fit.flat_values], axis=0), left_out
+  text = tf.concat([begin, shots_that_fit.flat_values], axis=0)
+  if not before_query:
+    has_shots = shots_that_fit.nrows() > 0
+    last = tf.where(has_shots, len(form.between), tf.size(definition_end))
+    text = text[: tf.size(text) - last]
+  return text, left_out
 
 
 def whole_shots(shots: tf.RaggedTensor, room: Any) -> tf.RaggedTensor:
@@ -61,7 +75,7 @@ def chunk_numbers(
   shots: tf.RaggedTensor,
   room: int,
   definition: tf.Tensor,
-  separator_size: int,
+  form: TextFormat,
   chunks: int,
 ) -> tf.Tensor:
   """The number of the chunk that each shot goes to; shots are never divided.
@@ -72,7 +86,7 @@ def chunk_numbers(
     room: number of tokens that a chunk has for the definition and its shots.
     definition: tokens of the definition, int32 `[tokens]`; every chunk repeats
       it.
-    separator_size: number of ids between two examples.
+    form: the format, which gives the separators.
     chunks: number of chunks.
 
   Returns:
@@ -84,8 +98,12 @@ def chunk_numbers(
   # No separator follows the last shot of a chunk.
   rest = (
     room
-    + separator_size
-    - tf.where(definition_size > 0, definition_size + separator_size, 0)
+    + len(form.between)
+    - tf.where(
+      definition_size > 0,
+      definition_size + len(form.definition_separator),
+      0,
+    )
   )
 
   def place(

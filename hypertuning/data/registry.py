@@ -88,7 +88,11 @@ def add_episodes(
   text_format = check(text_format or vocabularies.byte_format())
   relabel = []
   if symbol_labels is not None:
-    relabel = [functools.partial(symbols.relabel, labels=tuple(symbol_labels))]
+    relabel = [
+      functools.partial(
+        symbols.relabel, labels=tuple(symbol_labels), text_format=text_format
+      )
+    ]
 
   def source(count: int, scores_options: bool = False) -> EpisodeSource:
     return EpisodeSource(
@@ -101,6 +105,7 @@ def add_episodes(
       train_episodes=train_episodes,
       at_most=at_most,
       scores_options=scores_options,
+      text_format=text_format,
     )
 
   query_source = source(queries)

@@ -10,14 +10,21 @@ from collections.abc import Sequence
 import seqio
 import tensorflow as tf
 
+from hypertuning.data import packed_ids
+from hypertuning.data.packed_ids import beside
 from hypertuning.data.sampling import Episode
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 
 # Features that hold labels.
 _LABELS = ('shot_targets', 'query_targets', 'query_options')
 
 
-def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
+def relabel(
+  ds: tf.data.Dataset,
+  labels: Sequence[str],
+  text_format: TextFormat | None = None,
+) -> tf.data.Dataset:
   """Preprocessor that draws symbols for an episode, and replaces its labels.
 
   Different labels become different symbols. The definition becomes empty, as
@@ -26,6 +33,8 @@ def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
   Args:
     ds: elements of an `EpisodeSource`.
     labels: symbols to draw from, at least as many as an episode has labels.
+    text_format: format of the text, for elements that have the ids of their
+      texts; None for those that have none.
 
   Returns:
     The same elements, with symbols in place of targets and options, and without
@@ -37,6 +46,10 @@ def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
   if len(set(labels)) != len(labels):
     raise UserError('Symbols must all be different.')
   table = tf.constant(list(labels))
+  ids: list[bytes] = []
+  if packed_ids.are_needed(text_format):
+    ids = [*map(packed_ids.packer(text_format, 'targets'), labels)]
+  id_table = tf.constant(ids, tf.string)
 
   def convert(episode: Episode, seed: tf.Tensor) -> Episode:
     # Each label, in the order in which it occurs, gets the next drawn symbol.
@@ -47,25 +60,30 @@ def relabel(ds: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
     own_labels = tf.unique(tf.concat(names, axis=0)).y
     own_labels = tf.boolean_mask(own_labels, own_labels != '')
     keys = tf.random.stateless_uniform([len(labels)], seed)
-    new_labels = tf.gather(table, tf.argsort(keys)[: tf.size(own_labels)])
+    new_labels = tf.argsort(keys)[: tf.size(own_labels)]
     tf.debugging.assert_equal(
       tf.size(new_labels),
       tf.size(own_labels),
       f'An episode has more labels than the {len(labels)} symbols.',
     )
 
-    def replace(values: tf.Tensor) -> tf.Tensor:
+    def replace(values: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
       flat = tf.reshape(values, [-1])
       same = flat[:, None] == own_labels[None]
       symbol = tf.gather(new_labels, tf.argmax(tf.cast(same, tf.int32), axis=1))
-      flat = tf.where(flat == '', '', symbol)
+      flat = tf.where(flat == '', '', tf.gather(table, symbol))
       return tf.ensure_shape(tf.reshape(flat, tf.shape(values)), values.shape)
 
+    changed = {'definition': tf.constant('')}
+    for name in _LABELS:
+      if name in episode:
+        changed[name] = replace(episode[name], table)
+      if beside(name) in episode:
+        changed[beside(name)] = replace(episode[name], id_table)
+    if beside('definition') in episode:
+      changed[beside('definition')] = tf.constant('')
     features = {k: v for k, v in episode.items() if k != 'query_references'}
-    label_features = {
-      k: replace(v) for k, v in features.items() if k in _LABELS
-    }
-    return {**features, **label_features, 'definition': tf.constant('')}
+    return {**features, **changed}
 
   return seqio.map_over_dataset(convert, num_seeds=1)(ds)
 

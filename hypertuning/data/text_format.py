@@ -58,7 +58,7 @@ class TextFormat:
 
   A hypermodel reads
 
-      start definition (between) example (between) example ... end
+      start definition (definition_end) example (between) example ... end
 
   where an example is `inputs <input> targets <target>`. A query is
   `start inputs <input> targets`. If examples are shown in context, the
@@ -75,14 +75,16 @@ class TextFormat:
     definition: ids before the definition of a task that has one.
     inputs: ids before an input.
     targets: ids between an input and its target.
-    between: ids between two examples, and between the definition and the first
-      example.
+    between: ids between two examples.
+    definition_end: ids between the definition and the first example; None for
+      those of `between`.
     end: ids at the end of what a hypermodel reads.
     target_end: ids at the end of an answer; they count in the loss.
     end_ids: ids that end an answer while decoding, each of them alone.
-    blank: text that is put before each definition, input and target, and
-      tokenised together with it. In most subword vocabularies, a word after a
-      blank is another token than the same word without one.
+    blank: text that is put before each definition, input and target that
+      follows ids of its own part, and tokenised together with it. In most
+      subword vocabularies, a word after a blank is another token than the same
+      word without one.
     names: pairs of an id that stands for no text, and its name, which is
       printed instead.
   """
@@ -93,6 +95,7 @@ class TextFormat:
   inputs: Ids = ()
   targets: Ids = ()
   between: Ids = ()
+  definition_end: Ids | None = None
   end: Ids = ()
   target_end: Ids = ()
   end_ids: Ids = ()
@@ -101,13 +104,28 @@ class TextFormat:
     default=(), compare=False
   )
 
-  def encode(self, text: str) -> list[int]:
-    """Token ids of a definition, an input or a target, without other parts."""
-    return self.vocabulary.encode(self.blank + text)
+  @property
+  def definition_separator(self) -> Ids:
+    """The ids between the definition and the first example."""
+    return self.between if self.definition_end is None else self.definition_end
+
+  def blank_before(self, part: str) -> str:
+    """The text before a text of a part, see `encode`; mostly empty."""
+    return self.blank if getattr(self, part) else ''
+
+  def encode(self, text: str, part: str) -> list[int]:
+    """Token ids of a text alone.
+
+    Args:
+      text: a definition, an input or a target.
+      part: the part that it is: `definition`, `inputs` or `targets`.
+    """
+    return self.vocabulary.encode(self.blank_before(part) + text)
 
   def query(self, text: str) -> list[int]:
     """Token ids of a whole query, without any examples."""
-    return [*self.start, *self.inputs, *self.encode(text), *self.targets]
+    text_ids = self.encode(text, 'inputs')
+    return [*self.start, *self.inputs, *text_ids, *self.targets]
 
   def answer(self, tokens: Iterable[int]) -> str:
     """The text of a decoded answer, up to the first id that ends an answer.
@@ -120,7 +138,8 @@ class TextFormat:
       if token in self.end_ids:
         break
       answer_ids += [token] if token != PAD_ID else []
-    return self.vocabulary.decode(answer_ids).removeprefix(self.blank)
+    text = self.vocabulary.decode(answer_ids)
+    return text.removeprefix(self.blank_before('targets'))
 
   def readable(self, tokens: Iterable[int]) -> str:
     """The text of any ids; an id that stands for no text is printed by name.
@@ -158,21 +177,25 @@ def custom_format(
   inputs: Part = (),
   targets: Part = (),
   between: Part = (),
+  definition_end: Part | None = None,
   end: Part = (),
   target_end: Part = (),
   end_ids: Sequence[int] = (),
   blank: str = '',
-  names: Iterable[tuple[int, str]] = (),
-) -> TextFormat:
+  names: Sequence[tuple[int, str]] = (),
+) -> TextFormat | None:
   """Makes a format of any parts, each a text or ids; see `TextFormat`.
 
   Args:
-    vocabulary: a `Vocabulary` or a seqio vocabulary.
+    vocabulary: a `Vocabulary` or a seqio vocabulary. With None, the result is
+      None too, see `t5_format`.
     start: part at the start of every text.
     definition: part before a definition.
     inputs: part before an input.
     targets: part between an input and its target.
     between: part between two examples.
+    definition_end: part between the definition and the first example; like
+      `between` by default.
     end: part at the end of what a hypermodel reads.
     target_end: part at the end of an answer; EOS by default.
     end_ids: ids that end an answer, each of them alone; the first id of
@@ -182,10 +205,15 @@ def custom_format(
     names: pairs of an id that stands for no text, and its name; EOS has the
       name `</s>` by default.
 
+  Returns:
+    The `TextFormat`, or None.
+
   Raises:
     UserError: an id is padding or not in the vocabulary, or no id in
       `target_end` ends an answer.
   """
+  if vocabulary is None:
+    return None
   own_vocabulary = as_vocabulary(vocabulary)
 
   def ids(name: str, part: Part) -> Ids:
@@ -215,6 +243,9 @@ def custom_format(
     inputs=ids('inputs', inputs),
     targets=ids('targets', targets),
     between=ids('between', between),
+    definition_end=None
+    if definition_end is None
+    else ids('definition_end', definition_end),
     end=ids('end', end),
     target_end=ending,
     end_ids=ends,
@@ -293,13 +324,15 @@ def markers_format(
     targets: text before a target.
   """
   own_vocabulary = as_vocabulary(vocabulary)
-  return custom_format(
+  form = custom_format(
     own_vocabulary,
     definition=definition,
     inputs=inputs,
     targets=targets,
     end=(own_vocabulary.eos_id,),
   )
+  assert form is not None  # as there is a vocabulary
+  return form
 
 
 def guessed_format(vocabulary: Any) -> TextFormat:
@@ -315,7 +348,9 @@ def guessed_format(vocabulary: Any) -> TextFormat:
   own_vocabulary = as_vocabulary(vocabulary)
   if own_vocabulary.extra_ids > _SEP_INPUT:
     return t5_format(own_vocabulary)
-  return custom_format(own_vocabulary, end=(own_vocabulary.eos_id,))
+  form = custom_format(own_vocabulary, end=(own_vocabulary.eos_id,))
+  assert form is not None  # as there is a vocabulary
+  return form
 
 
 def as_vocabulary(vocabulary: Any) -> Vocabulary:

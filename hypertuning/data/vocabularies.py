@@ -15,7 +15,11 @@ from google.protobuf.message import DecodeError
 from hypertuning.data import text_format
 from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError, one_line
-from hypertuning.ranges import Path
+from hypertuning.padding import PAD_ID
+from hypertuning.ranges import Natural, Path
+
+# A character that no model has a piece for: it is for private use.
+_RARE = '\U000f0000'
 
 
 @functools.cache
@@ -29,18 +33,23 @@ def byte_format() -> TextFormat:
   return text_format.t5_format(byte_vocabulary())
 
 
-def sentencepiece(path: Path) -> seqio.SentencePieceVocabulary:
-  """A SentencePiece vocabulary with T5's 100 sentinels.
+def sentencepiece(
+  path: Path, extra_ids: Natural = 100
+) -> seqio.SentencePieceVocabulary:
+  """A SentencePiece vocabulary, with T5's 100 sentinels or without.
 
   Args:
     path: path of a SentencePiece model, such as T5's, which gives 32,100 ids.
+    extra_ids: number of sentinels behind the model's own pieces; 0 for Llama 2,
+      whose 32,000 ids are the model's.
 
   Raises:
-    UserError: there is no such file, or it is something else.
+    UserError: there is no such file, it is something else, or texts with
+      unknown characters would lose them.
   """
   if not tf.io.gfile.exists(path):
     raise UserError(f'{path}: no such SentencePiece model.')
-  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:
     size = vocabulary.vocab_size  # reads the file
   except (
@@ -53,6 +62,12 @@ def sentencepiece(path: Path) -> seqio.SentencePieceVocabulary:
     ) from error
   if size <= vocabulary.extra_ids:
     raise UserError(f'{path}: this SentencePiece model has no pieces.')
+  # Llama 2's unknown piece has id 0 too, but its bytes are pieces as well.
+  if PAD_ID in vocabulary.encode(_RARE):
+    raise UserError(
+      f'{path}: its unknown piece has id 0, which is padding here: train it '
+      'with pad_id=0, or with byte_fallback.'
+    )
   return vocabulary
 
 
@@ -193,6 +208,11 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
   if isinstance(vocabulary, PythonVocabulary):
     return vocabulary.wrapped
   return SeqioVocabulary(vocabulary)
+
+
+def runs_python(vocabulary: Vocabulary) -> bool:
+  """Whether a vocabulary has no TensorFlow operation, and encodes in Python."""
+  return isinstance(to_seqio(vocabulary), PythonVocabulary)
 
 
 def are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:

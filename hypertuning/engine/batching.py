@@ -1,5 +1,6 @@
 """Makes batches on the devices from datasets of episodes."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from jax.sharding import NamedSharding
 
+from hypertuning.adapters import Prefix
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
@@ -167,6 +169,54 @@ def check_vocabulary(model: HyperTuningModel) -> None:
         f'but the vocabulary uses {num_ids} ids: set VOCAB_SIZE to at least '
         f'{num_ids} (a multiple of 128 divides over devices).'
       )
+
+
+def check_positions(model: HyperTuningModel, lengths: Lengths) -> None:
+  """Refuses texts with more tokens than the networks have positions for.
+
+  Args:
+    model: the model.
+    lengths: TASK_FEATURE_LENGTHS.
+
+  Raises:
+    UserError: names the texts and the number of positions.
+  """
+  module = model.module
+  check = getattr(module.downstream.config, 'check_positions', None)
+  if check is None:  # relative positions have no end
+    return
+  shapes = input_shapes(lengths, model, 1)
+  _, *chunks, hyper_length = shapes['hyper_tokens']
+  if check_hypermodel := getattr(module.hypermodel, 'check_lengths', None):
+    check_hypermodel(*chunks or [1], hyper_length)
+  prefix = _prefix_length(model, (1, *chunks, 1))
+  # The last target is not read.
+  targets = shapes['target_tokens'][-1] - 1
+  for name in ('input_tokens', 'teacher_tokens'):
+    if name in shapes:
+      inputs = shapes[name][-1]
+      texts = f'{inputs} inputs and {targets + 1} targets'
+      if prefix and name == 'input_tokens':
+        check(prefix + inputs + targets, f'a prefix of {prefix}, {texts}')
+      else:
+        check(inputs + targets, texts)
+
+
+def _prefix_length(model: HyperTuningModel, shape: tuple[int, ...]) -> int:
+  """The greatest number of keys that phi puts before a text; 0 for none.
+
+  Args:
+    model: the model.
+    shape: shape of the tokens that a hypermodel reads.
+  """
+  phi, _ = jax.eval_shape(
+    functools.partial(model.module.init_with_output, method='generate'),
+    jax.random.key(0),
+    jax.ShapeDtypeStruct(shape, np.int32),
+  )
+  if not isinstance(phi, Prefix):
+    return 0
+  return max(site.key.shape[1] for site in phi.sites.values())
 
 
 def input_shapes(

@@ -16,6 +16,10 @@ from hypertuning.engine import t5x_format
 from hypertuning.errors import UserError
 
 PREFIX = 'checkpoint'
+# The item of a checkpoint without frozen variables, and Orbax's name for the
+# file of a JSON item.
+FROZEN = 'frozen'
+FROZEN_FILE = f'{FROZEN}/metadata'
 # Orbax finds its files by glob patterns, in which these have another meaning.
 _PATTERN_CHARACTERS = '[]'
 
@@ -118,6 +122,11 @@ def latest_step(model_dir: str) -> int | None:
   return int(checkpoint.name.rpartition('_')[2])
 
 
+def of_step(model_dir: str, step: int) -> epath.Path:
+  """The folder of the checkpoint that a run saves after a step."""
+  return folder(model_dir, 'MODEL_DIR') / f'{PREFIX}_{step}'
+
+
 def find(path: str, binding: str = 'CHECKPOINT_PATH') -> epath.Path:
   """The folder of a checkpoint: `path` itself, or the newest one in that run.
 
@@ -209,7 +218,10 @@ def problem(checkpoint: epath.Path) -> str | None:
     return None
   if files.is_remote(checkpoint) and not _is_committed(checkpoint):
     return 'it was not saved to the end'
-  for item in _items(checkpoint):
+  handlers = _handlers(checkpoint)
+  if FROZEN in handlers and not (checkpoint / FROZEN_FILE).exists():
+    return f'no file {FROZEN_FILE}'
+  for item in _items(handlers):
     place = checkpoint / item
     if not place.is_dir():
       return f'no folder {item!r}'
@@ -227,18 +239,25 @@ def problem(checkpoint: epath.Path) -> str | None:
   return None
 
 
-def _items(checkpoint: epath.Path) -> list[str]:
-  """The names of the items that a checkpoint must have.
-
-  t5x saves the place in its data in another form, which is not read here.
-  """
+def _handlers(checkpoint: epath.Path) -> dict[str, str]:
+  """Maps the items of a checkpoint to Orbax's names of their formats."""
   description = checkpoint / '_CHECKPOINT_METADATA'
   try:
-    handlers = text_files.read_json(description)['item_handlers']
-    handler = handlers.get('dataset', '')
-    has_position = handler.endswith('.StandardCheckpointHandler')
-  except (UserError, KeyError, AttributeError):
-    has_position = False
+    return dict(text_files.read_json(description)['item_handlers'])
+  except (UserError, KeyError, TypeError, ValueError):
+    return {}
+
+
+def _items(handlers: dict[str, str]) -> list[str]:
+  """The names of the items with arrays that a checkpoint must have.
+
+  t5x saves the place in its data in another form, which is not read here.
+
+  Args:
+    handlers: see `_handlers`.
+  """
+  handler = str(handlers.get('dataset'))
+  has_position = handler.endswith('.StandardCheckpointHandler')
   return ['state', 'dataset'] if has_position else ['state']
 
 

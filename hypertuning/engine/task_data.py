@@ -63,11 +63,12 @@ class TaskData:
     """Imports the tasks, and refuses text that the model cannot read.
 
     Raises:
-      UserError: the model has too few embeddings, the module, the task or
-        its split does not exist, or the task's text has another format than the
-        model's.
+      UserError: the model has too few embeddings or positions, the module, the
+        task or its split does not exist, or the task's text has another format
+        than the model's.
     """
     batching.check_vocabulary(model)
+    batching.check_positions(model, self.lengths)
     lookup.import_tasks(self.module)
     if self.name is not None:
       lookup.get_task(self.name, self.binding)

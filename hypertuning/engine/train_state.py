@@ -34,11 +34,15 @@ class TrainState:
   opt_state: Any
   frozen: Any
 
-  def as_saved(self) -> dict[str, Any]:
-    """The state in t5x's checkpoint layout."""
+  def as_saved(self, with_frozen: bool = True) -> dict[str, Any]:
+    """The state in t5x's checkpoint layout.
+
+    Args:
+      with_frozen: whether to include the frozen variables.
+    """
     return {
       'target': self.params,
-      'flax_mutables': {'frozen': self.frozen},
+      'flax_mutables': {'frozen': self.frozen if with_frozen else {}},
       'state': {
         'step': self.step,
         # As in t5x, the empty states of optax transformations are left out.
@@ -132,6 +136,7 @@ def initial_state(
   partitioner: Partitioner,
   seed: int,
   start: WarmStart | None = None,
+  save_frozen: bool = True,
 ) -> tuple[TrainState, TrainState]:
   """The state at step 0, and its shardings.
 
@@ -144,6 +149,8 @@ def initial_state(
     seed: seed of the random weights.
     start: the checkpoints that weights come from. All weights are random if it
       is None or has no path.
+    save_frozen: whether the run saves its frozen variables; if not, none of
+      them may be random.
 
   Returns:
     The state, and a state with a sharding in place of each array.
@@ -153,7 +160,7 @@ def initial_state(
       the checkpoint does not fit the model.
   """
   if start is not None and start.path is not None:
-    return _warm_state(model, shapes, partitioner, seed, start)
+    return _warm_state(model, shapes, partitioner, seed, start, save_frozen)
   shardings = abstract_state(model, shapes, partitioner)[1]
 
   def draw_weights() -> TrainState:
@@ -210,10 +217,13 @@ def _warm_state(
   partitioner: Partitioner,
   seed: int,
   start: WarmStart,
+  save_frozen: bool,
 ) -> tuple[TrainState, TrainState]:
   """A state at step 0 with weights from checkpoints, and its shardings."""
   state, shardings = abstract_state(model, shapes, partitioner)
   variables = start.fill(trees.join(state.params, state.frozen))
+  if not save_frozen:
+    _refuse_random(trees.flatten_paths(state.frozen), variables)
   params, frozen = _on_devices(
     model,
     shapes,
@@ -229,6 +239,28 @@ def _warm_state(
   return TrainState(step, params, opt_state, frozen), shardings
 
 
+def _refuse_random(
+  frozen: Mapping[str, Any], variables: Mapping[str, Any]
+) -> None:
+  """Refuses frozen variables that no checkpoint holds.
+
+  Args:
+    frozen: the frozen variables by name.
+    variables: all variables, a tree; those without a value are abstract arrays.
+
+  Raises:
+    UserError: names the first such variable.
+  """
+  values = trees.flatten_paths(variables)
+  for name in frozen:
+    if isinstance(values[name], jax.ShapeDtypeStruct):
+      raise UserError(
+        f'SAVE_FROZEN = False: {name} is frozen and starts at random, as '
+        'INITIAL_CHECKPOINT_PATH does not have it, so no other checkpoint '
+        'holds it; bind SAVE_FROZEN = True.'
+      )
+
+
 def restore_variables(
   model: HyperTuningModel,
   shapes: Shapes,
@@ -236,6 +268,7 @@ def restore_variables(
   checkpoint_path: str,
   fresh: str = '',
   seed: int = 0,
+  moved: Mapping[str, str] | None = None,
 ) -> tuple[dict, dict]:
   """Reads the variables of a model from a checkpoint.
 
@@ -248,6 +281,7 @@ def restore_variables(
     fresh: regex of the variables that get random values if the checkpoint does
       not have them.
     seed: seed of these random values.
+    moved: value of MOVED_CHECKPOINTS, see `checkpoints.read_frozen`.
 
   Returns:
     `(params, frozen)` on the devices.
@@ -260,7 +294,11 @@ def restore_variables(
   )
   parts = [variables['params'], variables.get('frozen', {})]
   values = checkpoints.fill(
-    trees.join(*parts), checkpoint_path, 'CHECKPOINT_PATH', fresh=fresh
+    trees.join(*parts),
+    checkpoint_path,
+    'CHECKPOINT_PATH',
+    fresh=fresh,
+    moved=moved,
   )
   axes = [variables['params_axes'], variables.get('frozen_axes', {})]
   shardings = [

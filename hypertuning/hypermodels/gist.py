@@ -7,7 +7,7 @@ parameters (ours, beyond the paper).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,10 @@ class Config(HasSites, Protocol):
   def emb_dim(self) -> int:
     """Size of an embedding."""
 
+  @property
+  def max_length(self) -> int | None:
+    """Number of positions; None where any number will do."""
+
 
 class Gist(nn.Module):
   """A source of phi that compresses text by gist tokens.
@@ -62,10 +66,15 @@ class Gist(nn.Module):
       What a layer's gists have read is read one layer above, so that no more
       chunks are heard of than the network has layers less one.
       `concatenated` and `averaged`: chunks are read apart.
+    in_one_sequence: whether training reads text, gists and queries in one
+      masked sequence (Mu et al., 2023), see `predict`. It has the same
+      variables, losses and gradients as two passes, which generate phi and
+      read the queries behind it. Only the frozen network can read so.
 
   Raises:
-    UserError: the network has no such tokens, or the head another number of
-      queries.
+    UserError: the network has no such tokens or too few positions for the
+      gists, the head has another number of queries, or one sequence cannot be
+      read with a tower or a head.
   """
 
   downstream: Config
@@ -76,12 +85,29 @@ class Gist(nn.Module):
   gist_tokens: Sequence[Natural] = ()
   gist_stddev: NotNegative = 1.0
   chunks: Literal['recurrent', 'concatenated', 'averaged'] = 'recurrent'
+  in_one_sequence: bool = False
 
   def __post_init__(self) -> None:
     super().__post_init__()
     start_tokens.check(
       'GIST_TOKENS', self.gist_tokens, self.downstream.vocab_size
     )
+    self._check_head()
+    room = self.downstream.max_length
+    if room is not None and self._count >= room:
+      raise UserError(
+        f'NUM_GISTS = {self._count} leaves no room for text: the network '
+        f'has MAX_LENGTH = {room} positions.'
+      )
+    for macro, module in (('GIST_TOWER', self.tower), ('HEAD', self.head)):
+      if self.in_one_sequence and module is not None:
+        raise UserError(
+          f'GIST_IN_ONE_SEQUENCE = True: the frozen network reads all, so that '
+          f'{macro} must be None.'
+        )
+
+  def _check_head(self) -> None:
+    """Refuses a head that reads other gists than there are."""
     if self.head is None:
       return
     wanted = self.head.num_queries
@@ -115,6 +141,23 @@ class Gist(nn.Module):
     if self.adapter is not None:
       self.lora = Learned(self.downstream, self.adapter)
 
+  @nn.nowrap
+  def check_lengths(self, chunks: int, length: int) -> None:
+    """Refuses text that leaves no room for the gists behind it.
+
+    Args:
+      chunks: number of chunks of text.
+      length: number of tokens in a chunk.
+
+    Raises:
+      UserError: the network that reads has fewer positions.
+    """
+    config = self.downstream if self.tower is None else self.tower.config
+    is_recurrent = self.chunks == 'recurrent' and chunks > 1
+    gists = self._count * (1 + is_recurrent)
+    if check := getattr(config, 'check_positions', None):
+      check(length + gists, f'{length} hyper inputs and {gists} gists')
+
   def __call__(
     self,
     tokens: jax.Array,
@@ -133,12 +176,8 @@ class Gist(nn.Module):
       Adapters with a leading `[episodes]` axis. They depend neither on the
       amount of padding nor on the other episodes.
     """
-    network = downstream if self.tower is None else self.tower
-    assert network is not None
-    gists = start_tokens.add_embeddings(
-      self.gists, self.gist_tokens, network.token_embedder
-    )
-    lora = self.lora(tokens) if self.adapter is not None else None
+    network: Any = downstream if self.tower is None else self.tower
+    gists, lora = self._own(tokens, network)
 
     def read(
       tokens: jax.Array, before: Prefix | None = None
@@ -163,6 +202,48 @@ class Gist(nn.Module):
     else:
       hidden, prefix = self._apart(read, tokens)
     return prefix if self.head is None else self.head(hidden)
+
+  def predict(
+    self,
+    tokens: jax.Array,
+    downstream: nn.Module,
+    inputs: jax.Array,
+    targets: jax.Array,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """Hidden states that predict targets, by one pass over one sequence.
+
+    Args:
+      tokens: few-shot text, int32 `[episodes, length]`, 0 on padding.
+      downstream: the frozen network, which reads all.
+      inputs: inputs of the queries, int32 `[episodes * queries, inputs]`.
+      targets: targets of the queries, int32 `[episodes * queries, targets]`.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      `[episodes * queries, targets, embed]`: what the downstream network gives
+      with the prefix of `__call__`, but for random dropout.
+
+    Raises:
+      UserError: the text is in chunks.
+    """
+    if tokens.ndim > 2:
+      raise UserError(
+        'GIST_IN_ONE_SEQUENCE = True: reads one text per episode, but '
+        "'hyper_inputs' of TASK_FEATURE_LENGTHS has chunks; give one length."
+      )
+    network: Any = downstream
+    gists, lora = self._own(tokens, network)
+    return network.compress_and_predict(
+      tokens, gists, inputs, targets, lora, enable_dropout
+    )
+
+  def _own(self, tokens: jax.Array, network: Any) -> tuple[jax.Array, Any]:
+    """The gists' embeddings and the LoRA, or None, of this source."""
+    gists = start_tokens.add_embeddings(
+      self.gists, self.gist_tokens, network.token_embedder
+    )
+    return gists, self.lora(tokens) if self.adapter is not None else None
 
   def _apart(self, read: Reader, tokens: jax.Array) -> tuple[jax.Array, Prefix]:
     """Reads chunks `[episodes, chunks, length]` apart and joins the results."""

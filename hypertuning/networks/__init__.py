@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from hypertuning.adapters import Adapters, Prefix
+from hypertuning.adapters import Adapters, LoRA, Prefix
 from hypertuning.networks.memory import Memory
 
 
@@ -14,7 +14,9 @@ class Network(Protocol):
   Attributes:
     config: configuration with `vocab_size`, `dtype`, `scan_layers`,
       `remat_policy` and `sites` (see `adapters.sites`). No other field of it is
-      read outside the network.
+      read outside the network. Where a model was trained for a number of
+      positions, there is also `check_positions(count, text)`, which refuses
+      more.
   """
 
   config: Any
@@ -92,6 +94,35 @@ class Compressor(Protocol):
       Hidden states at the gists, `[rows, gists, embed]`, and the keys and
       values at the gists of every layer, without positions, as a prefix. They
       depend neither on the amount of padding nor on the other rows.
+    """
+
+  def compress_and_predict(
+    self,
+    tokens: jax.Array,
+    gists: jax.Array,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: LoRA | None = None,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """Reads texts, gists and the queries behind them in one sequence.
+
+    It gives what `compress` and `Network.__call__` with its prefix give, one
+    after the other, for the same weights, but for random dropout. See
+    `gist_mask`.
+
+    Args:
+      tokens: int32 `[episodes, length]`, 0 on padding.
+      gists: embeddings of the gist tokens, `[gists, embed]`.
+      inputs: inputs of the queries, see `Network.__call__`. The rows of an
+        episode are consecutive, and all episodes have equally many.
+      targets: targets of the queries, see `Network.__call__`.
+      adapters: LoRA of texts and gists, which is off in the queries; shared by
+        all episodes or one per episode.
+      enable_dropout: whether dropout is on.
+
+    Returns:
+      Hidden states that predict the targets, `[rows, targets, embed]`.
     """
 
 

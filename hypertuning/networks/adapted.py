@@ -22,7 +22,9 @@ class AdaptedModel(nn.Module):
     downstream: downstream network, a `networks.Network`.
     hypermodel: source of phi; None for no phi. The call
       `source(hyper_tokens, downstream, enable_dropout)` returns adapters, and
-      may run the downstream network to make them.
+      may run the downstream network to make them. A source with
+      `in_one_sequence` also has a method `predict`, see `gist.Gist`, which
+      trains it.
     teacher: network like `downstream` that is distilled; None for no network of
       its own.
   """
@@ -108,7 +110,10 @@ class AdaptedModel(nn.Module):
     return self.downstream.step(ids, memory)
 
   def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
-    """Generates phi, and computes the logits of the targets with it.
+    """Computes the logits of the targets for training.
+
+    They are those that `logits` gives with the phi that `generate` gives, to
+    rounding, but a source may compute them in another way.
 
     Args:
       batch: model features of episodes.
@@ -119,8 +124,19 @@ class AdaptedModel(nn.Module):
     """
     if self.teacher is not None and self.is_initializing():
       self.teacher_logits(batch)  # makes the teacher's parameters
-    phi = self.generate(batch['hyper_tokens'], enable_dropout)
-    return self.logits(batch, phi, enable_dropout)
+    if not getattr(self.hypermodel, 'in_one_sequence', False):
+      phi = self.generate(batch['hyper_tokens'], enable_dropout)
+      return self.logits(batch, phi, enable_dropout)
+    source: Any = self.hypermodel
+    targets = batch['target_tokens']
+    hidden = source.predict(
+      batch['hyper_tokens'],
+      self.downstream,
+      fold(batch['input_tokens']),
+      fold(targets),
+      enable_dropout,
+    )
+    return self.downstream.logits(hidden).reshape(*targets.shape, -1)
 
 
 def _logits(

@@ -134,6 +134,7 @@ class Attention(nn.Module):
     rotary: function that turns queries and keys by their positions; None leaves
       them as they are.
     query_init: initializer of the query kernel.
+    out_init: initializer of the output kernel.
     dropout_rate: dropout rate of the attention weights.
     dtype: dtype of the computation; parameters are float32.
     float32_logits: whether queries and keys are multiplied in float32.
@@ -146,6 +147,7 @@ class Attention(nn.Module):
   scale: float = 1.0
   rotary: Rotary | None = None
   query_init: layers.Initializer = layers.FAN_IN
+  out_init: layers.Initializer = layers.FAN_IN
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
   float32_logits: bool = False
@@ -170,7 +172,11 @@ class Attention(nn.Module):
       (kv_heads, self.head_dim), kv_axes, dtype=self.dtype
     )
     self.out = layers.DenseGeneral(
-      self.features, ('joined_kv', 'embed'), num_input_dims=2, dtype=self.dtype
+      self.features,
+      ('joined_kv', 'embed'),
+      num_input_dims=2,
+      dtype=self.dtype,
+      kernel_init=self.out_init,
     )
     self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
 

@@ -20,6 +20,22 @@ Initializer = Callable[..., jax.Array]
 FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
 
+def residual_init(branches: int) -> Initializer:
+  """An initializer of what a residual branch ends with.
+
+  The stream starts nearly as the embeddings, instead of as the sum of what
+  random branches make of them. A small decoder-only model then learns to copy
+  from its context in about half as many steps.
+
+  Args:
+    branches: number of branches that are added to the stream; the variance is
+      that of `FAN_IN` divided by its square.
+  """
+  return nn.initializers.variance_scaling(
+    branches**-2, 'fan_in', 'truncated_normal'
+  )
+
+
 def param_with_axes(*args: Any, **kwargs: Any) -> jax.Array:
   """Like flax's `param_with_axes`, but without its sharding constraint.
 
@@ -45,13 +61,16 @@ def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
       of `episodes`.
 
   Returns:
-    `[rows, length, outputs]`, in the dtype of `x`.
+    `[rows, length, outputs]`, in the dtype of `x`; 0 behind the columns that
+    are updated.
   """
   a, b = factors.a.astype(x.dtype), factors.b.astype(x.dtype)
-  rows, length, inputs = x.shape
+  own = x[:, : factors.columns]
+  rows, columns, inputs = own.shape
   episodes = a.shape[0]
-  by_episode = x.reshape(episodes, rows // episodes * length, inputs)
-  return ((by_episode @ a) @ b).reshape(rows, length, b.shape[-1])
+  by_episode = own.reshape(episodes, rows // episodes * columns, inputs)
+  update = ((by_episode @ a) @ b).reshape(rows, columns, b.shape[-1])
+  return jnp.pad(update, [(0, 0), (0, x.shape[1] - columns), (0, 0)])
 
 
 class DenseGeneral(nn.Module):
@@ -189,6 +208,7 @@ class MLP(nn.Module):
     dtype: dtype of the computation; parameters are float32.
     names: names of the input projections and of the output projection; None
       for those of T5, such as `wi_0`, `wi_1` and `wo`.
+    out_init: initializer of the output kernel.
   """
 
   hidden: int
@@ -196,6 +216,7 @@ class MLP(nn.Module):
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
   names: Sequence[str] | None = None
+  out_init: Initializer = FAN_IN
 
   @nn.compact
   def __call__(
@@ -231,7 +252,11 @@ class MLP(nn.Module):
     )
     y = partitioning.with_sharding_constraint(y, ('batch', 'length', 'mlp'))
     return DenseGeneral(
-      x.shape[-1], ('mlp', 'embed'), dtype=self.dtype, name=output
+      x.shape[-1],
+      ('mlp', 'embed'),
+      dtype=self.dtype,
+      kernel_init=self.out_init,
+      name=output,
     )(y, lora.get(output))
 
 

@@ -1,10 +1,6 @@
 """Llama (Touvron et al., 2023), a decoder-only network that takes adapters.
 
-The prompt and the targets are one sequence, which is put together on the
-device: `[inputs | last prompt token | targets]`, with the inputs padded on the
-right. The last prompt token of a row *moves* to the column behind the inputs:
-it keeps its position, and its own column is masked. So the targets of all rows
-start in the same column, whatever the lengths of their prompts.
+The prompt and the targets are one sequence, see `llama_layout`.
 """
 
 import dataclasses
@@ -15,10 +11,18 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from hypertuning.adapters import Adapters, KeyValue, Prefix, SiteAdapter
+from hypertuning.adapters import (
+  Adapters,
+  KeyValue,
+  LoRA,
+  Prefix,
+  SiteAdapter,
+)
 from hypertuning.networks import attention, layers, stack
 from hypertuning.networks import llama_config as llama
+from hypertuning.networks.gist_sequence import append_gists, gist_mask
 from hypertuning.networks.llama_config import LlamaConfig
+from hypertuning.networks.llama_layout import Prompt, Query, causal
 from hypertuning.networks.memory import Memory
 from hypertuning.padding import is_real
 
@@ -66,6 +70,7 @@ class LlamaLayer(nn.Module):
     """
     cfg = self.config
     adapter = adapters[llama.SELF] or SiteAdapter()
+    out_init = layers.residual_init(2 * cfg.num_layers)
     attend = attention.Attention(
       features=cfg.emb_dim,
       num_heads=cfg.num_heads,
@@ -73,6 +78,7 @@ class LlamaLayer(nn.Module):
       num_kv_heads=cfg.num_kv_heads,
       scale=cfg.head_dim**-0.5,
       rotary=cfg.rotary,
+      out_init=out_init,
       dtype=cfg.dtype,
       name='attention',
     )
@@ -92,6 +98,7 @@ class LlamaLayer(nn.Module):
       ('silu', 'linear'),
       dtype=cfg.dtype,
       names=llama.MLP_NAMES,
+      out_init=out_init,
       name='mlp',
     )(self._norm('pre_mlp_norm', x), True, mlp_adapter.lora)
     x = self._residual(x, y)
@@ -188,18 +195,11 @@ class Llama(nn.Module):
     """Hidden states that predict the targets, see `networks.Network`."""
     del enable_dropout
     parts = stack.site_adapters(adapters, _SITES)
-    prompt = _Prompt.read(inputs, stack.prefix_length(parts, llama.SELF))
-    ids = [inputs, prompt.last[:, None], targets[:, :-1]]
-    own = jnp.arange(targets.shape[1])
-    seen = jnp.pad(prompt.mask, [(0, 0), (0, own.size)], constant_values=True)
-    view = View(
-      visible=seen[:, None] & jnp.tri(seen.shape[1], dtype=bool),
-      positions=jnp.concatenate(
-        [prompt.positions, prompt.first[:, None] + own], axis=1
-      ),
-    )
+    query = Query.read(inputs, targets, self._start(parts))
     hidden, _ = self.decoder(
-      self.token_embedder(jnp.concatenate(ids, axis=1)), parts, view
+      self.token_embedder(query.ids),
+      parts,
+      View(causal(query.mask), query.positions),
     )
     hidden = hidden[:, inputs.shape[1] :]
     if self.is_initializing():
@@ -217,14 +217,11 @@ class Llama(nn.Module):
   ) -> Memory:
     """Reads the prompts in one pass, but for their last tokens."""
     parts = stack.site_adapters(adapters, _SITES)
-    prompt = _Prompt.read(inputs, stack.prefix_length(parts, llama.SELF))
+    prompt = Prompt.read(inputs, self._start(parts))
     _, kept = self.decoder(
       self.token_embedder(inputs),
       parts,
-      View(
-        prompt.mask[:, None] & jnp.tri(inputs.shape[1], dtype=bool),
-        prompt.positions,
-      ),
+      View(causal(prompt.mask), prompt.positions),
       remembers=True,
     )
     axis = int(self.config.scan_layers)
@@ -248,25 +245,17 @@ class Llama(nn.Module):
     before: Prefix | None = None,
     enable_dropout: bool = False,
   ) -> tuple[jax.Array, Prefix]:
-    """Reads texts and the gist tokens behind them, see `networks.Compressor`.
-
-    The gists stand in the last columns and have the positions right behind the
-    text's; the padding between the two is masked.
-    """
+    """Reads texts and the gists behind them, see `networks.Compressor`."""
     del enable_dropout
     parts = stack.site_adapters(adapters, _SITES, before)
-    rows, count = tokens.shape[0], gists.shape[0]
-    prefix = stack.prefix_length(parts, llama.SELF)
-    real = jnp.pad(is_real(tokens), [(0, 0), (0, count)], constant_values=True)
-    own = jnp.broadcast_to(gists, (rows, *gists.shape))
-    embedded = self.token_embedder(tokens)
+    count = gists.shape[0]
+    embedded, real, positions = append_gists(
+      self.token_embedder(tokens), is_real(tokens), gists
+    )
     hidden, kept = self.decoder(
-      jnp.concatenate([embedded, own.astype(embedded.dtype)], axis=1),
+      embedded,
       parts,
-      View(
-        real[:, None] & jnp.tri(real.shape[1], dtype=bool),
-        prefix + jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0),
-      ),
+      View(causal(real), self._start(parts) + positions),
       gists=count,
     )
     return hidden[:, -count:], stack.as_prefix(kept, llama.SELF)
@@ -286,13 +275,62 @@ class Llama(nn.Module):
     _, kept = self.decoder(
       self.token_embedder(tokens),
       stack.site_adapters(None, _SITES),
-      View(
-        real[:, None] & jnp.tri(length, dtype=bool), jnp.arange(length)[None]
-      ),
+      View(causal(real), jnp.arange(length)[None]),
       gists=length,
     )
     prefix = stack.as_prefix(kept, llama.SELF)
     return dataclasses.replace(prefix, mask=real)
+
+  def compress_and_predict(
+    self,
+    tokens: jax.Array,
+    gists: jax.Array,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: LoRA | None = None,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """All in one sequence, see `networks.Compressor`.
+
+    Gists have the positions right behind the text of their row, and every query
+    those behind the gists and the gap. Positions may go beyond what the model
+    was trained for: no two tokens that see one another are further apart than
+    in two passes.
+    """
+    del enable_dropout
+    rows, episodes = inputs.shape[0], tokens.shape[0]
+    head, real, positions = append_gists(
+      self.token_embedder(tokens), is_real(tokens), gists
+    )
+    first = positions[:, -1:] + 1 + self.config.prefix_gap
+    query = Query.read(
+      inputs, targets, jnp.repeat(first, rows // episodes, axis=0)
+    )
+    length = query.ids.shape[1]
+    mask = gist_mask(tokens.shape[1], gists.shape[0], rows // episodes, length)
+    real, positions = (
+      jnp.concatenate([x, y.reshape(episodes, -1)], axis=1)
+      for x, y in ((real, query.mask), (positions, query.positions))
+    )
+    tail = self.token_embedder(query.ids.reshape(episodes, -1))
+    hidden, _ = self.decoder(
+      jnp.concatenate([head, tail], axis=1),
+      stack.site_adapters(
+        stack.on_first_columns(adapters, head.shape[1]), _SITES
+      ),
+      View(causal(real) & mask.visible, positions),
+    )
+    hidden = hidden[:, head.shape[1] :].reshape(rows, length, -1)
+    return hidden[:, inputs.shape[1] :]
+
+  def _start(self, parts: stack.SiteAdapters) -> int:
+    """The first position of a text, which may stand behind a prefix."""
+    prefix = stack.prefix_length(parts, llama.SELF)
+    own = parts[llama.SELF]
+    # Text goes on right behind a cache, which has a mask.
+    if not prefix or (own and own.prefix_mask is not None):
+      return prefix
+    return prefix + self.config.prefix_gap
 
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""
@@ -312,30 +350,3 @@ class Llama(nn.Module):
     )
     memory = dataclasses.replace(memory, position=position + 1, layers=kept)
     return self.logits(hidden)[:, 0], memory
-
-
-class _Prompt(NamedTuple):
-  """What a row's prompt is, apart from its last token, which moves.
-
-  Attributes:
-    mask: bool `[rows, inputs]`: real tokens but the last one.
-    positions: int32 `[rows, inputs]`, behind the prefix.
-    last: int32 `[rows]`, the last real token; padding's id in an empty row.
-    first: int32 `[rows]`, position of the last token.
-  """
-
-  mask: jax.Array
-  positions: jax.Array
-  last: jax.Array
-  first: jax.Array
-
-  @classmethod
-  def read(cls, inputs: jax.Array, prefix: int) -> '_Prompt':
-    """Finds the last token of int32 `[rows, inputs]` behind a prefix."""
-    real = is_real(inputs)
-    counts = jnp.cumsum(real, axis=1)
-    positions = prefix + jnp.maximum(counts - 1, 0)
-    mask = real & (counts < counts[:, -1:])
-    is_last = real & (counts == counts[:, -1:])
-    last = jnp.where(is_last, inputs, 0).sum(axis=1)
-    return cls(mask, positions, last, positions[:, -1])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.errors import UserError
 from hypertuning.networks.rotary import Rotary
-from hypertuning.ranges import Count, Dtype, Positive
+from hypertuning.ranges import Count, Dtype, Natural, Positive
 
 SELF, MLP = 'self', 'mlp'
 # Input projections of the feed-forward block, and the output projection.
@@ -30,6 +30,10 @@ class LlamaConfig:
     head_dim: size of one head.
     mlp_dim: hidden size of the feed-forward blocks.
     max_length: number of positions that the model was trained for.
+    prefix_gap: number of positions that stay free between a prefix and the text
+      behind it. A prefix has the positions 0 to `prefix - 1`; attention depends
+      on relative positions alone, so that this is the same as any other place
+      with the same gap.
     rotary: rotation of queries and keys by their positions.
     norm_epsilon: number that RMSNorm adds to the mean square.
     tied_embedding: whether the output head is the embedding table.
@@ -52,6 +56,7 @@ class LlamaConfig:
   head_dim: Count = 64
   mlp_dim: Count = 1536
   max_length: Count = 8192
+  prefix_gap: Natural = 0
   rotary: Rotary = Rotary()
   norm_epsilon: Positive = 1e-5
   tied_embedding: bool = True
@@ -68,6 +73,22 @@ class LlamaConfig:
       raise UserError(
         f'HEAD_DIM = {self.head_dim}: rotary positions turn pairs; give an '
         'even number.'
+      )
+
+  def check_positions(self, count: int, text: str) -> None:
+    """Refuses a text that takes more positions than there are.
+
+    Args:
+      count: number of positions.
+      text: what takes them, for the message.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    if count > self.max_length:
+      raise UserError(
+        f'MAX_LENGTH = {self.max_length}, but {text} take {count} positions: '
+        'give smaller TASK_FEATURE_LENGTHS.'
       )
 
   @property

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from hypertuning.adapters import Adapters, Prefix, SiteAdapter
+from hypertuning.adapters import Adapters, LoRA, LowRank, Prefix, SiteAdapter
 
 _REMAT_POLICIES = {
   'full': None,
@@ -46,6 +46,20 @@ def site_adapters(
         prefix_mask=part.prefix_mask,
       )
   return parts
+
+
+def on_first_columns(adapters: LoRA | None, columns: int) -> LoRA | None:
+  """LoRA that updates the first columns of a text alone.
+
+  Args:
+    adapters: LoRA; None for none.
+    columns: number of columns that are updated.
+  """
+  return jax.tree.map(
+    lambda factors: dataclasses.replace(factors, columns=columns),
+    adapters,
+    is_leaf=lambda x: isinstance(x, LowRank),
+  )
 
 
 def without_prefix(adapters: SiteAdapters) -> SiteAdapters:

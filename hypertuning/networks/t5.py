@@ -12,92 +12,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypertuning.adapters import Adapters, Prefix
+from hypertuning.adapters import Adapters, LoRA, Prefix
 from hypertuning.networks import attention, layers, stack
 from hypertuning.networks import t5_config as t5
+from hypertuning.networks.gist_sequence import append_gists, gist_mask
 from hypertuning.networks.memory import Memory
 from hypertuning.networks.stack import SiteAdapters
 from hypertuning.networks.t5_config import T5Config
-from hypertuning.networks.t5_layers import DecoderLayer, EncoderLayer
+from hypertuning.networks.t5_encoder import Encoder, Stack, View
+from hypertuning.networks.t5_layers import DecoderLayer
 from hypertuning.padding import is_real
 
 __all__ = ['T5', 'Decoder', 'Encoder', 'T5Config']
 
 
-class _Stack(nn.Module):
-  """The parts that encoder and decoder share: relative biases and dropout."""
-
-  config: T5Config
-
-  def _relative_bias(
-    self, queries: jax.Array, keys: jax.Array, bidirectional: bool
-  ) -> jax.Array:
-    cfg = self.config
-    return layers.RelativePositionBias(
-      cfg.num_heads,
-      bidirectional,
-      cfg.relpos_num_buckets,
-      cfg.relpos_max_distance,
-      cfg.relpos_init,
-      name='relpos_bias',
-    )(queries, keys)
-
-  def _dropout(self, x: jax.Array, deterministic: bool) -> jax.Array:
-    return nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))(
-      x, deterministic=deterministic
-    )
-
-
-class Encoder(_Stack):
-  """Encodes embedded text into hidden states."""
-
-  @nn.compact
-  def __call__(
-    self,
-    embedded: jax.Array,
-    mask: jax.Array,
-    adapters: Adapters | None = None,
-    deterministic: bool = True,
-    before: Prefix | None = None,
-    gists: int = 0,
-  ) -> tuple[jax.Array, Any]:
-    """Encodes embedded text.
-
-    Args:
-      embedded: embeddings of the tokens, `[rows, length, embed]`.
-      mask: mask of the tokens, bool `[rows, length]`, False on padding, which
-        is never attended to.
-      adapters: phi of the episodes, which have equally many rows each; None for
-        no phi.
-      deterministic: whether dropout is off.
-      before: prefix beside the adapters.
-      gists: number of last columns that are gist tokens, see `T5.compress`.
-
-    Returns:
-      Hidden states, `[rows, length, embed]`; those of padding have no meaning.
-      With gists, keys and values at them, see `stack.run_layers`.
-    """
-    cfg = self.config
-    positions = jnp.arange(embedded.shape[1])
-    if gists:  # they come right behind each row's text, whatever its padding
-      positions = jnp.cumsum(mask, axis=1) - 1
-    bias = self._relative_bias(positions, positions, bidirectional=True)
-    bias = bias + attention.mask_to_bias(mask[:, None, None, :])
-    x, kept = stack.run_layers(
-      EncoderLayer,
-      cfg.num_encoder_layers,
-      cfg,
-      {'deterministic': deterministic, 'gists': gists},
-      self._dropout(embedded.astype(cfg.dtype), deterministic),
-      stack.site_adapters(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP), before),
-      None,
-      bias,
-    )
-    x = layers.RMSNorm(dtype=cfg.dtype, name='encoder_norm')(x)
-    return self._dropout(x, deterministic), kept
-
-
-class Decoder(_Stack):
+class Decoder(Stack):
   """Turns embedded text, or a hypermodel's learned queries, into hidden states.
 
   Attributes:
@@ -317,18 +246,30 @@ class T5(nn.Module):
     enable_dropout: bool = False,
   ) -> jax.Array:
     """Hidden states that predict the targets, see `networks.Network`."""
-    hidden = self.decoder(
+    encoded = self.encode(inputs, adapters, enable_dropout)
+    hidden = self._predict(encoded, inputs, targets, adapters, enable_dropout)
+    if self.is_initializing():
+      self.logits(hidden)  # makes the parameters of the output head
+    return hidden
+
+  def _predict(
+    self,
+    encoded: jax.Array,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: Adapters | None,
+    enable_dropout: bool,
+  ) -> jax.Array:
+    """Decodes whole targets from their encoded inputs."""
+    return self.decoder(
       # Targets are shifted to the right: each is predicted from those before
       # it, and the first one from id 0.
       self.token_embedder(jnp.pad(targets[:, :-1], [(0, 0), (1, 0)])),
-      self.encode(inputs, adapters, enable_dropout),
+      encoded,
       is_real(inputs),
       adapters,
       not enable_dropout,
     )
-    if self.is_initializing():
-      self.logits(hidden)  # makes the parameters of the output head
-    return hidden
 
   def encode(
     self,
@@ -347,7 +288,10 @@ class T5(nn.Module):
       Hidden states, `[rows, length, embed]`.
     """
     return self.encoder(
-      self.token_embedder(tokens), is_real(tokens), adapters, not enable_dropout
+      self.token_embedder(tokens),
+      View(is_real(tokens)[:, None], jnp.arange(tokens.shape[1])),
+      adapters,
+      not enable_dropout,
     )[0]
 
   def compress(
@@ -359,19 +303,55 @@ class T5(nn.Module):
     enable_dropout: bool = False,
   ) -> tuple[jax.Array, Prefix]:
     """The encoder reads texts and gists, see `networks.Compressor`."""
-    rows, count = tokens.shape[0], gists.shape[0]
-    mask = jnp.pad(is_real(tokens), [(0, 0), (0, count)], constant_values=True)
-    own = jnp.broadcast_to(gists, (rows, *gists.shape))
-    embedded = self.token_embedder(tokens)
+    count = gists.shape[0]
+    embedded, real, positions = append_gists(
+      self.token_embedder(tokens), is_real(tokens), gists
+    )
     hidden, kept = self.encoder(
-      jnp.concatenate([embedded, own.astype(embedded.dtype)], axis=1),
-      mask,
+      embedded,
+      View(real[:, None], positions),
       adapters,
       not enable_dropout,
       before,
       count,
     )
     return hidden[:, -count:], stack.as_prefix(kept, t5.ENCODER_SELF)
+
+  def compress_and_predict(
+    self,
+    tokens: jax.Array,
+    gists: jax.Array,
+    inputs: jax.Array,
+    targets: jax.Array,
+    adapters: LoRA | None = None,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """All inputs in one sequence, see `networks.Compressor`.
+
+    The encoder reads it. Its relative biases count within the text and gists,
+    and within each input; from inputs to gists they are 0, as to a prefix. The
+    decoder reads each input by itself, and no gist.
+    """
+    (rows, length), episodes = inputs.shape, tokens.shape[0]
+    head, real, positions = append_gists(
+      self.token_embedder(tokens), is_real(tokens), gists
+    )
+    mask = gist_mask(tokens.shape[1], gists.shape[0], rows // episodes, length)
+    read = inputs.reshape(episodes, -1)
+    real = jnp.concatenate([real, is_real(read)], axis=1)
+    own = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+    encoded, _ = self.encoder(
+      jnp.concatenate([head, self.token_embedder(read)], axis=1),
+      View(
+        real[:, None] & mask.visible,
+        jnp.concatenate([positions, own.reshape(episodes, -1)], axis=1),
+        mask.through,
+      ),
+      stack.on_first_columns(adapters, head.shape[1]),
+      not enable_dropout,
+    )
+    encoded = encoded[:, head.shape[1] :].reshape(rows, length, -1)
+    return self._predict(encoded, inputs, targets, None, enable_dropout)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Logits, float32 `[rows, length, vocab]`, of `[rows, length, embed]`."""

@@ -72,6 +72,11 @@ class T5Config:
   )
 
   @property
+  def max_length(self) -> None:
+    """There is no last position: relative biases take any distance."""
+    return None
+
+  @property
   def sites(self) -> Mapping[str, Site]:
     """The sites of adapters, by the names that gin files bind."""
     encoder, decoder = self.num_encoder_layers, self.num_decoder_layers

@@ -50,14 +50,17 @@ def _convert(form, episodes, hyper_inputs, definition=''):
 
 def _by_hand(form, shots, chunks, length, definition):
   """Chunks of whole examples, one after the other."""
-  lead = [*form.definition, *form.encode(definition)] if definition else []
+  lead = []
+  if definition:
+    lead = [*form.definition, *form.encode(definition, 'definition')]
   room = length - len(form.start) - len(form.end)
   lead = lead[:room]
   texts, left_out = [[] for _ in range(chunks)], 0
   sizes = [len(lead)] * chunks
   chunk = 0
   for x, y in shots:
-    shot = [*form.inputs, *form.encode(x), *form.targets, *form.encode(y)]
+    shot = [*form.inputs, *form.encode(x, 'inputs')]
+    shot += [*form.targets, *form.encode(y, 'targets')]
     gap = len(form.between) if lead else 0
     if len(lead) + gap + len(shot) > room:
       left_out += 1

@@ -18,7 +18,7 @@ from hypertuning.data import (
   promptsource,
   request_files,
   row_files,
-  sampling,
+  row_table,
   texts,
   vocabularies,
 )
@@ -316,5 +316,5 @@ def test_texts_of_values():
 )
 def test_rows_of_ones_own_code(row, words):
   made = {'mine': [('c', 'd'), row]}
-  message = refusal(sampling.make_table, made, 0, 1)
+  message = refusal(row_table.make_table, made, 0, 1)
   assert message.startswith(f"Task 'mine': {words}")

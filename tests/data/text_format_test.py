@@ -28,6 +28,16 @@ BYTES = vocabularies.byte_vocabulary()
 LINES = merging.line_format()
 FORMATS = {
   't5': vocabularies.byte_format(),
+  # As Llama 2's: one line break behind a definition, two between examples.
+  'definition end': text_format.custom_format(
+    BYTES,
+    start=(7,),
+    inputs='I:',
+    targets='O:',
+    between=(13, 13),
+    definition_end=(14,),
+    blank=' ',
+  ),
   'markers': text_format.markers_format(BYTES),
   'lines': LINES,
 }
@@ -54,23 +64,26 @@ def examples_before(request, form, room, behind):
     room: number of tokens.
     behind: whether something follows, so that `between` does as well.
   """
-  between = list(form.between)
-  room += 0 if behind else len(between)
+  between, last = list(form.between), []
   text = []
   if request.definition:
-    text = [*form.definition, *form.encode(request.definition)]
-    text = text[: max(room - len(between), 0)]
-    text += between if text else []
+    text = [*form.definition, *form.encode(request.definition, 'definition')]
+    end = list(form.definition_separator)
+    text = text[: max(room - len(end) * behind, 0)]
+    last = end if text else []
+    text += last
+  room += 0 if behind else len(between)
   left_out, is_full, space = 0, False, room - len(text)
   for x, y in request.examples:
-    shot = [*form.inputs, *form.encode(x), *form.targets, *form.encode(y)]
-    shot += between
+    shot = [*form.inputs, *form.encode(x, 'inputs')]
+    shot += [*form.targets, *form.encode(y, 'targets'), *between]
     is_full |= len(shot) <= space and len(text) + len(shot) > room
     if len(shot) > space or is_full:
       left_out += 1
     else:
       text += shot
-  return text if behind else text[: max(len(text) - len(between), 0)], left_out
+      last = between
+  return text if behind else text[: len(text) - len(last)], left_out
 
 
 def layout(request, answers, lengths, form, in_context):
@@ -84,7 +97,11 @@ def layout(request, answers, lengths, form, in_context):
   around = len(form.inputs) + len(form.targets) + len(form.start)
   room = lengths['inputs'][1]
   queries = [
-    [*form.inputs, *form.encode(query)[-(room - around) :], *form.targets]
+    [
+      *form.inputs,
+      *form.encode(query, 'inputs')[-(room - around) :],
+      *form.targets,
+    ]
     for query in request.queries
   ]
   context = []
@@ -96,7 +113,7 @@ def layout(request, answers, lengths, form, in_context):
     'hyper_inputs': [*form.start, *hyper, *form.end],
     'inputs': [[*form.start, *context, *query] for query in queries],
     'targets': [
-      form.encode(answer)[: lengths['targets'][1] - len(end)] + end
+      form.encode(answer, 'targets')[: lengths['targets'][1] - len(end)] + end
       for answer in answers
     ],
     'left_out': left_out,
@@ -107,7 +124,13 @@ TEXTS = st.text('ab \né', max_size=8)
 
 
 @pytest.mark.parametrize(
-  'name', ['t5', pytest.param('markers', marks=pytest.mark.slow), 'lines']
+  'name',
+  [
+    't5',
+    pytest.param('markers', marks=pytest.mark.slow),
+    'definition end',
+    'lines',
+  ],
 )
 @settings(max_examples=4, deadline=None)
 @given(
@@ -152,7 +175,7 @@ def test_training_and_a_file_give_the_same_layout(
   (features,) = request_files.episodes(
     [request], lengths, form, in_context
   ).as_numpy_iterator()
-  want['targets'] = [form.encode('') + list(form.target_end)] * 2
+  want['targets'] = [form.encode('', 'targets') + list(form.target_end)] * 2
   assert unpadded(features) == want
 
 
@@ -165,7 +188,7 @@ def test_lines_are_laid_out_as_a_decoder_only_model_reads_them():
     in_context=True,
   ).as_numpy_iterator()
   tokens = features['inputs'][0].tolist()
-  text = ' Say it.\n\nInput: a\nOutput: b\n\nInput: c\nOutput: d\n\nInput: e'
+  text = 'Say it.\n\nInput: a\nOutput: b\n\nInput: c\nOutput: d\n\nInput: e'
   assert LINES.vocabulary.decode(tokens) == text + '\nOutput:'
   # The whole text has the same characters and other ids.
   assert merging.TWO_NEWLINES in LINES.vocabulary.encode(text)
@@ -173,7 +196,7 @@ def test_lines_are_laid_out_as_a_decoder_only_model_reads_them():
   assert tokens.count(merging.BOS) == 1 and tokens[0] == merging.BOS
   # The blank before an answer is the answer's.
   answer = [*LINES.vocabulary.encode(' y'), merging.NEWLINE]
-  assert LINES.encode('y') == answer[:1]
+  assert LINES.encode('y', 'targets') == answer[:1]
   assert LINES.target_end == (merging.NEWLINE,)
   assert LINES.end_ids == (merging.EOS, merging.NEWLINE, merging.TWO_NEWLINES)
   assert LINES.answer([*answer, 5, 0]) == 'y'
@@ -188,9 +211,9 @@ def test_loss_is_on_a_target_and_its_end():
     text_format=LINES,
   )
   (episode,) = lookup.episodes(name, None, 'train').take(1).as_numpy_iterator()
-  assert episode['targets'].tolist() == [[*LINES.encode('yes'), 198]]
+  assert episode['targets'].tolist() == [[*LINES.encode('yes', 'targets'), 198]]
   feature = seqio.TaskRegistry.get(name).output_features['targets']
-  assert feature.vocabulary.decode(LINES.encode('yes')) == ' yes'
+  assert feature.vocabulary.decode(LINES.encode('yes', 'targets')) == ' yes'
   assert lookup.format_of(seqio.TaskRegistry.get(name)) == LINES
   lookup.check_text(name, LINES)
 
@@ -221,10 +244,10 @@ def test_a_task_with_bare_features_is_compared_by_its_vocabulary():
 
 def test_any_ids_are_printed():
   form = FORMATS['t5']
-  tokens = [*form.inputs, *form.encode('a b'), *form.targets, 1, 0, 0]
+  tokens = [*form.inputs, *form.encode('a b', 'inputs'), *form.targets, 1, 0, 0]
   assert form.readable(tokens) == '<input> a b <target> </s>'
   bare = text_format.guessed_format(seqio.ByteVocabulary(extra_ids=0))
-  assert bare.readable([*bare.encode('a b'), 1]) == 'a b </s>'
+  assert bare.readable([*bare.encode('a b', 'inputs'), 1]) == 'a b </s>'
 
 
 @pytest.mark.parametrize(
@@ -246,6 +269,7 @@ def test_what_is_no_vocabulary_or_format_is_refused():
   with pytest.raises(UserError, match='text_format is a ByteVocabulary'):
     registry.add_episodes('none', {}, shots=1, text_format=BYTES)
   assert text_format.t5_format(None) is None
+  assert text_format.custom_format(None, start=(1,)) is None
 
 
 def test_old_arguments_name_the_new_one():

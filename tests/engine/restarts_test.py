@@ -30,6 +30,8 @@ OTHER = {
   'EVAL_SPLIT': 'train',
   'CHECKPOINT_PERIOD': 9,
   'train.train.keep_checkpoints': 9,
+  'SAVE_FROZEN': False,
+  'MOVED_CHECKPOINTS': {'/old': '/new'},
   'train.train.log_period': 9,
   'BATCH_SIZE': 16,
   'NUM_MICROBATCHES': 2,

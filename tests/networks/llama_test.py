@@ -13,6 +13,7 @@ import tiny_llama
 from hypertuning.errors import UserError
 from hypertuning.networks import llama
 from hypertuning.networks.rotary import Rotary
+from hypertuning.planning import flops
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
@@ -45,7 +46,10 @@ def _logits(cfg, text, phi=None):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_logits_equal_those_of_transformers(text, name):
-  """Rows of different lengths, each asked of transformers by itself."""
+  """Pitfall 25: the scale of logits, and halves of a head that turn together.
+
+  Rows of different lengths, each asked of transformers by itself.
+  """
   cfg = CONFIGS[name]
   ours = _logits(cfg, text)
   theirs = tiny_llama.as_hugging_face(cfg, tiny_llama.params(cfg))
@@ -83,7 +87,7 @@ def _cache(cfg, tokens):
 @pytest.mark.parametrize('scan', [False, True])
 def test_a_cache_is_the_start_of_every_text(text, scan):
   """Two texts of different lengths, each with two queries behind it."""
-  cfg = tiny_llama.config(scan_layers=scan)
+  cfg = tiny_llama.config(scan_layers=scan, prefix_gap=2)
   inputs, targets = text
   starts = tiny.episodes(2)['hyper_tokens']
   whole = np.zeros((len(inputs), starts.shape[1] + inputs.shape[1]), np.int32)
@@ -105,7 +109,7 @@ def test_a_cache_is_the_start_of_every_text(text, scan):
 @pytest.mark.parametrize('kind', ['none', 'prefix', 'lora', 'cache'])
 def test_steps_equal_teacher_forcing(text, kind, scan):
   """Pitfall 3: prompts of different lengths, two rows per episode."""
-  cfg = tiny_llama.config(scan_layers=scan)
+  cfg = tiny_llama.config(scan_layers=scan, prefix_gap=2)
   network, phi = llama.Llama(cfg), _phi(cfg, kind, 2)
 
   @jax.jit
@@ -128,6 +132,67 @@ def test_steps_equal_teacher_forcing(text, kind, scan):
     rtol=1e-4,
     atol=1e-5,
   )
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_prefix_takes_no_place_of_the_text(text, scan):
+  """Pitfall 4: there is room for `LENGTH` tokens, with a prefix or without."""
+  cfg = tiny_llama.config(scan_layers=scan, prefix_gap=2)
+  params = tiny_llama.params(cfg)
+  for phi, prefix in ((None, 0), (_phi(cfg, 'prefix', 2), 3)):
+    memory = llama.Llama(cfg).apply(
+      {'params': params}, text[0], phi, LENGTH, method='start'
+    )
+    assert (memory.length, int(memory.position)) == (LENGTH, 0)
+    layer = memory.layers if scan else memory.layers[1]
+    columns = prefix + text[0].shape[1] + LENGTH
+    assert layer.key.shape[-3:] == (2, columns, 6)
+    assert memory.rows['mask'].shape == text[0].shape
+
+
+def test_prefix_of_no_tokens_is_no_prefix(text):
+  """Pitfall 22: without gists, the network is the frozen one, bit for bit."""
+  cfg = tiny_llama.config(prefix_gap=2)
+  empty = tiny.prefix(cfg, 2, length=0, where=('self',))
+  np.testing.assert_array_equal(
+    _logits(cfg, text, empty), _logits(cfg, text, None)
+  )
+
+
+def test_norm_and_softmax_are_float32_under_bfloat16(text):
+  """Pitfall 25: statistics of 5 norms and 2 softmaxes, and rotations."""
+  cfg = tiny_llama.config(dtype=jnp.bfloat16)
+  params = tiny_llama.params(tiny_llama.config())
+  jaxpr = jax.make_jaxpr(
+    lambda params: tiny.logits(llama.Llama(cfg), params, *text)
+  )(params)
+  for name, count in (('rsqrt', 5), ('exp', 2), ('cos', 4)):
+    types = [
+      e.outvars[0].aval.dtype
+      for e, _ in flops.walk(jaxpr.jaxpr)
+      if e.primitive.name == name
+    ]
+    assert types == [jnp.float32] * count, name
+
+
+@pytest.mark.parametrize('kind', ['none', 'prefix'])
+def test_bfloat16_drift_is_bounded(text, kind):
+  """Pitfall 25: phi in bfloat16 too."""
+  exact = tiny_llama.config()
+  phi, real = _phi(exact, kind, 2), text[1] > 0
+  wanted = _logits(exact, text, phi)
+  cfg = tiny_llama.config(dtype=jnp.bfloat16)
+  low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
+  with jax.default_matmul_precision('highest'):
+    drifted = jax.jit(
+      lambda params, text, phi: tiny.logits(
+        llama.Llama(cfg), params, *text, phi
+      )
+    )(tiny_llama.params(exact), text, low)
+  assert drifted.dtype == jnp.float32
+  error = np.abs(drifted - wanted)[real] / np.abs(wanted[real]).std()
+  # 8 bits of mantissa through 2 layers, on logits of size 1.
+  assert 0 < error.mean() < 0.03 and error.max() < 0.2
 
 
 def test_padding_changes_nothing(text):

@@ -1,10 +1,11 @@
-"""The toy family under the real t5x, beside the embedded runner.
+"""HyperLlama and the toy family under the real t5x and the embedded runner.
 
-No line of the library and no run file of gin/runs knows the family. Both
-runners start from one checkpoint, as in engine_test.py.
+No run file of gin/runs knows a family, and no line of the library the toy's.
+Both runners start from one checkpoint, as in engine_test.py.
 """
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -24,9 +25,13 @@ pytestmark = [pytest.mark.t5x, pytest.mark.slow]
 
 HELPERS = pathlib.Path(runner.__file__).parent
 STEPS = 8
+# The file of each model, with the module and the name of its task.
+MODELS = {
+  'toy_family.gin': ('hypertuning.tasks.toy', runner.TASK),
+  'toy_reader.gin': ('hypertuning.tasks.toy', runner.TASK),
+  'tiny_hyper_llama.gin': ('decoder_tasks', 'toy_symbols_of_decoder'),
+}
 DATA = {
-  'MIXTURE_OR_TASK_NAME': runner.TASK,
-  'MIXTURE_OR_TASK_MODULE': 'hypertuning.tasks.toy',
   'TASK_FEATURE_LENGTHS': runner.LENGTHS,
   'BATCH_SIZE': 8,
 }
@@ -36,44 +41,56 @@ TRAIN = {
   'WARMUP_STEPS': 1,
   'LEARNING_RATE': 0.1,
   'EVAL_PERIOD': 0,
-  'CHECKPOINT_PERIOD': STEPS,
+  'CHECKPOINT_PERIOD': STEPS // 2,
 }
 
 
-@pytest.fixture(scope='module', params=['toy_family.gin', 'toy_reader.gin'])
+@pytest.fixture(scope='module', params=MODELS)
 def model(request):
-  """Learned LoRA, and a hypermodel that generates a prefix."""
+  """Gin files of learned LoRA, a generated prefix, and gists."""
   return (request.param,)
 
 
 @pytest.fixture(scope='module')
-def folder(model, tmp_path_factory):
+def data(model):
+  """Bindings of the data."""
+  module, task = MODELS[model[0]]
+  return {
+    **DATA,
+    'MIXTURE_OR_TASK_MODULE': module,
+    'MIXTURE_OR_TASK_NAME': task,
+  }
+
+
+@pytest.fixture(scope='module')
+def folder(model, data, tmp_path_factory):
   """A folder of the same run under both runners, `embedded` and `t5x`."""
-  parent = tmp_path_factory.mktemp('toy')
-  start = {**TRAIN, 'TRAIN_STEPS': 1, 'WARMUP_STEPS': 0}
+  parent = tmp_path_factory.mktemp('families')
+  train = {**TRAIN, **data}
+  start = {**train, 'TRAIN_STEPS': 1, 'WARMUP_STEPS': 0}
   path = {'MODEL_DIR': str(parent / 'start')}
   t5x_runner.run(
     'train', 'gin/local/train.gin', {**start, **path}, model, HELPERS
   )
-  bindings = {**TRAIN, 'INITIAL_CHECKPOINT_PATH': str(parent / 'start')}
+  bindings = {**train, 'INITIAL_CHECKPOINT_PATH': str(parent / 'start')}
   path = {'MODEL_DIR': str(parent / 'embedded')}
   t5x_runner.run(
     'train', 'gin/local/train.gin', {**bindings, **path}, model, HELPERS
   )
   path = {'MODEL_DIR': str(parent / 't5x'), 'STATS_PERIOD': 1}
   more = {'EVAL_PERIOD': STEPS, 'EVAL_STEPS': 1}
-  t5x_runner.run(
-    'train',
-    'gin/runs/multitask.gin',
-    {**bindings, **path, **more},
-    model,
-    HELPERS,
-    devices=2,
-  )
+  bindings |= {**path, **more}
+  run_file = 'gin/runs/multitask.gin'
+  t5x_runner.run('train', run_file, bindings, model, HELPERS, devices=2)
+  # Started again without its last checkpoint, it does the second half again.
+  whole = t5x_runner.losses(parent / 't5x')
+  shutil.rmtree(parent / 't5x' / f'checkpoint_{STEPS}')
+  t5x_runner.run('train', run_file, bindings, model, HELPERS, devices=2)
+  assert t5x_runner.losses(parent / 't5x') == pytest.approx(whole, abs=1e-5)
   return parent
 
 
-def test_both_runners_train_the_toy_alike(folder):
+def test_both_runners_train_alike(folder):
   ours, theirs = (
     runner.losses(folder / 'embedded'),
     t5x_runner.losses(folder / 't5x'),
@@ -93,10 +110,10 @@ def test_both_runners_train_the_toy_alike(folder):
     np.testing.assert_allclose(value, embedded[name], atol=1e-3)
 
 
-def test_both_runners_answer_with_the_toy_alike(folder, model):
+def test_both_runners_answer_alike(folder, model, data):
   """Text and phi of every episode, from the checkpoint that t5x wrote."""
   path = str(folder / 't5x' / f'checkpoint_{STEPS}')
-  bindings = {**DATA, 'CHECKPOINT_PATH': path}
+  bindings = {**data, 'CHECKPOINT_PATH': path}
   where = {
     'INFER_OUTPUT_DIR': str(folder / 'infer'),
     'ADAPTERS_DIR': str(folder / 'adapters'),
@@ -113,7 +130,7 @@ def test_both_runners_answer_with_the_toy_alike(folder, model):
   t5x_runner.run(
     'infer', 'gin/local/infer.gin', {**bindings, **where}, model, HELPERS
   )
-  [answers] = (folder / 'infer').glob(f'{runner.TASK}-*-00001')
+  [answers] = (folder / 'infer').glob('*-*-00001')
   theirs = runner.read_lines(answers)
   ours = runner.read_lines(folder / 'ours/predictions.jsonl')
   texts = [text for row in theirs for text in row['prediction']]
@@ -126,3 +143,19 @@ def test_both_runners_answer_with_the_toy_alike(folder, model):
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     assert len(a) == len(theirs)
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_both_runners_evaluate_alike(folder, model, data):
+  """From the checkpoint that t5x wrote."""
+  path = str(folder / 't5x' / f'checkpoint_{STEPS}')
+  bindings = {**data, 'CHECKPOINT_PATH': path}
+  for run_file, out in (('gin/runs', 'eval'), ('gin/local', 'our_eval')):
+    where = {'EVAL_OUTPUT_DIR': str(folder / out)}
+    t5x_runner.run(
+      'eval', f'{run_file}/eval.gin', {**bindings, **where}, model, HELPERS
+    )
+  [metrics] = (folder / 'eval/inference_eval').glob('*-metrics.jsonl')
+  [theirs] = runner.read_lines(metrics)
+  ours, *_ = runner.read_lines(folder / 'our_eval/results.jsonl')
+  assert ours['phi'] == 'generated'
+  assert theirs['accuracy'] == pytest.approx(ours['accuracy'])
