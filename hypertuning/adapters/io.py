@@ -29,10 +29,7 @@ _FORMAT = 'hypertuning.adapters.v2'
 # Its LoRA factors `b` are those of `without_heads`.
 _V1 = 'hypertuning.adapters.v1'
 _KINDS = {'prefix': Prefix, 'lora': LoRA}
-_LEAVES: Mapping[str, type[KeyValue | LowRank]] = {
-  'prefix': KeyValue,
-  'lora': LowRank,
-}
+_LEAVES = {'prefix': {'key', 'value'}, 'lora': {'a', 'b'}}
 
 
 @flax.struct.dataclass
@@ -244,7 +241,7 @@ def _well_named(header: Header) -> bool:
     *group, leaf = name.split('/')
     groups.setdefault(tuple(group), set()).add(leaf)
   depth = {'prefix': 1, 'lora': 2}[header.kind]
-  leaves = set(_LEAVES[header.kind].__dataclass_fields__)
+  leaves = _LEAVES[header.kind]
   return bool(groups) and all(
     len(group) == depth and leaf_names == leaves
     for group, leaf_names in groups.items()

@@ -22,6 +22,7 @@ LLAMA, PREFIX, LORA = (
   for name in ('llama', 'hyper_llama', 'hyper_llama_lora')
 )
 LEARNED = 'gin/models/learned.gin'
+DISTILLATION = 'gin/models/distillation.gin'
 SIZES = {
   'NUM_LAYERS': 2,
   'EMB_DIM': 16,
@@ -155,25 +156,21 @@ def test_lora_of_gists_leaves_as_a_file(train, call, tmp_path):
 
 @pytest.mark.parametrize('kind', [PREFIX, LORA])
 def test_shared_adapters_distillation_and_tuning(kind, train, call, tmp_path):
-  teacher = train(tmp_path / 'few_shot_mtf', LLAMA, **IN_CONTEXT)
+  """Tuning starts from random adapters, from shared ones and from phi."""
   base = train(tmp_path / 'mtf', LLAMA)
   start = {'INITIAL_CHECKPOINT_PATH': base}
   shared = train(tmp_path / 'shared', kind, LEARNED, **start)
   names = set(_variables(shared))
   assert any(name.startswith('hypermodel/phi_self') for name in names)
   assert 'hypermodel/gists' not in names
-  for name, files in {
-    'frozen': ('gin/models/distillation.gin',),
-    'mtf': ('gin/models/distillation_teacher.gin',),
-  }.items():
-    more = {'TEACHER_CHECKPOINT_PATH': teacher} if name == 'mtf' else {}
-    run = train(tmp_path / name, kind, *files, **start, **TAUGHT, **more)
+  taught = train(tmp_path / 'taught', kind, DISTILLATION, **start, **TAUGHT)
   phi = 'hypermodel/phi_.*'
-  for name, files, more in (
-    ('random', (LEARNED,), {'CHECKPOINT_PATH': base, 'FRESH_REGEX': phi}),
-    ('shared', (LEARNED,), {'CHECKPOINT_PATH': shared}),
-    ('phi', (), {'CHECKPOINT_PATH': train(tmp_path / 'own', kind, **start)}),
+  for name, files, bindings in (
+    ('random', [LEARNED], {'CHECKPOINT_PATH': base, 'FRESH_REGEX': phi}),
+    ('shared', [LEARNED], {'CHECKPOINT_PATH': shared}),
+    ('phi', [], {'CHECKPOINT_PATH': taught}),
   ):
+    out = tmp_path / f'adapt_{name}'
     call(
       'adapt',
       [
@@ -183,15 +180,28 @@ def test_shared_adapters_distillation_and_tuning(kind, train, call, tmp_path):
         'gin/local/adapt.gin',
         f'{FOLDER}/tasks.gin',
       ],
-      ADAPT_OUTPUT_DIR=str(tmp_path / f'adapt_{name}'),
+      ADAPT_OUTPUT_DIR=str(out),
       MAX_TASKS=2,
       BATCH_SIZE=2,
       TRAIN_STEPS=2,
       TEST_VISITS=1,
       WARMUP_STEPS=1,
-      **more,
+      **bindings,
     )
-  assert run
+    assert (out / 'results.jsonl').is_file()
+
+
+def test_few_shot_mtf_teaches_gists(train, tmp_path):
+  teacher = train(tmp_path / 'few_shot_mtf', LLAMA, **IN_CONTEXT)
+  run = train(
+    tmp_path / 'taught',
+    PREFIX,
+    'gin/models/distillation_teacher.gin',
+    TEACHER_CHECKPOINT_PATH=teacher,
+    INITIAL_CHECKPOINT_PATH=teacher,
+    **TAUGHT,
+  )
+  assert 'hypermodel/gists' in _variables(run)
 
 
 def test_a_sweep_over_chunks_expands(call, train, tmp_path):
