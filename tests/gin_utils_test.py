@@ -101,6 +101,13 @@ def test_other_files_parse(model, command):
       for stage in ('hyperpretrain', 'multitask', 'eval_tasks', 'eval_text')
     ),
     ('models/t5', 'experiments/quickstart/eval_in_context'),
+    *(
+      (f'experiments/quickstart/llama_{stage}',)
+      for stage in (
+        *('copying', 'downstream', 'multitask', 'eval_in_context'),
+        'eval_tasks',
+      )
+    ),
     ('experiments/quickstart/report',),
     ('experiments/quickstart/sweep',),
     ('experiments/claims/sweep',),
@@ -113,7 +120,8 @@ def test_other_files_parse(model, command):
 )
 def test_quickstart_files_parse(files):
   # launch/quickstart.sh binds folders; all else stands in the files.
-  kind = files[-1].rpartition('/')[2].partition('_')[0]
+  name = files[-1].rpartition('/')[2]
+  kind = name.removeprefix('llama_').partition('_')[0]
   names = {'eval': ('CHECKPOINT_PATH', 'EVAL_OUTPUT_DIR')}
   names |= {'report': ('SWEEP_DIR',), 'sweep': ('SWEEP_DIR',)}
   if files == ('experiments/ablations/report',):
