@@ -57,7 +57,9 @@ def call(monkeypatch, capfd):
   def run(name, files, **bindings):
     sizes = dict(SIZES)
     if LORA in files:
-      sizes |= {'LORA_RANK': 2, 'HEAD_BOTTLENECK': 8}
+      sizes |= {'LORA_RANK': 2}
+      # A shared LoRA has no head.
+      sizes |= {} if LEARNED in files else {'HEAD_BOTTLENECK': 8}
     bindings = {**sizes, 'TASK_FEATURE_LENGTHS': LENGTHS, **bindings}
     gin.clear_config()
     code, err = runner.main(name, files, bindings, monkeypatch, capfd)
