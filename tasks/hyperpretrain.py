@@ -7,6 +7,9 @@ Every function registers a task and returns its name, so that gin files can have
     hyperpretrain.text_folder.lengths = @caclm.SegmentLengths()
     caclm.SegmentLengths.window = 512
 
+With `parts = 2`, the hypermodel reads the first part of a text, and the
+downstream model predicts the second; CACLM has 4 parts.
+
 When the module is imported, it registers these with default lengths:
 `hyperpretrain_python` and `hyperpretrain_c4`; and to pretrain a downstream
 model without phi, `python_docs_lm`, and `downstream_toy`, which mixes it with
@@ -51,6 +54,7 @@ def python_docs(
   name: Name = 'hyperpretrain_python',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
+  parts: Count = 4,
 ) -> str:
   """Registers hyperpretraining on the interpreter's documentation.
 
@@ -58,11 +62,12 @@ def python_docs(
     name: name of the task.
     lengths: distributions of the lengths of the parts.
     text_format: format of the text; T5's over bytes by default.
+    parts: number of parts in a window, see `caclm.caclm`.
 
   Returns:
     The name.
   """
-  segment = functools.partial(caclm.caclm, lengths=lengths)
+  segment = functools.partial(caclm.caclm, lengths=lengths, parts=parts)
   return _add(name, _documentation(), segment, text_format)
 
 
@@ -95,6 +100,7 @@ def text_folder(
   pattern: Name = '**/*.txt',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
+  parts: Count = 4,
 ) -> str:
   """Registers hyperpretraining on the UTF-8 files in a folder.
 
@@ -104,6 +110,7 @@ def text_folder(
     pattern: glob that the files match, relative to the folder.
     lengths: distributions of the lengths of the parts.
     text_format: format of the text; T5's over bytes by default.
+    parts: number of parts in a window, see `caclm.caclm`.
 
   Returns:
     The name.
@@ -116,7 +123,7 @@ def text_folder(
     split: [str(path) for path in corpus.text_files(folder, split, pattern)]
     for split in corpus.SPLITS
   }
-  segment = functools.partial(caclm.caclm, lengths=lengths)
+  segment = functools.partial(caclm.caclm, lengths=lengths, parts=parts)
   source = _source(files.__getitem__, read_text=_read_file)
   return _add(name, source, segment, text_format)
 
@@ -129,6 +136,7 @@ def text_rows(
   field: Name = 'text',
   lengths: SegmentLengths = BYTE_LENGTHS,
   text_format: TextFormat | None = None,
+  parts: Count = 4,
 ) -> str:
   """Registers hyperpretraining on the rows of two files.
 
@@ -142,6 +150,7 @@ def text_rows(
     field: name of the field that holds a row's text.
     lengths: distributions of the lengths of the parts.
     text_format: format of the text; T5's over bytes by default.
+    parts: number of parts in a window, see `caclm.caclm`.
 
   Returns:
     The name.
@@ -149,7 +158,7 @@ def text_rows(
   Raises:
     UserError: `text_format` is no `TextFormat`.
   """
-  segment = functools.partial(caclm.caclm, lengths=lengths)
+  segment = functools.partial(caclm.caclm, lengths=lengths, parts=parts)
   return _add(name, _rows(train, validation, field), segment, text_format)
 
 

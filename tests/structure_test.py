@@ -83,7 +83,7 @@ LAYERS = {
   'benchmarks': {
     'ranges',
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
-    *('planning', 'files', 'saved_config'),
+    *('planning', 'files', 'saved_config', 'padding', 'trees'),
   },
   'tasks': {
     'ranges',

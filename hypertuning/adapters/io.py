@@ -70,7 +70,10 @@ def save(
 
   Raises:
     UserError: the file cannot be written.
+    ValueError: the adapters are a prefix with a mask, which files do not hold.
   """
+  if getattr(adapters, 'mask', None) is not None:
+    raise ValueError('A prefix with a mask cannot be saved.')
   kind = _kind(adapters)
   metadata = {
     'format': _FORMAT,

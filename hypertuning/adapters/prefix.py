@@ -21,9 +21,12 @@ class Prefix:
     sites: maps the name of each site that gets a prefix to keys and values
       `[episodes, prefix, layers, kv_heads, head_dim]`. If the episodes axis has
       the size 1, all episodes share the prefix.
+    mask: whether a prefix token is attended to, bool `[episodes, prefix]`; None
+      for all tokens. Texts of different lengths, kept as a prefix, need it.
   """
 
   sites: Mapping[str, KeyValue]
+  mask: jax.Array | None = None
 
   def site_adapter(self, site: str) -> SiteAdapter | None:
     """The prefix of one site, in the form that a network reads.
@@ -32,11 +35,14 @@ class Prefix:
       site: name of the site.
 
     Returns:
-      Keys and values `[layers, episodes, prefix, kv_heads, head_dim]`; None if
-      the site gets no prefix.
+      Keys and values `[layers, episodes, prefix, kv_heads, head_dim]` and, if
+      there is a mask, `[layers, episodes, prefix]`; None if the site gets no
+      prefix.
     """
     if site not in self.sites:
       return None
-    return SiteAdapter(
-      prefix=jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), self.sites[site])
-    )
+    prefix = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), self.sites[site])
+    mask = self.mask
+    if mask is not None:
+      mask = jnp.broadcast_to(mask, (len(prefix.key), *mask.shape))
+    return SiteAdapter(prefix=prefix, prefix_mask=mask)

@@ -99,10 +99,13 @@ class SiteAdapter:
     lora: maps the name of each projection to the factors
       `[episodes, inputs, rank]` and `[episodes, rank, outputs]` of a layer; the
       scale is already in `b`.
+    prefix_mask: whether a prefix token is attended to, bool
+      `[episodes, prefix]` of a layer; None for all tokens.
   """
 
   prefix: KeyValue | None = None
   lora: Mapping[str, LowRank] | None = None
+  prefix_mask: jax.Array | None = None
 
   def module(self, name: str) -> LowRank | None:
     """The factors of one projection; None if it is not updated."""

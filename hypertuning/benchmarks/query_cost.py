@@ -8,10 +8,15 @@
 
 Takes the model's gin files of an evaluation, and one task in two forms: in the
 first, the hypermodel reads the examples; in the second, the examples stand in
-the frozen model's own input. An encoder reads such examples again with every
-query, whereas phi is made once. Prints the cost of making phi, the cost of a
-query in each form, and the number of queries after which phi has paid for
-itself.
+the frozen model's own input. Three ways of answering are compared:
+
+* with phi, which is made once per episode;
+* with the examples in context, which are read again with every query;
+* with the examples in context, whose keys and values are cached once per
+  episode. A decoder-only network can do this, an encoder cannot.
+
+Prints the cost of making phi and the cache, the cost of a query in each form,
+and the number of queries after which phi has paid for itself.
 
 The cost of a query is that of one pass over its input and its target
 (`score_batch`). This work has a fixed size, whereas decoding may stop early.
@@ -26,12 +31,23 @@ if __name__ == '__main__':
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from hypertuning import files, saved_config
+from hypertuning.benchmarks import cached_context, cost_table
+from hypertuning.benchmarks.cost_table import (
+  IN_CONTEXT,
+  MAKING_CACHE,
+  MAKING_PHI,
+  PER_EPISODE,
+  WITH_CACHE,
+  WITH_PHI,
+  Row,
+)
 from hypertuning.data.features import check_lengths
 from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
@@ -41,18 +57,23 @@ from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
 from hypertuning.ranges import Count, Natural, Path
 
-MAKING_PHI = 'making phi'
-WITH_PHI = 'query with phi'
-IN_CONTEXT = 'query in context'
-BREAK_EVEN = 'break even'
-NO_BREAK_EVEN = 'never'
 _COMMAND = 'benchmarks.query_cost'
-HEADER = (
-  '| way | MFLOPs | / query with phi | ms | fastest to slowest round '
-  '| / query with phi |\n|' + ' --- |' * 6
-)
+_Batches = Mapping[str, Mapping[str, Any]]
 
-Row = dict[str, Any]
+
+class _Way(NamedTuple):
+  """One kind of work.
+
+  Attributes:
+    function: function of `(params, frozen, batch)`, and of adapters if it reads
+      any.
+    batch: name of the batch that it reads.
+    adapters: name of the way that makes the adapters it reads; None for none.
+  """
+
+  function: Callable[..., Any]
+  batch: str
+  adapters: str | None = None
 
 
 def measure(
@@ -66,10 +87,11 @@ def measure(
   calls_a_round: Count = 3,
   moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[Row]:
-  """Counts the FLOPs and measures the seconds of the three kinds of work.
+  """Counts the FLOPs and measures the seconds of every way.
 
   These are making phi, a query with phi, and a query with its examples in
-  context. The results are printed as a table.
+  context; if the network can, also making a cache of the examples, and a query
+  that goes on from it. The results are printed as a table.
 
   Args:
     model: a model with a hypermodel.
@@ -81,19 +103,21 @@ def measure(
     checkpoint_path: folder of a run, or one of its checkpoints; None takes
       random weights, which cost the same.
     output_dir: folder that gets the results; None writes none.
-    rounds: number of rounds; each measures the three in turn, and the medians
+    rounds: number of rounds; each measures all ways in turn, and the medians
       over the rounds are printed. With 0, only FLOPs are counted, and no
       weights are made.
-    calls_a_round: number of calls of each of the three per round.
+    calls_a_round: number of calls of each way per round.
     moved_checkpoints: maps folders of checkpoints that hold the frozen parts of
       others to the folders in which they are now, see `engine.frozen_parts`.
 
   Returns:
-    A row for each of the three, with the FLOPs of all matmuls, the seconds
-    (median, fastest and slowest round; None without rounds), and the bytes of
-    an episode's phi in float32 and bfloat16. The costs of making phi are per
-    episode, those of a query per query. The last row has the number of queries
-    after which phi has paid for itself.
+    A row for each way, with the FLOPs of all matmuls, the seconds (median,
+    fastest and slowest round; None without rounds), and the bytes that are kept
+    of an episode, which are those of phi or of the cache, in float32 and
+    bfloat16. The costs of making phi and the cache are per episode, those of a
+    query per query. If the network cannot cache, the row of the cached query
+    has the `reason` in place of numbers. The last row has the numbers of
+    queries after which phi has paid for itself.
 
   Raises:
     UserError: the input is bad; the message names the binding at fault.
@@ -107,123 +131,70 @@ def measure(
       'gin/models/hyper_t5_prefix.gin.'
     )
   _check_lengths(data.lengths, in_context.lengths)
-  batch_size, queries = data.batch_size, data.queries
   partitioner = Partitioner()
-  partitioner.check_batch(batch_size)
+  partitioner.check_batch(data.batch_size)
   for episodes in (data, in_context):
     episodes.check(model)
 
-  counts = {
-    MAKING_PHI: batch_size,
-    WITH_PHI: batch_size * queries,
-    IN_CONTEXT: batch_size * queries,
-  }
   ways = _ways(model)
   shapes = data.shapes(model)
-  abstract = _abstract(model, shapes, in_context.shapes(model), partitioner)
+  abstract = _abstract(ways, model, shapes, in_context.shapes(model))
   with partitioner.context():
+    arguments = _arguments(ways, *abstract, jax.eval_shape)
     work = {
-      way: flops.matmul_flops(jax.make_jaxpr(function)(*abstract[way]))
-      for way, function in ways.items()
+      name: flops.matmul_flops(jax.make_jaxpr(way.function)(*arguments[name]))
+      for name, way in ways.items()
     }
   times: dict[str, list[float]] = {}
   if rounds:
-    batch, other = (_batch(model, x, partitioner) for x in (data, in_context))
+    batches = _batches(model, data, in_context, partitioner)
     variables = _variables(
       model, shapes, partitioner, checkpoint_path, moved_checkpoints
     )
-    times = _times(
-      ways, variables, batch, other, partitioner, rounds, calls_a_round
-    )
-  leaves = jax.tree.leaves(abstract[WITH_PHI][-1])
-  numbers = sum(x.size // x.shape[0] for x in leaves)  # per episode
+    times = _times(ways, variables, batches, partitioner, rounds, calls_a_round)
+  sizes = {
+    way.adapters: _numbers(arguments[name][-1])
+    for name, way in ways.items()
+    if way.adapters is not None
+  }
   rows: list[Row] = []
-  for way, count in counts.items():
-    seconds = [x / count for x in times.get(way, ())]
-    phi = 0 if way == IN_CONTEXT else numbers
+  for name, way in ways.items():
+    count = data.batch_size * (1 if name in PER_EPISODE else data.queries)
+    size = sizes.get(way.adapters or name, 0)
     rows.append(
-      {
-        'way': way,
-        'flops': work[way] // count,
-        'seconds': statistics.median(seconds) if seconds else None,
-        'seconds_low': min(seconds, default=None),
-        'seconds_high': max(seconds, default=None),
-        'phi_bytes': 4 * phi,
-        'phi_bytes_bfloat16': 2 * phi,
-      }
+      _row(name, work[name] // count, times.get(name, ()), count, size)
     )
-  rows.append(
-    {
-      'way': BREAK_EVEN,
-      'queries_by_flops': break_even(*(row['flops'] for row in rows)),
-      'queries_by_seconds': (
-        break_even(*(row['seconds'] for row in rows)) if rounds else None
-      ),
-    }
-  )
+  reason = cached_context.reason_against(model)
+  if reason:
+    rows.append({'way': WITH_CACHE, 'reason': reason})
+  rows.append(cost_table.break_even_row(rows))
   if output_dir is not None:
     files.remove(output_dir, 'results.jsonl')
     saved_config.save(output_dir, _COMMAND)
     summaries.write_jsonl(output_dir, 'results', rows)
-  print(table(rows))
+  print(cost_table.table(rows))
   return rows
 
 
-def break_even(
-  phi_cost: float, with_phi: float, in_context: float
-) -> float | str:
-  """The number of queries after which making phi has paid for itself.
-
-  Args:
-    phi_cost: cost of making an episode's phi.
-    with_phi: cost of a query with this phi.
-    in_context: cost of a query with the examples in context.
-
-  Returns:
-    The number, not rounded; 'never' if a query with phi is not cheaper.
-  """
-  saving = in_context - with_phi
-  return phi_cost / saving if saving > 0 else NO_BREAK_EVEN
+def _row(
+  name: str, work: int, times: Sequence[float], count: int, size: int
+) -> Row:
+  seconds = [x / count for x in times]
+  return {
+    'way': name,
+    'flops': work,
+    'seconds': statistics.median(seconds) if seconds else None,
+    'seconds_low': min(seconds, default=None),
+    'seconds_high': max(seconds, default=None),
+    'phi_bytes': 4 * size,
+    'phi_bytes_bfloat16': 2 * size,
+  }
 
 
-def table(rows: list[Row]) -> str:
-  """A Markdown table of the costs, and sentences about what follows."""
-  *ways, even = rows
-  unit = next(row for row in ways if row['way'] == WITH_PHI)
-  lines = [HEADER]
-  for row in ways:
-    each = 'an episode' if row['way'] == MAKING_PHI else 'each'
-    cells = [f'{row["way"]}, {each}', f'{row["flops"] / 1e6:,.3f}']
-    cells.append(_digits(row['flops'] / unit['flops']))
-    if row['seconds'] is None:
-      cells += ['-'] * 3
-    else:
-      low, middle, high = (
-        _digits(1e3 * row[name])
-        for name in ('seconds_low', 'seconds', 'seconds_high')
-      )
-      ratio = _digits(row['seconds'] / unit['seconds'])
-      cells += [middle, f'{low} to {high}', ratio]
-    lines.append(f'| {" | ".join(cells)} |')
-  queries = _queries(even['queries_by_flops'])
-  lines.append(f'\nMaking phi has paid for itself, by FLOPs: {queries}.')
-  if even['queries_by_seconds'] is not None:
-    queries = _queries(even['queries_by_seconds'])
-    lines.append(f'Making phi has paid for itself, by seconds: {queries}.')
-  lines.append(
-    f'Phi of an episode: {unit["phi_bytes"]:,} bytes in float32, '
-    f'{unit["phi_bytes_bfloat16"]:,} in bfloat16.'
-  )
-  return '\n'.join(lines)
-
-
-def _digits(value: float) -> str:
-  """A number with three significant digits, if possible without exponent."""
-  return f'{float(f"{value:.3g}"):,g}'
-
-
-def _queries(value: float | str) -> str:
-  return value if isinstance(value, str) else f'after {value:,.2f} queries'
+def _numbers(adapters: Any) -> int:
+  """How many numbers are kept of one episode; a mask is not counted."""
+  leaves = jax.tree.leaves(adapters)
+  return sum(x.size // x.shape[0] for x in leaves if x.dtype != bool)
 
 
 def _check_lengths(
@@ -246,45 +217,71 @@ def _check_lengths(
     )
 
 
-def _ways(model: HyperTuningModel) -> dict[str, Callable[..., Any]]:
-  """Maps each kind of work to its function.
-
-  The functions take `(params, frozen, batch)`, and a query with phi also phi.
-  """
+def _ways(model: HyperTuningModel) -> dict[str, _Way]:
+  """Maps the name of each kind of work to what it is."""
 
   def make_phi(params: Any, frozen: Any, batch: Any) -> Any:
     return model.generate_adapters(params, batch, {'frozen': frozen})
 
-  def query(params: Any, frozen: Any, batch: Any, phi: Any = None) -> Any:
+  def make_cache(params: Any, frozen: Any, batch: Any) -> Any:
+    return cached_context.make(model, params, frozen, batch['hyper_tokens'])
+
+  def query(params: Any, frozen: Any, batch: Any, adapters: Any = None) -> Any:
     return model.score_batch(
-      params, batch, flax_mutables={'frozen': frozen}, adapters=phi
+      params, batch, flax_mutables={'frozen': frozen}, adapters=adapters
     )
 
-  return {MAKING_PHI: make_phi, WITH_PHI: query, IN_CONTEXT: query}
+  ways = {
+    MAKING_PHI: _Way(make_phi, 'phi'),
+    WITH_PHI: _Way(query, 'phi', MAKING_PHI),
+    IN_CONTEXT: _Way(query, 'in context'),
+  }
+  if not cached_context.reason_against(model):
+    ways |= {
+      MAKING_CACHE: _Way(make_cache, 'cached'),
+      WITH_CACHE: _Way(query, 'cached', MAKING_CACHE),
+    }
+  return ways
+
+
+def _arguments(
+  ways: Mapping[str, _Way],
+  variables: tuple[Any, Any],
+  batches: _Batches,
+  call: Callable[..., Any],
+) -> dict[str, tuple[Any, ...]]:
+  """The arguments of every way.
+
+  Args:
+    ways: all ways; one that makes adapters stands before those that read them.
+    variables: params and frozen variables.
+    batches: the batches, by name.
+    call: function of a way's function and its arguments that gives its result.
+  """
+  arguments: dict[str, tuple[Any, ...]] = {}
+  for name, way in ways.items():
+    arguments[name] = (*variables, batches[way.batch])
+    if way.adapters is not None:
+      made = call(ways[way.adapters].function, *arguments[way.adapters])
+      arguments[name] = (*arguments[name], made)
+  return arguments
 
 
 def _abstract(
+  ways: Mapping[str, _Way],
   model: HyperTuningModel,
   shapes: Mapping[str, tuple[int, ...]],
   in_context_shapes: Mapping[str, tuple[int, ...]],
-  partitioner: Partitioner,
-) -> dict[str, tuple[Any, ...]]:
-  """The arguments of the functions of `_ways`, as abstract arrays."""
-  variables = jax.eval_shape(lambda: _initial(model, shapes))
-  batch, in_context = (
-    {
-      name: jax.ShapeDtypeStruct(x, 'int32')
-      for name, x in feature_shapes.items()
-    }
-    for feature_shapes in (shapes, in_context_shapes)
-  )
-  with partitioner.context():
-    phi = jax.eval_shape(_ways(model)[MAKING_PHI], *variables, batch)
-  return {
-    MAKING_PHI: (*variables, batch),
-    WITH_PHI: (*variables, batch, phi),
-    IN_CONTEXT: (*variables, in_context),
+) -> tuple[Any, Any]:
+  """The variables and the batches as abstract arrays."""
+  by_name = {'phi': shapes, 'in context': in_context_shapes}
+  if MAKING_CACHE in ways:
+    by_name['cached'] = cached_context.shapes(model.text_format, shapes)
+  batches = {
+    name: {k: jax.ShapeDtypeStruct(x, 'int32') for k, x in features.items()}
+    for name, features in by_name.items()
   }
+  return jax.eval_shape(lambda: _initial(model, shapes)), batches
 
 
 def _initial(
@@ -313,6 +310,25 @@ def _variables(
   return create()
 
 
+def _batches(
+  model: HyperTuningModel,
+  data: TaskData,
+  in_context: TaskData,
+  partitioner: Partitioner,
+) -> _Batches:
+  """The first batch of both forms, and the first one divided for a cache."""
+  batches = {
+    name: _batch(model, source, partitioner)
+    for name, source in (('phi', data), ('in context', in_context))
+  }
+  if not cached_context.reason_against(model):
+    divided = cached_context.divide(
+      model.text_format, {k: np.asarray(x) for k, x in batches['phi'].items()}
+    )
+    batches['cached'] = jax.device_put(divided, partitioner.batch)
+  return batches
+
+
 def _batch(
   model: HyperTuningModel, data: TaskData, partitioner: Partitioner
 ) -> dict[str, jax.Array]:
@@ -324,34 +340,33 @@ def _batch(
 
 
 def _times(
-  ways: Mapping[str, Callable[..., Any]],
+  ways: Mapping[str, _Way],
   variables: tuple[Any, Any],
-  batch: dict[str, jax.Array],
-  in_context: dict[str, jax.Array],
+  batches: _Batches,
   partitioner: Partitioner,
   rounds: int,
   calls: int,
 ) -> dict[str, list[float]]:
-  """The seconds per call of each function, one number per round."""
+  """The seconds per call of each way, one number per round."""
   compiled = {
-    way: partitioner.compile(function) for way, function in ways.items()
+    name: partitioner.compile(way.function) for name, way in ways.items()
   }
-  phi = compiled[MAKING_PHI](*variables, batch)
-  arguments = {
-    MAKING_PHI: (*variables, batch),
-    WITH_PHI: (*variables, batch, phi),
-    IN_CONTEXT: (*variables, in_context),
-  }
-  for way, function in compiled.items():
-    jax.block_until_ready(function(*arguments[way]))  # compiles
+  arguments = _arguments(
+    {name: ways[name]._replace(function=x) for name, x in compiled.items()},
+    variables,
+    batches,
+    lambda function, *args: function(*args),
+  )
+  for name, function in compiled.items():
+    jax.block_until_ready(function(*arguments[name]))  # compiles
   progress = summaries.Progress(rounds, label='rounds')
-  times: dict[str, list[float]] = {way: [] for way in compiled}
+  times: dict[str, list[float]] = {name: [] for name in compiled}
   for _ in range(rounds):
-    for way, function in compiled.items():
+    for name, function in compiled.items():
       start = time.perf_counter()
       for _ in range(calls):
-        jax.block_until_ready(function(*arguments[way]))
-      times[way].append((time.perf_counter() - start) / calls)
+        jax.block_until_ready(function(*arguments[name]))
+      times[name].append((time.perf_counter() - start) / calls)
     progress.update()
   progress.close()
   return times

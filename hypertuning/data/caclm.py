@@ -115,6 +115,7 @@ def split_segments(
   seeds: tf.Tensor,
   lengths: SegmentLengths,
   has_last: bool = True,
+  has_input: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
   """Cuts a window into A, B, C and D; their concatenation is the window.
 
@@ -125,6 +126,7 @@ def split_segments(
     lengths: distributions of the lengths; the upper ends of the ranges shrink
       if the window is short.
     has_last: whether there is a part D. If not, A is all of the text before B.
+    has_input: whether there is a part B. If not, it is empty.
 
   Returns:
     A, B, C and D, int32. C has at least `lengths.c[0]` tokens; A and D have at
@@ -134,6 +136,7 @@ def split_segments(
   room = size - 1 - lengths.b[0]
   c = _uniform(seeds[0], lengths.c[0], tf.minimum(lengths.c[1], room))
   b = _uniform(seeds[1], lengths.b[0], tf.minimum(lengths.b[1], size - 1 - c))
+  b = b if has_input else tf.constant(0)
   a = size - b - c
   if has_last:
     a = _uniform(seeds[2], 0, a)
@@ -152,10 +155,11 @@ def caclm(
   """Preprocessor that turns token ids of texts into hyperpretraining episodes.
 
   With 4 parts, A B C D, this is CACLM: the hypermodel reads A and D, and the
-  downstream model reads B and predicts C. HINT (arXiv 2212.10315) has two other
-  forms. With 3 parts, A B C, the hypermodel reads only the text before B. With
-  6 parts, A B C D E F, it reads A, C and F, and the downstream model reads B
-  and D and predicts E.
+  downstream model reads B and predicts C. With 2 parts, A C, the hypermodel
+  compresses A, and the downstream model predicts C from the ids alone that
+  begin a text. HINT (arXiv 2212.10315) has two other forms. With 3 parts,
+  A B C, the hypermodel reads only the text before B. With 6 parts, A B C D E F,
+  it reads A, C and F, and the downstream model reads B and D and predicts E.
 
   Args:
     ds: elements whose feature `key` is int32 `[tokens]`.
@@ -164,9 +168,11 @@ def caclm(
       gives the ids around the text.
     lengths: distributions of the lengths of the parts.
     joiner: id between A and D, which shows the hypermodel where text is left
-      out; by default, the ids that the format puts before an input.
+      out; by default, the ids that the format puts before an input, or between
+      two examples if there are none.
     key: name of the feature that has the token ids.
-    parts: number of parts of a window: 3, 4 or 6.
+    parts: number of parts of a window: 2, 3, 4 or 6. With 2, the range of B is
+      not used.
 
   Returns:
     Elements with int32 features. With 4 parts and T5's format, `hyper_inputs`
@@ -177,26 +183,32 @@ def caclm(
     UserError: `sequence_length` would cut a feature, or `parts` is another
       number.
   """
-  if parts not in (3, 4, 6):
-    raise UserError(f'caclm.parts = {parts}: give 3, 4 or 6.')
+  if parts not in (2, 3, 4, 6):
+    raise UserError(f'caclm.parts = {parts}: give 2, 3, 4 or 6.')
   form = output_features['hyper_inputs'].text_format
-  join = form.inputs if joiner is None else (joiner,)
-  start, joint, end, target_end = map(
-    vocabularies.constant, (form.start, join, form.end, form.target_end)
+  join = form.inputs or form.between if joiner is None else (joiner,)
+  # An encoder has nothing to attend to in an empty input.
+  begin = form.start if parts != 2 else form.start or form.end
+  start, begin_input, joint, end, target_end = map(
+    vocabularies.constant, (form.start, begin, join, form.end, form.target_end)
   )
   # Number of ids in the hypermodel's text that are not from the window.
   frame_size = (
-    len(form.start) + len(form.end) + {3: 0, 4: 1, 6: 2}[parts] * len(join)
+    len(form.start) + len(form.end) + {4: 1, 6: 2}.get(parts, 0) * len(join)
   )
+  most_input = lengths.b[1] if parts != 2 else 0
+  least_input = lengths.b[0] if parts != 2 else 0
   _check_room(
     sequence_length,
-    hyper_inputs=lengths.window - lengths.shortest + 1 + frame_size,
-    inputs=len(form.start) + lengths.b[1] + len(join) * (parts == 6),
+    hyper_inputs=lengths.window - least_input - lengths.c[0] + frame_size,
+    inputs=len(begin) + most_input + len(join) * (parts == 6),
     targets=lengths.c[1] + len(form.target_end),
   )
 
   def convert(tokens: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-    a, b, c, d = split_segments(tokens, seeds, lengths, has_last=parts != 3)
+    a, b, c, d = split_segments(
+      tokens, seeds, lengths, has_last=parts > 3, has_input=parts > 2
+    )
     if parts == 6:
       # The end of A and all of B are one stretch of text, which is divided anew
       # into B, C and D. C gets the length of the end of A.
@@ -206,11 +218,11 @@ def caclm(
       first, middle, last = tf.split(tf.concat([middle, b], 0), order)
       a = tf.concat([a, joint, middle], axis=0)
       b = tf.concat([first, joint, last], axis=0)
-    if parts != 3:
+    if parts > 3:
       a = tf.concat([a, joint, d], axis=0)
     return {
       'hyper_inputs': tf.concat([start, a, end], axis=0),
-      'inputs': tf.concat([start, b], axis=0)[None],
+      'inputs': tf.concat([begin_input, b], axis=0)[None],
       'targets': tf.concat([c, target_end], axis=0)[None],
     }
 

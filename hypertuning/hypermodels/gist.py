@@ -51,7 +51,8 @@ class Gist(nn.Module):
 
   Attributes:
     downstream: configuration of the network that is adapted.
-    num_gists: number of gist tokens per text.
+    num_gists: number of gist tokens per text; None for as many as the head
+      reads, or 16 without a head.
     adapter: LoRA of the reading pass; None for none, as a tower of its own
       needs it.
     tower: network that reads in place of the frozen one, or None.
@@ -77,7 +78,7 @@ class Gist(nn.Module):
   """
 
   downstream: Config
-  num_gists: Count = 16
+  num_gists: Count | None = None
   adapter: LoRASpec | None = None
   tower: nn.Module | None = None
   head: nn.Module | None = None
@@ -91,15 +92,11 @@ class Gist(nn.Module):
     start_tokens.check(
       'GIST_TOKENS', self.gist_tokens, self.downstream.vocab_size
     )
-    if self.head is not None and self.head.num_queries != self.num_gists:
-      raise UserError(
-        f'NUM_GISTS = {self.num_gists}: the head reads '
-        f'{self.head.num_queries} gists.'
-      )
+    self._check_head()
     room = self.downstream.max_length
-    if room is not None and self.num_gists >= room:
+    if room is not None and self._count >= room:
       raise UserError(
-        f'NUM_GISTS = {self.num_gists} leaves no room for text: the network '
+        f'NUM_GISTS = {self._count} leaves no room for text: the network '
         f'has MAX_LENGTH = {room} positions.'
       )
     for macro, module in (('GIST_TOWER', self.tower), ('HEAD', self.head)):
@@ -109,11 +106,34 @@ class Gist(nn.Module):
           f'{macro} must be None.'
         )
 
+  def _check_head(self) -> None:
+    """Refuses a head that reads other gists than there are."""
+    if self.head is None:
+      return
+    wanted = self.head.num_queries
+    if self.num_gists is not None and self.num_gists != wanted:
+      raise UserError(
+        f'NUM_GISTS = {self.num_gists}: the head reads {wanted} gists; give '
+        'this number, or None.'
+      )
+    if self.chunks == 'concatenated':
+      raise UserError(
+        "GIST_CHUNKS = 'concatenated': the head reads the gists of one text; "
+        "give 'recurrent' or 'averaged'."
+      )
+
+  @property
+  def _count(self) -> int:
+    """Number of gist tokens per text."""
+    if self.num_gists is not None:
+      return self.num_gists
+    return 16 if self.head is None else self.head.num_queries
+
   def setup(self) -> None:
     self.gists = layers.param_with_axes(
       'gists',
       nn.initializers.normal(0.0 if self.gist_tokens else self.gist_stddev),
-      (self.num_gists, self.downstream.emb_dim),
+      (self._count, self.downstream.emb_dim),
       jnp.float32,
       axes=('stack', 'embed'),
       module=self,
@@ -134,7 +154,7 @@ class Gist(nn.Module):
     """
     config = self.downstream if self.tower is None else self.tower.config
     is_recurrent = self.chunks == 'recurrent' and chunks > 1
-    gists = self.num_gists * (1 + is_recurrent)
+    gists = self._count * (1 + is_recurrent)
     if check := getattr(config, 'check_positions', None):
       check(length + gists, f'{length} hyper inputs and {gists} gists')
 

@@ -1,6 +1,6 @@
 """Transformers, written once; hypermodels and downstream models share them."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -123,4 +123,24 @@ class Compressor(Protocol):
 
     Returns:
       Hidden states that predict the targets, `[rows, targets, embed]`.
+    """
+
+
+@runtime_checkable
+class Cacher(Protocol):
+  """A network that reads the first part of a text apart from the rest.
+
+  An encoder cannot: what it makes of a token depends on the tokens behind it.
+  """
+
+  def cache(self, tokens: jax.Array) -> Prefix:
+    """Reads texts that others go on from.
+
+    Args:
+      tokens: int32 `[rows, length]`, 0 on padding.
+
+    Returns:
+      The keys and values of every token as a prefix with a mask. With it, the
+      network gives the rest of a text the hidden states that it has behind
+      these tokens.
     """

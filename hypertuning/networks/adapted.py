@@ -89,6 +89,10 @@ class AdaptedModel(nn.Module):
       _logits(network, batch['teacher_tokens'], batch['target_tokens'])
     )
 
+  def cache(self, tokens: jax.Array) -> Adapters:
+    """Texts as a prefix of the downstream network, see `networks.Cacher`."""
+    return self.downstream.cache(tokens)
+
   def start(
     self, input_tokens: jax.Array, adapters: Adapters | None, length: int
   ) -> Memory:

@@ -238,8 +238,9 @@ class Attention(nn.Module):
         prefix are before those of the text.
       bias: float32 array that is added to the logits, broadcastable to
         `[rows, heads, q, text]`. It holds masks and T5's relative biases, for
-        the text alone. A prefix has the bias 0, and is never masked.
-      adapter: adapter part whose LoRA factors apply to queries and outputs.
+        the text alone. A prefix has the bias 0 where it is not masked.
+      adapter: adapter part whose LoRA factors apply to queries and outputs, and
+        whose mask applies to the prefix.
       deterministic: whether dropout is off.
       positions: positions of the queries, int32 `[rows or 1, q]`; only needed
         if there is a `rotary`.
@@ -256,14 +257,36 @@ class Attention(nn.Module):
       query,
       keys_values.key,
       keys_values.value,
-      jnp.pad(bias, [(0, 0)] * 3 + [(prefix_length, 0)])
-      if prefix_length
-      else bias,
+      _with_prefix(bias, prefix_length, adapter.prefix_mask, x.shape[0]),
       lambda weights: self.dropout(weights, deterministic=deterministic),
       self.scale,
       self.float32_logits,
     )
     return self.out(y.swapaxes(1, 2), adapter.module('out'))
+
+
+def _with_prefix(
+  bias: jax.Array, length: int, mask: jax.Array | None, rows: int
+) -> jax.Array:
+  """The bias of a text, with that of a prefix before it.
+
+  Args:
+    bias: float32, broadcastable to `[rows, heads, q, text]`.
+    length: number of prefix tokens.
+    mask: bool `[episodes, length]`, or None for a prefix without a mask.
+    rows: number of rows, a multiple of `episodes`.
+  """
+  if mask is None or not length:
+    return jnp.pad(bias, [(0, 0)] * 3 + [(length, 0)]) if length else bias
+  own = mask_to_bias(jnp.repeat(mask, rows // len(mask), axis=0))
+  shape = (rows, *bias.shape[1:3])
+  return jnp.concatenate(
+    [
+      jnp.broadcast_to(own[:, None, None], (*shape, length)),
+      jnp.broadcast_to(bias, (*shape, bias.shape[-1])),
+    ],
+    axis=-1,
+  )
 
 
 def _heads_first(x: jax.Array, axis: str) -> jax.Array:

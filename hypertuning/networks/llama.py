@@ -260,6 +260,27 @@ class Llama(nn.Module):
     )
     return hidden[:, -count:], stack.as_prefix(kept, llama.SELF)
 
+  def cache(self, tokens: jax.Array) -> Prefix:
+    """Reads texts that others go on from, see `networks.Cacher`.
+
+    The padding goes to the left, so that every text ends where the next one
+    begins, at the end of the prefix.
+    """
+    length = tokens.shape[1]
+    shift = length - is_real(tokens).sum(axis=1, keepdims=True)
+    tokens = jnp.take_along_axis(
+      tokens, (jnp.arange(length) - shift) % length, axis=1
+    )
+    real = is_real(tokens)
+    _, kept = self.decoder(
+      self.token_embedder(tokens),
+      stack.site_adapters(None, _SITES),
+      View(causal(real), jnp.arange(length)[None]),
+      gists=length,
+    )
+    prefix = stack.as_prefix(kept, llama.SELF)
+    return dataclasses.replace(prefix, mask=real)
+
   def compress_and_predict(
     self,
     tokens: jax.Array,
@@ -305,7 +326,11 @@ class Llama(nn.Module):
   def _start(self, parts: stack.SiteAdapters) -> int:
     """The first position of a text, which may stand behind a prefix."""
     prefix = stack.prefix_length(parts, llama.SELF)
-    return prefix + self.config.prefix_gap if prefix else 0
+    own = parts[llama.SELF]
+    # Text goes on right behind a cache, which has a mask.
+    if not prefix or (own and own.prefix_mask is not None):
+      return prefix
+    return prefix + self.config.prefix_gap
 
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     """Logits `[rows, vocab]` of the token behind int32 `[rows]` ids."""

@@ -41,7 +41,9 @@ def site_adapters(
     for name in prefix.sites:
       part: Any = prefix.site_adapter(name)
       parts[name] = dataclasses.replace(
-        parts[name] or SiteAdapter(), prefix=part.prefix
+        parts[name] or SiteAdapter(),
+        prefix=part.prefix,
+        prefix_mask=part.prefix_mask,
       )
   return parts
 
@@ -61,7 +63,7 @@ def on_first_columns(adapters: LoRA | None, columns: int) -> LoRA | None:
 
 
 def without_prefix(adapters: SiteAdapters) -> SiteAdapters:
-  """The parts of the sites without the prefix, which a memory holds."""
+  """The parts of the sites without the prefix's keys, which a memory holds."""
   return {
     name: part and dataclasses.replace(part, prefix=None)
     for name, part in adapters.items()

@@ -1,17 +1,20 @@
 """Shows what a query costs, and how well it is answered."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from hypertuning.reporting import measures, plots, sections
 from hypertuning.reporting.measures import Measure, Source
 from hypertuning.reporting.sections import Figure, Section, Table, Text
-from hypertuning.reporting.sweep_results import Sweep
+from hypertuning.reporting.sweep_results import Stage, Sweep
 
 # Values of the field `way` in results of `hypertuning.benchmarks.query_cost`.
-_MAKING_PHI, _WITH_PHI, _IN_CONTEXT = (
+_MAKING_PHI, _WITH_PHI, _IN_CONTEXT, _MAKING_CACHE, _WITH_CACHE = (
   'making phi',
   'query with phi',
   'query in context',
+  'making the cache',
+  'query in context, cached',
 )
 # Maps a field of the results to the factor and the unit of a table's numbers.
 _COSTS = {'flops': (1e-6, 'MFLOPs'), 'seconds': (1e3, 'ms')}
@@ -25,8 +28,8 @@ def cost(
   metric: str = 'accuracy',
   name: str = 'cost',
   title: str = 'Accuracy against cost per query',
-  text: str = 'An encoder reads examples in context again with every query; '
-  'phi is made once per task.',
+  text: str = 'Examples in context are read again with every query, or '
+  'cached once per task by a decoder-only network; phi is made once per task.',
 ) -> Section:
   """Shows accuracy against FLOPs and time, and when phi has paid for itself.
 
@@ -91,7 +94,20 @@ def cost(
         f'{sections.INTERVALS} Time: the median of rounds.',
         runs,
       ),
-      _break_even(sweep, models, f'{name}_break_even'),
+      _break_even(
+        sweep,
+        models,
+        f'{name}_break_even',
+        'examples in context',
+        (_MAKING_PHI, _WITH_PHI, _IN_CONTEXT),
+      ),
+      _break_even(
+        sweep,
+        models,
+        f'{name}_break_even_cached',
+        'examples in context whose keys and values are cached once per task',
+        (_MAKING_PHI, _WITH_PHI, _WITH_CACHE, _MAKING_CACHE),
+      ),
     ],
   )
 
@@ -141,8 +157,28 @@ def phi_size(
   return Section(name, title, text, [], [table])
 
 
-def _number(sweep: Sweep, stage: str, way: str, field: str) -> Measure:
+def _number(
+  sweep: Sweep, stage: str, way: str, field: str, reason: str = ''
+) -> Measure:
+  """A number of a way of answering.
+
+  Args:
+    sweep: sweep with the costs.
+    stage: name of the stage.
+    way: value of the field `way`.
+    field: name of the number.
+    reason: why the network cannot answer in this way; shown where it has no
+      number.
+
+  Raises:
+    UserError: the finished runs lack the number for no such reason. Seconds may
+      be missing, as may the cache, which earlier versions did not measure.
+  """
   measure = measures.of_stage(sweep.stage(stage), {'way': (way,)}, field)
+  if way in (_MAKING_CACHE, _WITH_CACHE):
+    if reason and not measure.values:
+      return dataclasses.replace(measure, problem=reason)
+    return measure
   # A run may have counted FLOPs without measuring seconds.
   return measure if field == 'seconds' else measure.require()
 
@@ -160,12 +196,28 @@ def _bytes_text(measure: Measure) -> Text:
   return Text(f'{measure.estimate.mean:,.0f}', 'number')
 
 
-def _break_even(sweep: Sweep, models: Mapping[str, str], name: str) -> Table:
-  ways = (_MAKING_PHI, _WITH_PHI, _IN_CONTEXT)
+def _break_even(
+  sweep: Sweep,
+  models: Mapping[str, str],
+  name: str,
+  other: str,
+  ways: Sequence[str],
+) -> Table:
+  """When phi has paid for itself, beside another way of answering.
+
+  Args:
+    sweep: sweep with the costs.
+    models: maps the name of each hypermodel to the stage of its costs.
+    name: name of the table.
+    other: the other way, in words.
+    ways: making phi, a query with phi and a query in the other way; then what
+      the other way needs once per task, if anything.
+  """
   rows, records, stages = [], [], []
   for model, stage in models.items():
+    reason = _reason(sweep.stage(stage), ways)
     by_field = {
-      field: [_number(sweep, stage, way, field) for way in ways]
+      field: [_number(sweep, stage, way, field, reason) for way in ways]
       for field in _COSTS
     }
     queries = {field: _queries(*by_field[field]) for field in _COSTS}
@@ -191,22 +243,39 @@ def _break_even(sweep: Sweep, models: Mapping[str, str], name: str) -> Table:
     rows,
     records,
     'The last columns: after how many queries of one task making phi has paid '
-    'for itself, against the examples in context.',
+    f'for itself, against {other}.',
     stages,
   )
 
 
+def _reason(stage: Stage, ways: Sequence[str]) -> str:
+  """Why the network cannot answer in one of these ways; empty if it can."""
+  for cell in stage.cells:
+    for row in cell.tables.get('results', ()):
+      if row.get('way') in ways and row.get('reason'):
+        return f'cannot: {row["reason"]}'
+  return ''
+
+
 def _queries(
-  making_phi: Measure, with_phi: Measure, in_context: Measure
+  making_phi: Measure,
+  with_phi: Measure,
+  other_query: Measure,
+  other_start: Measure | None = None,
 ) -> Text:
   costs = []
-  for measure in (making_phi, with_phi, in_context):
-    if measure.estimate is None:
+  for measure in (making_phi, with_phi, other_query, other_start):
+    if measure is None:
+      costs.append(0.0)
+    elif measure.estimate is None:
       return Text(measure.problem, 'absent')
-    costs.append(measure.estimate.mean)
-  phi_cost, query_cost, context_cost = costs
-  saving = context_cost - query_cost
-  return Text(f'{phi_cost / saving:,.1f}' if saving > 0 else 'never', 'number')
+    else:
+      costs.append(measure.estimate.mean)
+  phi_cost, query_cost, other_cost, start_cost = costs
+  saving = other_cost - query_cost
+  if saving <= 0:
+    return Text('never', 'number')
+  return Text(f'{max(phi_cost - start_cost, 0.0) / saving:,.1f}', 'number')
 
 
 def _scatter(

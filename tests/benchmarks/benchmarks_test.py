@@ -1,11 +1,24 @@
 """Benchmarks run, and count as by hand; how fast things are, no test says."""
 
+import jax
+import numpy as np
 import pytest
 import runner
+import tiny_llama
 
-from hypertuning.benchmarks import input_pipeline, query_cost
+from hypertuning import models
+from hypertuning.benchmarks import (
+  cached_context,
+  cost_table,
+  input_pipeline,
+  query_cost,
+)
+from hypertuning.data import text_format, vocabularies
 from hypertuning.engine import task_data
 from hypertuning.errors import UserError
+from hypertuning.hypermodels import gist
+from hypertuning.networks import llama
+from hypertuning.tasks import toy
 
 # Width, heads x size, hidden size and vocabulary of `runner.model(width=20)`,
 # and what its head has: tokens of a prefix, its sites, its hidden size.
@@ -102,32 +115,128 @@ def test_flops_of_a_query_are_those_counted_by_hand():
     'way': 'break even',
     'queries_by_flops': making / (in_context - with_phi),
     'queries_by_seconds': None,
+    'queries_by_flops_cached': None,
+    'queries_by_seconds_cached': None,
   }
 
 
 def test_phi_pays_for_itself_or_never():
-  assert query_cost.break_even(30, 2, 12) == 3.0
-  assert query_cost.break_even(5, 2, 12) == 0.5
-  assert query_cost.break_even(30, 12, 12) == 'never'
-  assert query_cost.break_even(30, 13, 12) == 'never'
+  assert cost_table.break_even(30, 2, 12) == 3.0
+  assert cost_table.break_even(5, 2, 12) == 0.5
+  assert cost_table.break_even(30, 12, 12) == 'never'
+  assert cost_table.break_even(30, 13, 12) == 'never'
+  assert cost_table.break_even(30, 2, 12, other_start=20) == 1.0
+  assert cost_table.break_even(30, 2, 12, other_start=40) == 0.0
 
 
 @pytest.mark.slow
 def test_query_cost_is_measured_printed_and_written(tmp_path, capsys):
   rows = _query_cost(rounds=3, calls_a_round=1, output_dir=str(tmp_path))
-  for row in rows[:-1]:
+  for row in rows[:3]:
     assert 0 < row['seconds_low'] <= row['seconds'] <= row['seconds_high']
-  making, with_phi, in_context = (row['seconds'] for row in rows[:-1])
-  assert rows[-1]['queries_by_seconds'] == query_cost.break_even(
+  making, with_phi, in_context = (row['seconds'] for row in rows[:3])
+  assert rows[3] == {
+    'way': 'query in context, cached',
+    'reason': 'T5 reads its whole input with every query',
+  }
+  assert rows[-1]['queries_by_seconds'] == cost_table.break_even(
     making, with_phi, in_context
   )
   assert runner.read_lines(tmp_path / 'results.jsonl') == rows
   assert (tmp_path / 'config.gin').is_file()
   assert not list(tmp_path.glob('.*.tmp'))
   lines = [x for x in capsys.readouterr().out.splitlines() if x[:1] == '|']
-  assert len(lines) == 5
+  assert len(lines) == 6
   assert len({line.count('|') for line in lines}) == 1
   assert lines[2].startswith('| making phi, an episode | ')
+
+
+def _llama(vocab):
+  form = text_format.decoder_format(vocabularies.byte_vocabulary())
+  config = tiny_llama.config(vocab_size=vocab, max_length=128)
+  return models.HyperTuningModel(
+    downstream=llama.Llama(config),
+    hypermodel=gist.Gist(config, 3),
+    text_format=form,
+    optimizer_def=None,
+  )
+
+
+def _decoder_task():
+  return toy.episodes(
+    'toy_of_cost',
+    text_format=text_format.decoder_format(vocabularies.byte_vocabulary()),
+  )
+
+
+@pytest.mark.slow
+def test_a_decoder_caches_its_examples(capsys):
+  task = _decoder_task()
+  rows = _query_cost(
+    model=_llama(384),
+    mixture_or_task_name=task,
+    in_context_name=f'{task}_in_context',
+    rounds=1,
+    calls_a_round=1,
+  )
+  by_way = {row['way']: row for row in rows}
+  assert len(by_way) == 6
+  cache, query = (
+    by_way['making the cache'],
+    by_way['query in context, cached'],
+  )
+  assert 0 < query['flops'] < by_way['query in context']['flops']
+  # Every column of the text has a key and a value of 2 x 6 in both layers.
+  assert cache['phi_bytes'] == query['phi_bytes'] == 4 * 48 * 2 * 2 * 12
+  assert by_way['query with phi']['phi_bytes'] == 4 * 3 * 2 * 2 * 12
+  even = by_way['break even']
+  assert even['queries_by_flops_cached'] == cost_table.break_even(
+    by_way['making phi']['flops'],
+    by_way['query with phi']['flops'],
+    query['flops'],
+    cache['flops'],
+  )
+  printed = capsys.readouterr().out
+  assert 'This is 16 times phi.' in printed
+  assert 'beside the cache, by FLOPs' in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('chunks', [None, 2])
+def test_a_cached_query_answers_as_one_with_examples_in_context(chunks):
+  """Texts of different lengths, as the pipeline lays them out."""
+  task, model = _decoder_task(), _llama(384)
+  room = (chunks, 30) if chunks else 60
+  forms = {
+    '': {**runner.LENGTHS, 'hyper_inputs': room},
+    '_in_context': {**runner.LENGTHS, 'inputs': (2, 80)},
+  }
+  batches = {}
+  for form, lengths in forms.items():
+    data = task_data.TaskData(task + form, lengths, 8)
+    data.check(model)
+    (batches[form],) = data.batches(model).take(1).as_numpy_iterator()
+    batches[form].pop('is_real')
+  plain = batches['']
+  divided = cached_context.divide(model.text_format, plain)
+  shapes = cached_context.shapes(
+    model.text_format, {k: x.shape for k, x in plain.items()}
+  )
+  assert {k: x.shape for k, x in divided.items()} == shapes
+  sizes = (divided['hyper_tokens'] > 0).sum(axis=1)
+  assert len(set(sizes.tolist())) > 1
+  variables = model.get_initial_variables(
+    jax.random.key(0), {k: x.shape for k, x in plain.items()}
+  )
+  params, frozen = variables['params'], variables['frozen']
+  cache = cached_context.make(model, params, frozen, divided['hyper_tokens'])
+  scores = [
+    model.score_batch(
+      params, batch, flax_mutables={'frozen': frozen}, adapters=x
+    )
+    for batch, x in ((divided, cache), (batches['_in_context'], None))
+  ]
+  np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

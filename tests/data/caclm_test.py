@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypertuning.data import caclm, features, vocabularies
+from hypertuning.data import caclm, features, text_format, vocabularies
 from hypertuning.data.caclm import SegmentLengths
 from hypertuning.errors import UserError
 
@@ -15,14 +15,22 @@ FEATURES = features.output_features(vocabularies.byte_format())
 JOINER, EOS, FIRST = 259, 1, 1000
 
 
-def segments(texts, lengths, seed=0, fn=caclm.caclm, room=None, **kw):
+def segments(
+  texts,
+  lengths,
+  seed=0,
+  fn=caclm.caclm,
+  room=None,
+  form_features=FEATURES,
+  **kw,
+):
   """Examples of texts whose token ids are their positions, from FIRST on."""
   ds = tf.data.Dataset.from_generator(
     lambda: ({'text': np.arange(FIRST, FIRST + n)} for n in texts),
     output_signature={'text': tf.TensorSpec([None], tf.int32)},
   )
   with seqio.utils.map_seed_manager(seed):
-    ds = fn(ds, room, FEATURES, lengths, **kw)
+    ds = fn(ds, room, form_features, lengths, **kw)
   return list(ds.as_numpy_iterator())
 
 
@@ -64,6 +72,49 @@ def test_segments_reassemble_the_text(lengths, size, seed):
   if size and size // count >= lengths.shortest:
     assert text == list(range(FIRST, FIRST + size))
     assert len(examples) == count
+
+
+DECODER = text_format.decoder_format(vocabularies.byte_vocabulary())
+
+
+@settings(max_examples=15, deadline=None)
+@given(laws(), st.integers(0, 300), st.integers(0, 2**31 - 1))
+def test_two_parts_reassemble_the_text(lengths, size, seed):
+  """The hypermodel reads the first part alone, and the second is asked for."""
+  for form, frame in ((DECODER, [JOINER]), (None, [])):
+    form_features = features.output_features(form) if form else FEATURES
+    examples = segments(
+      [size], lengths, seed, parts=2, form_features=form_features
+    )
+    text = []
+    for example in examples:
+      hyper = example['hyper_inputs'].tolist()
+      (inputs,) = example['inputs'].tolist()
+      (target,) = example['targets'].tolist()
+      assert hyper[: len(frame)] == frame and hyper[-1] == EOS == target[-1]
+      assert inputs == (frame or [EOS])  # never empty, and nothing of the text
+      first, second = hyper[len(frame) : -1], target[:-1]
+      assert first and lengths.c[0] <= len(second) <= lengths.c[1]
+      text += first + second
+    assert text == list(range(FIRST, FIRST + len(text)))
+    count = -(-size // lengths.window)
+    if size and size // count >= lengths.shortest:
+      assert len(text) == size
+
+
+def test_a_decoder_sees_where_text_is_left_out():
+  lengths = SegmentLengths(20, (3, 5), (2, 4))
+  (example,) = segments(
+    [20], lengths, form_features=features.output_features(DECODER)
+  )
+  start, *rest = example['hyper_inputs'].tolist()
+  assert start == JOINER and rest[-1] == EOS
+  cut = rest.index(EOS)  # what stands between two examples
+  first, last = rest[:cut], rest[cut + 1 : -1]
+  begin, *b = example['inputs'][0].tolist()
+  c = example['targets'][0][:-1].tolist()
+  assert begin == JOINER
+  assert [*first, *b, *c, *last] == list(range(FIRST, FIRST + 20))
 
 
 def test_short_texts_are_dropped():

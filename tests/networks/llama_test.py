@@ -70,11 +70,43 @@ def _phi(cfg, kind: str, episodes: int):
   if kind == 'lora':
     modules = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
     return tiny.lora(cfg, episodes, where=('self', 'mlp'), modules=modules)
+  if kind == 'cache':
+    return _cache(cfg, tiny.episodes(episodes)['hyper_tokens'])
   return None
 
 
+def _cache(cfg, tokens):
+  with jax.default_matmul_precision('highest'):
+    return jax.jit(
+      lambda params: llama.Llama(cfg).apply(
+        {'params': params}, tokens, method='cache'
+      )
+    )(tiny_llama.params(cfg))
+
+
 @pytest.mark.parametrize('scan', [False, True])
-@pytest.mark.parametrize('kind', ['none', 'prefix', 'lora'])
+def test_a_cache_is_the_start_of_every_text(text, scan):
+  """Two texts of different lengths, each with two queries behind it."""
+  cfg = tiny_llama.config(scan_layers=scan, prefix_gap=2)
+  inputs, targets = text
+  starts = tiny.episodes(2)['hyper_tokens']
+  whole = np.zeros((len(inputs), starts.shape[1] + inputs.shape[1]), np.int32)
+  for row, own, start in zip(
+    whole, inputs, np.repeat(starts, 2, 0), strict=True
+  ):
+    ids = [*start[start > 0], *own[own > 0]]
+    row[: len(ids)] = ids
+  real = targets > 0
+  np.testing.assert_allclose(
+    _logits(cfg, text, _cache(cfg, starts))[real],
+    _logits(cfg, (whole, targets))[real],
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('kind', ['none', 'prefix', 'lora', 'cache'])
 def test_steps_equal_teacher_forcing(text, kind, scan):
   """Pitfall 3: prompts of different lengths, two rows per episode."""
   cfg = tiny_llama.config(scan_layers=scan, prefix_gap=2)

@@ -368,9 +368,11 @@ def test_cost_and_when_phi_has_paid_for_itself(folder):
     methods=WITH_PHI,
     models={'Prefix': 'cost'},
   )
-  costs, even = section.tables
+  costs, even, cached = section.tables
   assert texts(costs) == [['phi', '90.0 ± 0.0', '1', '1']]
   assert texts(even)[0][-2:] == ['3.0', '2.0']
+  # An earlier version did not measure a cache.
+  assert texts(cached)[0][-2:] == ['not measured'] * 2
   size = cost.phi_size(sweep(folder), models={'Prefix': 'cost'})
   assert texts(only(size)) == [['Prefix', '10,240', '5,120']]
 
@@ -383,6 +385,24 @@ def test_phi_that_saves_nothing_never_pays(folder):
   folder.cell('cost', results=rows)
   section = cost.cost(sweep(folder), methods={}, models={'Prefix': 'cost'})
   assert texts(section.tables[1])[0][-2:] == ['never', 'never']
+
+
+def test_phi_beside_a_cache_or_the_reason_why_there_is_none(folder):
+  rows = sweep_folders.costs()
+  other = {'seconds': 0.002, 'flops': 3_000_000}
+  cached = {**rows[2], **other, 'way': 'query in context, cached'}
+  cheap = {**rows[0], 'flops': 8_000_000, 'way': 'making the cache'}
+  none = {'way': cached['way'], 'reason': 'T5 reads its whole input'}
+  folder.stage('llama', 'hypertuning.benchmarks.query_cost', ())
+  folder.cell('llama', results=[*rows, cached, cheap])
+  folder.stage('t5', 'hypertuning.benchmarks.query_cost', ())
+  folder.cell('t5', results=[*rows, none])
+  section = cost.cost(
+    sweep(folder), methods={}, models={'Llama': 'llama', 'T5': 't5'}
+  )
+  table = section.tables[2]
+  assert texts(table)[0][-2:] == ['2.0', '0.0']
+  assert texts(table)[1][-2:] == ['cannot: T5 reads its whole input'] * 2
 
 
 def test_flops_without_seconds(folder):
@@ -403,7 +423,7 @@ def test_costs_that_were_not_measured(folder):
     methods=WITH_PHI,
     models={'Prefix': 'cost'},
   )
-  costs, even = section.tables
+  costs, even, _ = section.tables
   failed = 'failed: error: no memory'
   assert texts(costs) == [['phi', '90.0 ± 0.0', failed, failed]]
   assert texts(even) == [['Prefix', *[failed] * 8]]
