@@ -491,23 +491,52 @@ REAL = {
 }
 
 
+def real_paths(benchmark):
+  if benchmark != 'symbol_tuning':
+    return {name: str(path) for name, path in REAL[benchmark].items()}
+  folder = shared.DATA / 'icl/classification'
+  train, test, pool = (
+    [str(folder / f'{name}.{split}.jsonl') for name in names]
+    for split, names in (
+      ('train', ('agnews', 'sst2')),
+      ('test', ('trec',)),
+      ('train', ('trec',)),
+    )
+  )
+  return {
+    'SYMBOL_TRAIN_FILES': train,
+    'SYMBOL_TEST_FILES': test,
+    'SYMBOL_POOL_FILES': pool,
+    'SYMBOL_FIELDS': metaicl.FIELDS,
+  }
+
+
 @pytest.mark.slow
 @shared.needed
-@pytest.mark.parametrize('benchmark', BENCHMARKS)
-def test_real_data_fills_the_lengths(benchmark):
-  """The mixtures of all stages, by gin, from the files that are here."""
-  paths = {name: str(path) for name, path in REAL[benchmark].items()}
+@pytest.mark.parametrize(
+  'benchmark, size',
+  [
+    *((benchmark, 'large') for benchmark in BENCHMARKS),
+    *((benchmark, 'llama2_7b') for benchmark in LLAMA_BENCHMARKS),
+  ],
+)
+def test_real_data_fills_the_lengths(benchmark, size):
+  """The mixtures of all stages, by gin, from the files that are here.
+
+  T5's vocabulary stands in for Llama 2's, which is not here.
+  """
+  paths = real_paths(benchmark)
   model = shared.DATA / 'tokenizer/t5/spiece.model'
   paths['VOCABULARY_FILE'] = str(model)
   if benchmark == 'natural_instructions':
     paths['NI_TRACK'] = 'offline'
-  for name, cell in work(benchmark, 'large', LOCAL, **paths).items():
+  for name, cell in work(benchmark, size, LOCAL, **paths).items():
     if 'hyperpretrain' in name:
       continue  # C4 is not here
     gin_utils.parse(cell.gin_files, bindings(cell))
     registered = resolved('MIXTURE_OR_TASK_NAME')
     in_context = 'in_context' in name
-    if benchmark == 'natural_instructions' and 'mtf' in name:
+    if benchmark == 'natural_instructions' and is_baseline(name):
       in_context = True
     assert registered.endswith('_in_context') == in_context, name
     provider = seqio.get_mixture_or_task(registered)
@@ -526,7 +555,7 @@ def test_real_data_fills_the_lengths(benchmark):
         room = length if isinstance(length, tuple) else (length,)
         assert len(shape) == len(room)
         assert all(n <= most for n, most in zip(shape, room, strict=True))
-      if not in_context and 'mtf' not in name:
+      if not is_baseline(name):
         assert len(example['hyper_inputs']) > 32
 
 
@@ -535,7 +564,7 @@ def test_real_data_fills_the_lengths(benchmark):
   importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed'
 )
 @pytest.mark.parametrize('kind', ['prefix', 'lora'])
-@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('size', [*SIZES, *LLAMAS])
 def test_multitask_step_fits_its_slice(size, kind, tmp_path):
   """Compiled for TPUs; the benchmarks' steps have the same shapes."""
   path = tmp_path / 'plan.json'
@@ -568,9 +597,9 @@ def test_multitask_step_fits_its_slice(size, kind, tmp_path):
 
 def test_steps_of_all_benchmarks_have_the_same_shapes():
   """So that one that is compiled speaks for the others."""
-  for size in SIZES:
+  for size in (*SIZES, *LLAMAS):
     seen = set()
-    for benchmark in BENCHMARKS:
+    for benchmark in BENCHMARKS if size in SIZES else LLAMA_BENCHMARKS:
       for name, cell in work(benchmark, size, LOCAL).items():
         if name in (f'{SHORT[benchmark]}/{x}' for x in ('prefix', 'lora')):
           gin_utils.parse(cell.gin_files, bindings(cell))
