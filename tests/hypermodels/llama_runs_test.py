@@ -56,6 +56,8 @@ def call(monkeypatch, capfd):
 
   def run(name, files, **bindings):
     sizes = dict(SIZES)
+    if not any('llama' in file for file in files):
+      del sizes['NUM_KV_HEADS']
     if LORA in files:
       sizes |= {'LORA_RANK': 2}
       # A shared LoRA has no head.
@@ -191,6 +193,37 @@ def test_shared_adapters_distillation_and_tuning(kind, train, call, tmp_path):
       **bindings,
     )
     assert (out / 'results.jsonl').is_file()
+
+
+def test_a_t5_compresses_by_gists(call, tmp_path):
+  """The same source on an encoder, with LoRA at all of its projections."""
+  files = [
+    'gin/experiments/toy.gin',
+    'gin/optimizers/adamw.gin',
+    'gin/local/train.gin',
+  ]
+  task = {
+    **STEPS,
+    'MIXTURE_OR_TASK_NAME': runner.TASK,
+    'MIXTURE_OR_TASK_MODULE': 'hypertuning.tasks.toy',
+  }
+  base, run = str(tmp_path / 't5'), str(tmp_path / 'gists')
+  call('train', ['gin/models/t5.gin', *files], **task, MODEL_DIR=base)
+  call(
+    'train',
+    ['gin/models/gist_t5.gin', *files],
+    **task,
+    MODEL_DIR=run,
+    INITIAL_CHECKPOINT_PATH=base,
+    NUM_GISTS=3,
+    GIST_TOKENS=(100, 101, 102),
+  )
+  after, frozen = _variables(run), _variables(base)
+  own = {name for name in after if name.startswith('hypermodel/')}
+  assert {name.split('/')[1] for name in own} == {'gists', 'lora'}
+  assert len(own) == 1 + 2 * 7  # one layer of stacked factors
+  for name in after.keys() - own:
+    np.testing.assert_array_equal(after[name], frozen[name])
 
 
 def test_few_shot_mtf_teaches_gists(train, tmp_path):
