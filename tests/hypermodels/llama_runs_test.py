@@ -60,8 +60,8 @@ def call(monkeypatch, capfd):
       del sizes['NUM_KV_HEADS']
     if LORA in files:
       sizes |= {'LORA_RANK': 2}
-      # A shared LoRA has no head.
-      sizes |= {} if LEARNED in files else {'HEAD_BOTTLENECK': 8}
+      if LEARNED not in files:  # a shared LoRA has no head
+        sizes |= {'HEAD_BOTTLENECK': 8, 'NUM_GISTS': None}
     bindings = {**sizes, 'TASK_FEATURE_LENGTHS': LENGTHS, **bindings}
     gin.clear_config()
     code, err = runner.main(name, files, bindings, monkeypatch, capfd)
@@ -75,7 +75,12 @@ def train(call):
   def run(folder, *files, **bindings):
     call(
       'train',
-      [*files, f'{FOLDER}/train_tasks.gin'],
+      [
+        *files,
+        'gin/optimizers/adamw.gin',
+        'gin/local/train.gin',
+        f'{FOLDER}/shots.gin',
+      ],
       MODEL_DIR=str(folder),
       **{**STEPS, **bindings},
     )
@@ -110,7 +115,7 @@ def test_lora_of_gists_leaves_as_a_file(train, call, tmp_path):
   assert after['hypermodel/gists'].shape == (4, 16)
   call(
     'infer',
-    [LORA, 'gin/local/infer.gin', f'{FOLDER}/tasks.gin'],
+    [LORA, 'gin/local/infer.gin', f'{FOLDER}/shots.gin'],
     CHECKPOINT_PATH=run,
     INFER_OUTPUT_DIR=str(tmp_path / 'out'),
     SAVE_ADAPTERS=True,
@@ -182,7 +187,7 @@ def test_shared_adapters_distillation_and_tuning(kind, train, call, tmp_path):
         *files,
         'gin/optimizers/adamw.gin',
         'gin/local/adapt.gin',
-        f'{FOLDER}/tasks.gin',
+        f'{FOLDER}/shots.gin',
       ],
       ADAPT_OUTPUT_DIR=str(out),
       MAX_TASKS=2,
@@ -263,7 +268,7 @@ def test_a_sweep_over_chunks_expands(call, train, tmp_path):
     out = tmp_path / f'eval_{shots}'
     call(
       'eval',
-      [PREFIX, f'{FOLDER}/eval_tasks.gin'],
+      [PREFIX, 'gin/local/eval.gin', f'{FOLDER}/shots.gin'],
       CHECKPOINT_PATH=run,
       EVAL_OUTPUT_DIR=str(out),
       SHOTS=shots,
