@@ -57,6 +57,7 @@ setuptools.setup(
     'pyarrow>=26.0.1',
     'pydantic>=2.14.4',
     'pyyaml>=6.0.3',
+    'qwix>=0.1.8',  # frozen kernels in 8 and 4 bits
     'rouge-score>=0.1.2',
     'safetensors>=0.8.0',
     'scipy>=1.17.1',

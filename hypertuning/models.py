@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.core import freeze
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import objectives, ranges, trees
+from hypertuning import objectives, quantization, ranges, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data.text_format import check
 from hypertuning.errors import UserError
@@ -46,7 +46,7 @@ class HyperTuningModel:
     text_format: ranges.Object,
     optimizer_def: ranges.Object,
     trainable_regex: ranges.Regex = 'hypermodel/.*',
-    frozen_dtype: ranges.Dtype | None = None,
+    frozen_dtype: ranges.FrozenDtype | None = None,
     decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.greedy,
     loss_normalizing_factor: ranges.LossFactor | None = None,
     label_smoothing: ranges.ShareBelowOne = 0.0,
@@ -64,7 +64,8 @@ class HyperTuningModel:
         `hypertuning.plan`.
       optimizer_def: optax transformation, see the class.
       trainable_regex: regex of the trained variables, see the class.
-      frozen_dtype: dtype of frozen variables; None leaves them as they are.
+      frozen_dtype: form in which frozen variables are stored: a floating dtype,
+        or 'int8' or 'nf4' (see `quantization`); None leaves them as they are.
       decode_fn: decode function: `decoding.greedy`, `sample` or `beam_search`.
       loss_normalizing_factor: number that the summed loss is divided by, or
         `TOKENS` for the number of target tokens in the batch (with t5x, in the
@@ -171,9 +172,8 @@ class HyperTuningModel:
       for name, shape in input_shapes.items()
     }
     variables = self.module.init(rng, batch)
-    return freeze(
-      trees.split_variables(variables, self.trainable_regex, self._frozen_dtype)
-    )
+    parts = trees.split_variables(variables, self.trainable_regex)
+    return freeze(quantization.store(parts, self._frozen_dtype))
 
   def generate_adapters(
     self, params: Tree, batch: Batch, flax_mutables: Tree | None = None

@@ -5,7 +5,7 @@ reads them from there. To a type checker they are ordinary types.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, MinLen
@@ -15,12 +15,16 @@ from pydantic import AfterValidator, PlainValidator
 _MOST = 2**31 - 1
 _LARGEST = 3e38
 _DTYPES = ('float32', 'bfloat16')
+_FROZEN_DTYPES = (*_DTYPES, 'int8', 'nf4')
 
 
-def _dtype(value: Any) -> Any:
-  if value not in _DTYPES:
-    raise ValueError(f'must be one of {", ".join(map(repr, _DTYPES))}')
-  return value
+def _one_of(allowed: Sequence[str]) -> Callable[[Any], Any]:
+  def check(value: Any) -> Any:
+    if value not in allowed:
+      raise ValueError(f'must be one of {", ".join(map(repr, allowed))}')
+    return value
+
+  return check
 
 
 def _object(value: Any) -> Any:
@@ -78,7 +82,9 @@ Seeds = Annotated[Sequence[Natural], MinLen(1)]
 # A number of draws of shots, or the seeds of the draws.
 Draws = Count | Seeds
 # The type that a network computes in. In Python it may be a dtype of jax.
-Dtype = Annotated[Any, PlainValidator(_dtype)]
+Dtype = Annotated[Any, PlainValidator(_one_of(_DTYPES))]
+# The form in which frozen variables are stored.
+FrozenDtype = Annotated[Any, PlainValidator(_one_of(_FROZEN_DTYPES))]
 # An object that a function makes, or None.
 Object = Annotated[Any, PlainValidator(_object)]
 # Number of mesh axes that divide an array.

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax
 import gin
 import jax
 import numpy as np
@@ -24,11 +25,12 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from t5x import infer, optimizers, partitioning, utils
 
-from hypertuning import bindings, gin_utils, trees
+from hypertuning import bindings, gin_utils, quantization, trees
 from hypertuning.adapters import io
 from hypertuning.data import lookup
 from hypertuning.data.text_format import TextFormat
 from hypertuning.engine import checkpoint_folders
+from hypertuning.engine import partitioning as engine_partitioning
 from hypertuning.engine import warm_start as warm_start_lib
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -174,15 +176,25 @@ class Partitioner(partitioning.PjitPartitioner):
   def get_mesh_axes(self, train_state: Any) -> Any:
     """A `TrainState` with a `PartitionSpec` in place of each array."""
     axes = super().get_mesh_axes(train_state)
-    if self._frozen_rules is None or not train_state.flax_mutables:
+    if not train_state.flax_mutables:
       return axes
-    rules = self._logical_axis_rules
-    self._logical_axis_rules = tuple(self._frozen_rules)
-    try:
-      frozen = super().get_mesh_axes(train_state)
-    finally:
-      self._logical_axis_rules = rules
-    return axes.replace_flax_mutables(frozen.flax_mutables)
+    frozen = axes
+    if self._frozen_rules is not None:
+      rules = self._logical_axis_rules
+      self._logical_axis_rules = tuple(self._frozen_rules)
+      try:
+        frozen = super().get_mesh_axes(train_state)
+      finally:
+        self._logical_axis_rules = rules
+    specs = trees.flatten_paths(frozen.flax_mutables)
+    for path, leaf in trees.flatten_paths(train_state.flax_mutables).items():
+      if quantization.is_scale(path):
+        specs[path] = engine_partitioning.divided(
+          specs[path], leaf.shape, self.mesh
+        )
+    return axes.replace_flax_mutables(
+      flax.core.freeze(trees.unflatten_paths(specs))
+    )
 
 
 class HostPartitioner(Partitioner):

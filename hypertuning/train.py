@@ -29,6 +29,7 @@ from hypertuning import (
   gin_effect,
   gin_utils,
   locks,
+  quantization,
   saved_config,
   tables,
 )
@@ -357,8 +358,8 @@ def _make_evaluate(
 
 def _print_counts(state: TrainState) -> None:
   """Prints how many parameters train, in the words that PEFT uses."""
-  trainable = sum(x.size for x in jax.tree.leaves(state.params))
-  total = trainable + sum(x.size for x in jax.tree.leaves(state.frozen))
+  trainable = quantization.count(state.params)
+  total = trainable + quantization.count(state.frozen)
   print(
     f'trainable params: {trainable:,} || all params: {total:,} || '
     f'trainable%: {100 * trainable / total:.2f}',

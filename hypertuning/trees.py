@@ -1,18 +1,26 @@
 """Splits trees of variables by name, and joins them again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from flax import traverse_util
 
 Tree = Mapping[str, Any]
 
 
-def flatten_paths(tree: Tree) -> dict[str, Any]:
-  """Flattens a nested mapping to `{'hypermodel/encoder/...': leaf}`."""
-  return traverse_util.flatten_dict(_plain(tree), sep='/')
+def flatten_paths(
+  tree: Tree, is_leaf: Callable[[Any], bool] = lambda _: False
+) -> dict[str, Any]:
+  """Flattens a nested mapping to `{'hypermodel/encoder/...': leaf}`.
+
+  Args:
+    tree: nested mapping.
+    is_leaf: whether a mapping in it is kept as one leaf.
+  """
+  return traverse_util.flatten_dict(
+    _plain(tree), sep='/', is_leaf=lambda _, node: is_leaf(node)
+  )
 
 
 def unflatten_paths(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,15 +46,12 @@ def split_by_regex(tree: Tree, regex: str) -> tuple[dict, dict]:
   return unflatten_paths(parts[0]), unflatten_paths(parts[1])
 
 
-def split_variables(
-  variables: Tree, regex: str, frozen_dtype: Any = None
-) -> dict[str, Any]:
+def split_variables(variables: Tree, regex: str) -> dict[str, Any]:
   """Splits a network's variables into trained and frozen ones.
 
   Args:
     variables: collections `params` and `params_axes`, from a network's `init`.
     regex: regex that must match the whole paths of the trained variables.
-    frozen_dtype: dtype of the frozen variables; None leaves them as they are.
 
   Returns:
     The collections `params` and `params_axes` and, if a variable is frozen,
@@ -62,8 +67,6 @@ def split_variables(
 
   parts = {'params': params, 'params_axes': axes_of(params)}
   if frozen:
-    if frozen_dtype is not None:
-      frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
     parts |= {'frozen': frozen, 'frozen_axes': axes_of(frozen)}
   return parts
 

@@ -20,7 +20,10 @@ _OPTIM = f'{_HEADER}from hypertuning.engine import optim\n'
 _LOCAL = sorted(
   path.name for path in (paths.data_root() / 'gin/local').glob('*')
 )
-_MODELS = ('t5', 'hyper_t5_prefix', 'hyper_t5_lora')
+_MODELS = (
+  *('t5', 'hyper_t5_prefix', 'hyper_t5_lora', 'gist_t5'),
+  *('llama', 'hyper_llama', 'hyper_llama_lora'),
+)
 _SIZES = [
   path.stem for path in (paths.data_root() / 'gin/models/sizes').glob('*.gin')
 ]

@@ -36,6 +36,7 @@ LAYERS = {
   'tables': set(),
   'quiet': {'errors'},
   'trees': set(),
+  'quantization': {'errors', 'trees'},
   'old_names': {'errors'},
   'gin_files': {'errors', 'text_files', 'old_names'},
   'gin_utils': {
@@ -44,7 +45,7 @@ LAYERS = {
   },
   'saved_config': {'files', 'gin_effect'},
   'adapters': {'ranges', 'errors', 'files', 'text_files', 'trees'},
-  'networks': {'ranges', 'errors', 'padding', 'adapters'},
+  'networks': {'ranges', 'errors', 'padding', 'adapters', 'quantization'},
   'hypermodels': {'ranges', 'errors', 'padding', 'adapters', 'networks'},
   'objectives': {'errors'},
   'data': {'ranges', 'errors', 'padding', 'text_files', 'old_names'},
@@ -52,7 +53,7 @@ LAYERS = {
   'models': {
     'ranges',
     *('errors', 'trees', 'old_names', 'adapters', 'networks', 'objectives'),
-    'data',
+    *('data', 'quantization'),
   },
   'evaluation': {
     *('errors', 'padding', 'spread', 'tables', 'adapters', 'data', 'models'),
@@ -64,6 +65,7 @@ LAYERS = {
     'errors',
     'files',
     'saved_config',
+    'quantization',
     'text_files',
     'trees',
     'adapters',
@@ -84,6 +86,7 @@ LAYERS = {
     'ranges',
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
     *('planning', 'files', 'saved_config', 'padding', 'trees'),
+    'quantization',
   },
   'tasks': {
     'ranges',
@@ -97,7 +100,7 @@ LAYERS = {
   't5x_engine': {
     'bindings',
     *('errors', 'trees', 'old_names', 'gin_utils', 'adapters', 'data'),
-    *('models', 'engine'),
+    *('models', 'engine', 'quantization'),
   },
 }
 _PARTS = {*LAYERS} - {'benchmarks', 'tasks', 't5x_engine'}

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 import jax
 
+from hypertuning import quantization
 from hypertuning.engine import summaries, train_state, train_step
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
@@ -76,8 +77,7 @@ def measure(
     out_shardings=(shardings, partitioner.replicated),
   )
   rng = jax.random.key(0)
-  leaves = jax.tree.leaves((state.params, state.frozen))
-  parameters = sum(leaf.size for leaf in leaves)
+  parameters = quantization.count((state.params, state.frozen))
 
   def draw() -> None:
     next(batches)

@@ -1,13 +1,15 @@
 """Finds the variables of a model in a checkpoint, by their names."""
 
 import itertools
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from hypertuning import trees
+from hypertuning import quantization, trees
 from hypertuning.adapters.lora import without_heads
 
 # Rules for two kinds of checkpoint: that of the whole model, and that of a
@@ -36,28 +38,33 @@ def match(
 
   Returns:
     A new tree like `target`, in which no two leaves share a buffer, and one
-    phrase for every variable that does not fit.
+    phrase for every variable that does not fit. Kernels have the form that
+    `target` stores them in, in 8 or 4 bits or as floats.
   """
-  source = trees.flatten_paths(variables)
+  source = trees.flatten_paths(variables, quantization.is_quantized)
+  targets = trees.flatten_paths(target, quantization.is_quantized)
   filled: dict[str, Any] = {}
   missing_names: list[str] = []
   other_shapes: list[str] = []
   extras = {name for name in source if not re.fullmatch(unused, name)}
-  for name, leaf in trees.flatten_paths(target).items():
+  for name, leaf in targets.items():
+    shape = quantization.shape(leaf)
     source_names, value = _lookup(name, source, rules)
     extras -= source_names
     if value is None and re.fullmatch(fresh, name):
       filled[name] = leaf
     elif value is None:
-      missing_names.append(f'{name} {leaf.shape} is not there')
-    elif not is_flat(value.shape, leaf.shape):
+      missing_names.append(f'{name} {shape} is not there')
+    elif not is_flat(own_shape := quantization.shape(value), shape):
       other_shapes.append(
-        f'{name} is {leaf.shape}, but {min(source_names)} there is '
-        f'{value.shape}'
+        f'{name} is {shape}, but {min(source_names)} there is {own_shape}'
       )
     else:
-      filled[name] = np.array(value, leaf.dtype).reshape(leaf.shape)
-  extra = [f'{x} {source[x].shape} has no place here' for x in sorted(extras)]
+      filled[name] = quantization.converted(value, leaf)
+  extra = [
+    f'{x} {quantization.shape(source[x])} has no place here'
+    for x in sorted(extras)
+  ]
   return trees.unflatten_paths(filled), other_shapes + missing_names + extra
 
 
@@ -79,14 +86,14 @@ def is_flat(saved_shape: Any, own_shape: Any) -> bool:
 
 def _lookup(
   name: str,
-  source: Mapping[str, np.ndarray],
+  source: Mapping[str, Any],
   rules: Sequence[tuple[str, str]],
-) -> tuple[set[str], np.ndarray | None]:
+) -> tuple[set[str], Any]:
   """Finds the value of a variable.
 
   Args:
     name: name of the variable in the model.
-    source: maps the names in the checkpoint to arrays.
+    source: maps the names in the checkpoint to arrays, or to quantized kernels.
     rules: pairs (regex, replacement), see `match`.
 
   Returns:
@@ -112,9 +119,12 @@ def _lookup(
       )
     )
     if '/layers/' in source_name and parts:
-      return set(parts), np.stack([source[part] for part in parts])
+      layers = [source[part] for part in parts]
+      return set(parts), jax.tree.map(lambda *x: np.stack(x), *layers)
     layer = re.search(r'/layers_(\d+)/', source_name)
     stack = re.sub(r'/layers_\d+/', '/layers/', source_name)
-    if layer and stack in source and int(layer[1]) < len(source[stack]):
-      return {stack}, source[stack][int(layer[1])]
+    if layer and stack in source:
+      number = int(layer[1])
+      if number < quantization.shape(source[stack])[0]:
+        return {stack}, jax.tree.map(operator.itemgetter(number), source[stack])
   return set(), None

@@ -15,7 +15,7 @@ import optax
 from flax.linen import partitioning as flax_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hypertuning import trees
+from hypertuning import quantization, trees
 from hypertuning.errors import UserError
 from hypertuning.ranges import Count, Dimensions
 
@@ -171,6 +171,8 @@ class Partitioner:
         tuple(names.names), rules or self.rules
       )
       assert spec is not None  # it is None only if the names are None
+      if quantization.is_scale(name):
+        spec = divided(spec, shapes[name], self.mesh)
       shardings[name] = NamedSharding(self.mesh, spec)
       self._check_divides(name, shapes[name], spec)
     return trees.unflatten_paths(shardings)
@@ -244,6 +246,24 @@ class Partitioner:
           f'devices along {axis!r} do not divide: change NUM_PARTITIONS or the '
           'size.'
         )
+
+
+def divided(
+  spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh
+) -> PartitionSpec:
+  """A spec without the axes that the devices do not divide.
+
+  Args:
+    spec: mesh axis, or None, of each axis of an array.
+    shape: shape of the array.
+    mesh: the devices.
+  """
+  return PartitionSpec(
+    *(
+      None if name is None or size % mesh.shape[name] else name
+      for name, size in zip(spec, shape, strict=True)
+    )
+  )
 
 
 def standard(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
+from hypertuning import quantization
 from hypertuning.adapters.sites import LowRank
 
 Initializer = Callable[..., jax.Array]
@@ -73,6 +74,17 @@ def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
   return jnp.pad(update, [(0, 0), (0, x.shape[1] - columns), (0, 0)])
 
 
+def _project(x: jax.Array, kernel: Any) -> jax.Array:
+  """Multiplies `[..., inputs]` by a kernel, which may be quantized."""
+  if not quantization.is_quantized(kernel):
+    return x @ kernel.astype(x.dtype)
+  # The gradient of the inputs needs the kernel's values: they are computed
+  # again, or they would all be kept until then.
+  return jax.checkpoint(
+    lambda x, kernel: x @ quantization.dequantize(kernel, x.dtype)
+  )(x, kernel)
+
+
 class DenseGeneral(nn.Module):
   """A linear map of the last axes, without bias.
 
@@ -81,7 +93,8 @@ class DenseGeneral(nn.Module):
       axes in either case: all inputs, and all outputs.
     axes: logical names of the kernel's two axes.
     num_input_dims: number of trailing input axes that are contracted.
-    dtype: dtype of the computation; the kernel is float32.
+    dtype: dtype of the computation; the kernel is float32, or quantized where
+      it is frozen (see `quantization`).
     kernel_init: initializer of the kernel.
   """
 
@@ -110,15 +123,17 @@ class DenseGeneral(nn.Module):
     )
     batch = x.shape[: -self.num_input_dims]
     inputs = x.shape[-self.num_input_dims :]
-    kernel = param_with_axes(
-      'kernel',
-      self.kernel_init,
-      (math.prod(inputs), math.prod(features)),
-      jnp.float32,
-      axes=self.axes,
-    )
+    kernel: Any = self.variables.get('params', {}).get('kernel')
+    if not quantization.is_quantized(kernel):
+      kernel = param_with_axes(
+        'kernel',
+        self.kernel_init,
+        (math.prod(inputs), math.prod(features)),
+        jnp.float32,
+        axes=self.axes,
+      )
     flat = x.reshape(*batch, math.prod(inputs)).astype(self.dtype)
-    y = flat @ kernel.astype(self.dtype)
+    y = _project(flat, kernel)
     if low_rank is not None:
       y = y + low_rank_update(flat, low_rank)
     return y.reshape(*batch, *features)

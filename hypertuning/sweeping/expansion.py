@@ -57,15 +57,21 @@ def expand(output_dir: str, stages: Stages, axes: Axes) -> list[Cell]:
         f'AXES: two points have the folder {folder}; name them apart.'
       )
   order = {axis: list(points) for axis, points in axes.items()}
+  chains = dict.fromkeys((cell.name for cell in work), 1)
+  for cell in reversed(work):  # a cell comes after those that it starts from
+    for source in cell.after.values():
+      chains[source.name] = max(chains[source.name], chains[cell.name] + 1)
 
-  def place(cell: Cell) -> list[int]:
-    return [
+  def place(cell: Cell) -> tuple[int, int, list[int]]:
+    first, *rest = [
       points.index(cell.point[axis]) if axis in cell.point else 0
       for axis, points in order.items()
-    ]
+    ] or [0]
+    return first, -chains[cell.name], rest
 
-  # All stages at the first seed come first, then those at the next: a table of
-  # one seed is complete early on.
+  # All stages at the first point of the first axis come first, such as a seed,
+  # whose table is then complete early on. Among them, a cell comes before those
+  # that fewer stages wait for, or one worker would end alone with a long chain.
   return sorted(work, key=place)
 
 

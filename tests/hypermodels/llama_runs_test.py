@@ -56,10 +56,12 @@ def call(monkeypatch, capfd):
 
   def run(name, files, **bindings):
     sizes = dict(SIZES)
+    if not any('llama' in file for file in files):
+      del sizes['NUM_KV_HEADS']
     if LORA in files:
       sizes |= {'LORA_RANK': 2}
-      # A shared LoRA has no head.
-      sizes |= {} if LEARNED in files else {'HEAD_BOTTLENECK': 8}
+      if LEARNED not in files:  # a shared LoRA has no head
+        sizes |= {'HEAD_BOTTLENECK': 8, 'NUM_GISTS': None}
     bindings = {**sizes, 'TASK_FEATURE_LENGTHS': LENGTHS, **bindings}
     gin.clear_config()
     code, err = runner.main(name, files, bindings, monkeypatch, capfd)
@@ -73,7 +75,12 @@ def train(call):
   def run(folder, *files, **bindings):
     call(
       'train',
-      [*files, f'{FOLDER}/train_tasks.gin'],
+      [
+        *files,
+        'gin/optimizers/adamw.gin',
+        'gin/local/train.gin',
+        f'{FOLDER}/shots.gin',
+      ],
       MODEL_DIR=str(folder),
       **{**STEPS, **bindings},
     )
@@ -108,7 +115,7 @@ def test_lora_of_gists_leaves_as_a_file(train, call, tmp_path):
   assert after['hypermodel/gists'].shape == (4, 16)
   call(
     'infer',
-    [LORA, 'gin/local/infer.gin', f'{FOLDER}/tasks.gin'],
+    [LORA, 'gin/local/infer.gin', f'{FOLDER}/shots.gin'],
     CHECKPOINT_PATH=run,
     INFER_OUTPUT_DIR=str(tmp_path / 'out'),
     SAVE_ADAPTERS=True,
@@ -180,7 +187,7 @@ def test_shared_adapters_distillation_and_tuning(kind, train, call, tmp_path):
         *files,
         'gin/optimizers/adamw.gin',
         'gin/local/adapt.gin',
-        f'{FOLDER}/tasks.gin',
+        f'{FOLDER}/shots.gin',
       ],
       ADAPT_OUTPUT_DIR=str(out),
       MAX_TASKS=2,
@@ -191,6 +198,37 @@ def test_shared_adapters_distillation_and_tuning(kind, train, call, tmp_path):
       **bindings,
     )
     assert (out / 'results.jsonl').is_file()
+
+
+def test_a_t5_compresses_by_gists(call, tmp_path):
+  """The same source on an encoder, with LoRA at all of its projections."""
+  files = [
+    'gin/experiments/toy.gin',
+    'gin/optimizers/adamw.gin',
+    'gin/local/train.gin',
+  ]
+  task = {
+    **STEPS,
+    'MIXTURE_OR_TASK_NAME': runner.TASK,
+    'MIXTURE_OR_TASK_MODULE': 'hypertuning.tasks.toy',
+  }
+  base, run = str(tmp_path / 't5'), str(tmp_path / 'gists')
+  call('train', ['gin/models/t5.gin', *files], **task, MODEL_DIR=base)
+  call(
+    'train',
+    ['gin/models/gist_t5.gin', *files],
+    **task,
+    MODEL_DIR=run,
+    INITIAL_CHECKPOINT_PATH=base,
+    NUM_GISTS=3,
+    GIST_TOKENS=(100, 101, 102),
+  )
+  after, frozen = _variables(run), _variables(base)
+  own = {name for name in after if name.startswith('hypermodel/')}
+  assert {name.split('/')[1] for name in own} == {'gists', 'lora'}
+  assert len(own) == 1 + 2 * 7  # one layer of stacked factors
+  for name in after.keys() - own:
+    np.testing.assert_array_equal(after[name], frozen[name])
 
 
 def test_few_shot_mtf_teaches_gists(train, tmp_path):
@@ -230,7 +268,7 @@ def test_a_sweep_over_chunks_expands(call, train, tmp_path):
     out = tmp_path / f'eval_{shots}'
     call(
       'eval',
-      [PREFIX, f'{FOLDER}/eval_tasks.gin'],
+      [PREFIX, 'gin/local/eval.gin', f'{FOLDER}/shots.gin'],
       CHECKPOINT_PATH=run,
       EVAL_OUTPUT_DIR=str(out),
       SHOTS=shots,

@@ -226,6 +226,8 @@ def test_gists_take_no_id(family):
   assert jax.tree.map(jnp.shape, frozen) == jax.tree.map(
     jnp.shape, _params(cfg)
   )
+  table = frozen['token_embedder']['embedding']
+  assert table.shape == (cfg.vocab_size, cfg.emb_dim)
   own = trees.flatten_paths(abstract['params'])
   assert {path: x.shape for path, x in own.items()} == {
     'hypermodel/gists': (GISTS, cfg.emb_dim)

@@ -198,6 +198,35 @@ def test_stages_start_from_one_another_at_the_same_point(tmp_path):
   ]
 
 
+def test_what_most_stages_wait_for_comes_first(tmp_path):
+  """Else the last point of an axis is one long chain, for one worker."""
+  stages = {
+    'pretrain': {'command': 'hypertuning.train', 'gin_files': ('x.gin',)},
+    'probe': {
+      'command': 'hypertuning.eval',
+      'gin_files': ('x.gin',),
+      'after': {'CHECKPOINT_PATH': 'pretrain'},
+    },
+    'train': {
+      'command': 'hypertuning.train',
+      'gin_files': ('x.gin',),
+      'after': {'INITIAL_CHECKPOINT_PATH': 'pretrain'},
+    },
+    'eval': {
+      'command': 'hypertuning.eval',
+      'gin_files': ('x.gin',),
+      'after': {'CHECKPOINT_PATH': 'train'},
+    },
+  }
+  axes = {'seed': {'0': {'RANDOM_SEED': 0}}, 'method': {'a': {}, 'b': {}}}
+  assert [
+    cell.name for cell in expansion.expand(str(tmp_path), stages, axes)
+  ] == [
+    *('pretrain/0__a', 'pretrain/0__b', 'train/0__a', 'train/0__b'),
+    *('probe/0__a', 'eval/0__a', 'probe/0__b', 'eval/0__b'),
+  ]
+
+
 METHODS = {
   'prefix': {
     'gin_files': ('prefix.gin',),

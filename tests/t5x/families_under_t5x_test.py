@@ -31,6 +31,10 @@ MODELS = {
   'toy_family.gin': ('hypertuning.tasks.toy', runner.TASK, 0.1),
   'toy_reader.gin': ('hypertuning.tasks.toy', runner.TASK, 0.1),
   'tiny_hyper_llama.gin': ('decoder_tasks', 'toy_symbols_of_decoder', 0.03),
+  'tiny_hyper_llama_nf4.gin': (
+    *('decoder_tasks', 'toy_symbols_of_decoder'),
+    0.03,
+  ),
 }
 DATA = {
   'TASK_FEATURE_LENGTHS': runner.LENGTHS,
