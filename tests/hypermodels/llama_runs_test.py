@@ -244,21 +244,25 @@ def test_few_shot_mtf_teaches_gists(train, tmp_path):
   assert 'hypermodel/gists' in _variables(run)
 
 
-def test_a_sweep_over_chunks_expands(call, train, tmp_path):
-  """And its first chunks, trained through both, are evaluated with more."""
-  with gin.unlock_config():
-    gin.clear_config()
-  gin_utils.parse(
-    [f'{FOLDER}/chunks.gin'],
-    ["SWEEP_DIR = 'out'", f'DOWNSTREAM_CHECKPOINT = {str(tmp_path)!r}'],
-  )
+def _expand(name, *bindings):
+  """The cells of a sweep in the folder of the experiments."""
+  gin.clear_config()
+  gin_utils.parse([f'{FOLDER}/{name}.gin'], ["SWEEP_DIR = 'out'", *bindings])
   with gin.unlock_config():
     stages, axes = (
-      copy.deepcopy(gin.query_parameter(f'{name}/macro.value'))
-      for name in ('STAGES', 'AXES')
+      copy.deepcopy(gin.query_parameter(f'{macro}/macro.value'))
+      for macro in ('STAGES', 'AXES')
     )
-  cells = expansion.expand(str(tmp_path / 'out'), stages, axes)
-  assert len(cells) == 3 + 12
+  return expansion.expand('out', stages, axes)
+
+
+def test_sweeps_expand():
+  assert len(_expand('chunks', "DOWNSTREAM_CHECKPOINT = 'llama'")) == 3 + 12
+  assert len(_expand('parts')) == 1 + 2 + 2
+
+
+def test_more_chunks_than_in_training(call, train, tmp_path):
+  """Trained through two chunks, gists are evaluated with one and with four."""
   run = train(
     tmp_path / 'run',
     PREFIX,
