@@ -134,13 +134,14 @@ def converted(value: Any, target: Any) -> Any:
     Numpy arrays in the dtypes and shapes of the target, which share no memory
     with the value.
   """
-  # Not on an accelerator, where rounding, and with it a digest, may differ.
-  with jax.default_device(jax.local_devices(backend='cpu')[0]):
-    dtype = _format(target)
-    if is_quantized(value) and _format(value) != dtype:
-      value = dequantize(value, jnp.float32)
-    if dtype is not None and not is_quantized(value):
-      value = _quantize_stack(value, dtype)
+  dtype = _format(target)
+  if _format(value) != dtype:
+    # Not on an accelerator, where rounding, and with it a digest, may differ.
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+      if is_quantized(value):
+        value = dequantize(value, jnp.float32)
+      if dtype is not None:
+        value = _quantize_stack(value, dtype)
   return jax.tree.map(
     lambda x, leaf: np.array(x, leaf.dtype).reshape(leaf.shape), value, target
   )

@@ -123,7 +123,7 @@ class DenseGeneral(nn.Module):
     )
     batch = x.shape[: -self.num_input_dims]
     inputs = x.shape[-self.num_input_dims :]
-    kernel: Any = self.variables.get('params', {}).get('kernel')
+    kernel: Any = self.get_variable('params', 'kernel')
     if not quantization.is_quantized(kernel):
       kernel = param_with_axes(
         'kernel',
