@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from hypothesis import example as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,8 @@ def test_segments_reassemble_the_text(lengths, size, seed):
 DECODER = text_format.decoder_format(vocabularies.byte_vocabulary())
 
 
+# Windows of 13 and 14 tokens, of which only the last is long enough.
+@case(SegmentLengths(window=14, b=(3, 3), c=(10, 10)), 66, 0)
 @settings(max_examples=15, deadline=None)
 @given(laws(), st.integers(0, 300), st.integers(0, 2**31 - 1))
 def test_two_parts_reassemble_the_text(lengths, size, seed):
@@ -95,11 +98,12 @@ def test_two_parts_reassemble_the_text(lengths, size, seed):
       assert inputs == (frame or [EOS])  # never empty, and nothing of the text
       first, second = hyper[len(frame) : -1], target[:-1]
       assert first and lengths.c[0] <= len(second) <= lengths.c[1]
-      text += first + second
-    assert text == list(range(FIRST, FIRST + len(text)))
+      window = first + second
+      assert window == list(range(window[0], window[0] + len(window)))
+      text += window
     count = -(-size // lengths.window)
-    if size and size // count >= lengths.shortest:
-      assert len(text) == size
+    if size and size // count >= lengths.shortest:  # no window is dropped
+      assert text == list(range(FIRST, FIRST + size))
 
 
 def test_a_decoder_sees_where_text_is_left_out():
