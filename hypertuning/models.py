@@ -116,6 +116,11 @@ class HyperTuningModel:
     self._return_adapters = return_adapters
 
   @property
+  def is_taught(self) -> bool:
+    """Whether batches have inputs for a teacher as well."""
+    return bool(self._distillation_weight)
+
+  @property
   def FEATURE_CONVERTER_CLS(self) -> Any:
     """The seqio converter of this model's batches; the name is t5x's.
 
@@ -123,7 +128,7 @@ class HyperTuningModel:
     """
     from hypertuning.data import features
 
-    if self._distillation_weight:
+    if self.is_taught:
       return features.DistillationFeatureConverter
     return features.EpisodeFeatureConverter
 
