@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The paper's claims on the embedded tasks, three seeds, as tables, plots and
-# verdicts on one page: about 50 minutes on two CPU cores.
+# The papers' claims on the embedded tasks, three seeds, as tables, plots and
+# verdicts on one page: about 110 minutes on two CPU cores.
 #
 #   launch/claims.sh                 # in .venv, results in runs/claims
 #   launch/claims.sh --help

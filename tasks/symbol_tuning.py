@@ -17,7 +17,6 @@ import seqio
 
 from hypertuning import text_files
 from hypertuning.data import registry, row_files, symbols
-from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
@@ -37,6 +36,7 @@ def train(
   fields: Mapping[str, str] | None = None,
   words: Path | None = None,
   train_episodes: Count | None = None,
+  in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers training with symbols, in which all tasks come equally often.
@@ -53,6 +53,8 @@ def train(
       None for no words.
     train_episodes: number of training episodes in a cache, see
       `registry.add_episodes`.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
     text_format: format of the text; T5's over bytes by default.
 
   Returns:
@@ -74,7 +76,7 @@ def train(
     text_format=text_format,
   )
   seqio.TaskRegistry.get(name).source.check('train')
-  return name
+  return registry.form_of(name, in_context)
 
 
 @takes_text_format
@@ -86,6 +88,7 @@ def test(
   draws: Draws = 1,
   fields: Mapping[str, str] | None = None,
   words: Path | None = None,
+  in_context: bool = False,
   text_format: TextFormat | None = None,
 ) -> str:
   """Registers a mixture of tasks that score symbols.
@@ -100,6 +103,8 @@ def test(
       numbers.
     fields: names that fields have in the files, see `train`.
     words: path of a file of words, see `train`.
+    in_context: whether to return the form in which the downstream model itself
+      reads the examples.
     text_format: format of the text; T5's over bytes by default.
 
   Returns:
@@ -132,8 +137,10 @@ def test(
       text_format=text_format,
     )
     seqio.TaskRegistry.get(member).source.check('validation')
-    members.append(member + SCORE_EVAL)
-  return registry.add_mixture(name, dict.fromkeys(members, 1.0))
+    members.append(registry.form_of(member, in_context, scores_options=True))
+  return registry.add_mixture(
+    registry.form_of(name, in_context), dict.fromkeys(members, 1.0)
+  )
 
 
 def _read(

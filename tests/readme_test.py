@@ -63,7 +63,7 @@ RUN_WITH = {
 # Commands whose gin files and bindings are parsed, and no more.
 PARSED = {
   'hypertuning.sweep': 'its cells are trainings; those of the page are planned',
-  'hypertuning.report': 'reads a sweep of 50 minutes',
+  'hypertuning.report': 'reads a sweep of 110 minutes',
   'hypertuning.plan': 'compiles for minutes, with libtpu',
   'hypertuning.benchmarks.decode': 'needs transformers; takes minutes',
 }
@@ -72,7 +72,7 @@ LOOKED_AT = {
   't5x.train': 't5x is on no package index; tests/t5x run it where it is',
   'pip': 'needs the network',
   'launch/quickstart.sh': 'trains for minutes',
-  'launch/claims.sh': 'trains for 50 minutes',
+  'launch/claims.sh': 'trains for 110 minutes',
   'launch/real.sh': 'trains for 40 minutes, on data that is not here',
   'launch/eval_sweep.sh': 'evaluates checkpoints of other runs',
   'launch/test.sh': 'runs these tests',

@@ -24,29 +24,65 @@ from hypertuning.tasks import metaicl, p3
 
 BENCHMARKS = ('p3', 'natural_instructions', 'metaicl')
 SIZES = ('large', 'xl')
+LLAMA_BENCHMARKS = ('p3', 'natural_instructions', 'symbol_tuning')
+LLAMAS = ('llama2_7b', 'llama2_13b')
 PATHS = {
   'p3': ['P3_DIR'],
   'natural_instructions': ['NI_DIR'],
   'metaicl': ['METAICL_DIR'],
+  'symbol_tuning': ['SYMBOL_TRAIN_FILES', 'SYMBOL_TEST_FILES'],
 }
-REQUIRED = ('T5_CHECKPOINT', 'VOCABULARY_FILE')
 RECIPES = [(b, s) for b in BENCHMARKS for s in SIZES]
+RECIPES += [(b, s) for b in LLAMA_BENCHMARKS for s in LLAMAS]
 LOCAL = 'gin/experiments/recipes/local.gin'
 WHERE = {'train': 'MODEL_DIR', 'eval': 'EVAL_OUTPUT_DIR'}
 # The slices that the size files name.
-TOPOLOGIES = {'large': 'v4-16', 'xl': 'v4-64'}
+TOPOLOGIES = {
+  'large': 'v4-16',
+  'xl': 'v4-64',
+  'llama2_7b': 'v4-64',
+  'llama2_13b': 'v4-64',
+}
 # T5 1.1: width, heads, width of the MLP.
 SHAPES = {'large': (1024, 16, 2816), 'xl': (2048, 32, 5120)}
 LAYERS, HEAD_DIM, VOCAB, BUCKETS = 24, 64, 32128, 32
 P, RANK, BOTTLENECK = 32, 16, 512
+# Llama 2: width, layers, width of the MLP, parameters.
+LLAMA_SHAPES = {
+  'llama2_7b': (4096, 32, 11008, 6_738_415_616),
+  'llama2_13b': (5120, 40, 13824, 13_015_864_320),
+}
+GISTS, GIST_RANK = 16, 8
+PATHS_OF_FILES = ('SYMBOL_TRAIN_FILES', 'SYMBOL_TEST_FILES')
+SHORT = {
+  'p3': 'p3',
+  'natural_instructions': 'ni',
+  'metaicl': 'metaicl',
+  'symbol_tuning': 'symbols',
+}
 
 
-SHORT = {'p3': 'p3', 'natural_instructions': 'ni', 'metaicl': 'metaicl'}
+def required(size):
+  """The macros that all recipes of a model need."""
+  family = 'LLAMA' if size in LLAMAS else 'T5'
+  return f'{family}_CHECKPOINT', 'VOCABULARY_FILE'
+
+
+def methods_of(size):
+  shared = ('shared_prefix',) if size in LLAMAS else ()
+  return 'prefix', 'lora', *shared, 'mtf', 'mtf_in_context'
+
+
+def is_baseline(name):
+  return any(x in name for x in ('mtf', 'frozen', 'shared'))
 
 
 def work(benchmark, size, *more, folder='out', **paths):
   """The cells of a recipe, by STAGE/METHOD: it has one seed."""
-  bound = {name: name.lower() for name in (*PATHS[benchmark], *REQUIRED)}
+  bound = {
+    name: (name.lower(),) if name in PATHS_OF_FILES else name.lower()
+    for name in (*PATHS[benchmark], *required(size))
+  }
   gin_utils.parse(
     [
       f'gin/experiments/recipes/{benchmark}.gin',
@@ -103,6 +139,16 @@ def hypermodel_parameters(kind, width, heads, mlp):
   return sum(t5.values()) + queries * width + head
 
 
+def llama_parameters(kind, width, layers, mlp):
+  """What HyperLlama trains, by hand."""
+  attention, ffn = 4 * 2 * width, 3 * (width + mlp)
+  lora = layers * GIST_RANK * (attention + ffn)
+  if kind == 'prefix':
+    return GISTS * width + lora
+  a = b = width * BOTTLENECK + BOTTLENECK * width * RANK  # query and value
+  return layers * width + lora + 2 * (a + b)
+
+
 def count(tree):
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
@@ -111,10 +157,7 @@ def count(tree):
 def test_stages_follow_from_c4_to_the_table(benchmark, size):
   found = work(benchmark, size)
   short = SHORT[benchmark]
-  hyper, methods = (
-    ('prefix', 'lora'),
-    ('prefix', 'lora', 'mtf', 'mtf_in_context'),
-  )
+  hyper, methods = ('prefix', 'lora'), methods_of(size)
   frozen = f'{short}_frozen_in_context_eval'
   assert set(found) == {
     *(f'hyperpretrain/{method}' for method in hyper),
@@ -133,11 +176,11 @@ def test_stages_follow_from_c4_to_the_table(benchmark, size):
   first = {
     name
     for name, cell in found.items()
-    if cell.bindings.get('INITIAL_CHECKPOINT_PATH') == 't5_checkpoint'
+    if cell.bindings.get('INITIAL_CHECKPOINT_PATH') == required(size)[0].lower()
   }
   assert first == {
     *(f'hyperpretrain/{method}' for method in hyper),
-    *(f'{short}/{method}' for method in ('mtf', 'mtf_in_context')),
+    *(f'{short}/{method}' for method in methods if method not in hyper),
   }
   assert not any(starts[name] for name in first)
   for method in hyper:
@@ -153,8 +196,16 @@ def test_stages_follow_from_c4_to_the_table(benchmark, size):
   assert starts[frozen] == {'CHECKPOINT_PATH': found['hyperpretrain/prefix']}
 
 
-def test_recipes_of_one_size_share_hyperpretraining_alone():
-  found = [work(benchmark, 'xl') for benchmark in BENCHMARKS]
+MODELS = pytest.mark.parametrize(
+  'size, benchmarks',
+  [('xl', BENCHMARKS), ('llama2_7b', LLAMA_BENCHMARKS)],
+  ids=['xl', 'llama2_7b'],
+)
+
+
+@MODELS
+def test_recipes_of_one_size_share_hyperpretraining_alone(size, benchmarks):
+  found = [work(benchmark, size) for benchmark in benchmarks]
   shared_names = {'hyperpretrain/prefix', 'hyperpretrain/lora'}
   for one, other in zip(found, found[1:], strict=False):
     assert set(one) & set(other) == shared_names
@@ -162,9 +213,10 @@ def test_recipes_of_one_size_share_hyperpretraining_alone():
       assert one[name] == other[name]
 
 
-def test_recipes_of_one_size_run_in_one_folder(tmp_path):
-  for benchmark in BENCHMARKS:
-    found = work(benchmark, 'xl', folder=tmp_path)
+@MODELS
+def test_recipes_of_one_size_run_in_one_folder(size, benchmarks, tmp_path):
+  for benchmark in benchmarks:
+    found = work(benchmark, size, folder=tmp_path)
     cells.claim(str(tmp_path), list(found.values()))
     for method in ('prefix', 'lora'):
       found[f'hyperpretrain/{method}'].succeed(1.0)
@@ -178,7 +230,7 @@ def test_what_is_missing_is_named(benchmark, size):
   ]
   with pytest.raises(gin_utils.UserError) as error:
     gin_utils.parse(files)
-  for name in (*PATHS[benchmark], *REQUIRED):
+  for name in (*PATHS[benchmark], *required(size)):
     assert name in str(error.value)
 
 
@@ -187,18 +239,21 @@ def test_every_stage_parses_and_has_the_parameters_of_the_papers_sizes(
   benchmark, size
 ):
   """By the commands of this machine: those of t5x differ in the run file."""
-  t5 = t5_parameters(*SHAPES[size])
-  t5_total = sum(t5.values()) + t5['embedding']  # and the output layer
-  published = {'large': 783_150_080, 'xl': 2_849_757_184}
-  assert t5_total == published[size]
+  is_llama = size in LLAMAS
+  if is_llama:
+    *shape, total = LLAMA_SHAPES[size]
+  else:
+    t5 = t5_parameters(*SHAPES[size])
+    total = sum(t5.values()) + t5['embedding']  # and the output layer
+    assert total == {'large': 783_150_080, 'xl': 2_849_757_184}[size]
   for name, cell in work(benchmark, size, LOCAL).items():
     gin_utils.parse(cell.gin_files, bindings(cell, VOCABULARY=None))
     lengths = resolved('TASK_FEATURE_LENGTHS')
     queries, inputs = lengths['inputs']
     assert lengths['targets'] == (queries, 128)
-    baseline = 'mtf' in name or 'frozen' in name
+    baseline = is_baseline(name)
     in_context = 'in_context' in name
-    if benchmark == 'natural_instructions' and 'mtf' in name:
+    if benchmark == 'natural_instructions' and baseline:
       in_context = True  # the definition stands in the input
     assert inputs == (1408 if in_context else 384)
     hyper = 1 if baseline else 512 if 'hyperpretrain' in name else 1024
@@ -207,18 +262,26 @@ def test_every_stage_parses_and_has_the_parameters_of_the_papers_sizes(
       assert queries == 1 and resolved('TRAIN_STEPS') >= 10_000
       # Behind the run file, which has its own.
       assert resolved('PARAMETER_PARTITIONING_DIMS') == 2
-      assert resolved('FROZEN_PARTITIONING_DIMS') == 1
+      assert resolved('FROZEN_PARTITIONING_DIMS') == (2 if is_llama else 1)
+      rate = 1e-3
+      if is_llama:
+        assert resolved('SAVE_FROZEN') is False
+        assert resolved('NUM_MICROBATCHES') == 4
+        rate = 1e-2 if 'shared' in name else 2e-5 if 'mtf' in name else 2e-4
+      assert resolved('LEARNING_RATE') == rate
     if baseline:
       # Once: the same model in every stage of a size.
       if name == f'{SHORT[benchmark]}/mtf':
-        assert parameters(lengths) == {'params': t5_total}
+        assert parameters(lengths) == {'params': total}
       continue
     kind = 'prefix' if 'prefix' in name else 'lora'
     if cell.stage == 'hyperpretrain':
-      assert parameters(lengths) == {
-        'params': hypermodel_parameters(kind, *SHAPES[size]),
-        'frozen': t5_total,
-      }
+      trained = (
+        llama_parameters(kind, *shape)
+        if is_llama
+        else hypermodel_parameters(kind, *SHAPES[size])
+      )
+      assert parameters(lengths) == {'params': trained, 'frozen': total}
 
 
 def parameters(lengths):
@@ -259,14 +322,28 @@ EVALUATED = {
     '_score_eval',
     'score',
   ),
+  'symbol_tuning': (
+    [f'symbol_tuning_test_{task}' for task in 'ab'],
+    '_score_eval',
+    'accuracy',
+  ),
 }
 AGGREGATES = {'p3': p3.aggregate, 'metaicl': metaicl.aggregate}
-LABELS = {
-  'eval/prefix': 'HyperT5-Prefix',
-  'eval/lora': 'HyperT5-LoRA',
+BASELINES = {
   'eval/mtf': 'MTF',
   'eval/mtf_in_context': 'few-shot MTF',
   'frozen_in_context_eval': 'frozen model, examples in context',
+}
+T5_LABELS = {
+  'eval/prefix': 'HyperT5-Prefix',
+  'eval/lora': 'HyperT5-LoRA',
+  **BASELINES,
+}
+LLAMA_LABELS = {
+  'eval/prefix': 'HyperLlama',
+  'eval/lora': 'HyperLlama-LoRA',
+  'eval/shared_prefix': 'shared prefix',
+  **BASELINES,
 }
 
 
@@ -275,7 +352,7 @@ def write_results(benchmark, cell, value):
   names, ending, metric = EVALUATED[benchmark]
   ni = benchmark == 'natural_instructions'
   name = cell.name
-  if 'in_context' in name or (ni and 'mtf' in name):
+  if 'in_context' in name or (ni and is_baseline(name)):
     ending = f'_in_context{ending}'
   numbers = {f'{name}{ending}': value + n for n, name in enumerate(names)}
   if cell.command == 'hypertuning.eval':
@@ -307,8 +384,11 @@ def test_report_has_every_method(benchmark, size, tmp_path):
     if cell.stage.endswith('_eval')
   }
   file = f'report_{benchmark}_{size}'
-  if benchmark == 'metaicl':
-    file = f'report_{benchmark}'  # nothing is published for a size
+  has_published = benchmark in ('p3', 'natural_instructions')
+  if not has_published:  # for a size
+    family = '_llama' if size in LLAMAS else ''
+    file = f'report_{benchmark}{family}'
+  labels = LLAMA_LABELS if size in LLAMAS else T5_LABELS
 
   def report(file):
     gin_utils.parse(
@@ -320,8 +400,8 @@ def test_report_has_every_method(benchmark, size, tmp_path):
       return list(csv.DictReader(table))
 
   rows = report(file)
-  assert {row['method'] for row in rows} == set(LABELS.values())
-  for stage, label in LABELS.items():
+  assert {row['method'] for row in rows} == set(labels.values())
+  for stage, label in labels.items():
     numbers = values[f'{SHORT[benchmark]}_{stage}']
     mean = sum(numbers.values()) / len(numbers)
     if benchmark == 'p3':  # three rounds of ANLI are one set
@@ -330,8 +410,26 @@ def test_report_has_every_method(benchmark, size, tmp_path):
       mean = (sum(anli) / len(anli) + sum(sets)) / (1 + len(sets))
     first = next(row for row in rows if row['method'] == label)
     assert float(first['mean']) == pytest.approx(mean)
-  if benchmark != 'metaicl':
-    other = next(other for other in SIZES if other != size)
+  if has_published and size in LLAMAS:
+    page = (tmp_path / 'report.html').read_text()
+    assert 'No table of HyperLlama was found' in page
+    task = 'average' if benchmark == 'p3' else 'Def + 2 Pos'
+    tables = [
+      list(csv.DictReader(path.open()))
+      for path in tmp_path.glob('published_*.csv')
+    ]
+    ours = [
+      row
+      for table in tables
+      for row in table
+      if (row['method'], row['task']) == ('HyperLlama', task)
+    ]
+    mean = next(row['mean'] for row in rows if row['method'] == 'HyperLlama')
+    assert [(x['value'], x['measured mean']) for x in ours] == [('', mean)]
+    assert len(tables) > 1  # those of T5
+  if has_published:
+    sizes = LLAMAS if size in LLAMAS else SIZES
+    other = next(other for other in sizes if other != size)
     with pytest.raises(
       gin_utils.UserError, match=f'not run with .*{other}.gin'
     ):
@@ -354,7 +452,7 @@ for name, (files, bindings) in stages.items():
 
 
 @pytest.mark.t5x
-@pytest.mark.parametrize('benchmark', BENCHMARKS)
+@pytest.mark.parametrize('benchmark', PATHS)
 @pytest.mark.parametrize(
   'script, function', [('train', 'train'), ('eval', 'evaluate')]
 )
@@ -365,7 +463,8 @@ def test_every_stage_parses_under_t5x(benchmark, script, function):
     pytest.skip('needs t5x, airio and jestimator, see setup.py')
   found = {
     f'{size}/{name}': (cell.gin_files, bindings(cell))
-    for size in SIZES
+    for recipe, size in RECIPES
+    if recipe == benchmark
     for name, cell in work(benchmark, size).items()
     if cell.command == f't5x.{script}'
   }
@@ -393,23 +492,52 @@ REAL = {
 }
 
 
+def real_paths(benchmark):
+  if benchmark != 'symbol_tuning':
+    return {name: str(path) for name, path in REAL[benchmark].items()}
+  folder = shared.DATA / 'icl/classification'
+  train, test, pool = (
+    [str(folder / f'{name}.{split}.jsonl') for name in names]
+    for split, names in (
+      ('train', ('agnews', 'sst2')),
+      ('test', ('trec',)),
+      ('train', ('trec',)),
+    )
+  )
+  return {
+    'SYMBOL_TRAIN_FILES': train,
+    'SYMBOL_TEST_FILES': test,
+    'SYMBOL_POOL_FILES': pool,
+    'SYMBOL_FIELDS': metaicl.FIELDS,
+  }
+
+
 @pytest.mark.slow
 @shared.needed
-@pytest.mark.parametrize('benchmark', BENCHMARKS)
-def test_real_data_fills_the_lengths(benchmark):
-  """The mixtures of all stages, by gin, from the files that are here."""
-  paths = {name: str(path) for name, path in REAL[benchmark].items()}
+@pytest.mark.parametrize(
+  'benchmark, size',
+  [
+    *((benchmark, 'large') for benchmark in BENCHMARKS),
+    *((benchmark, 'llama2_7b') for benchmark in LLAMA_BENCHMARKS),
+  ],
+)
+def test_real_data_fills_the_lengths(benchmark, size):
+  """The mixtures of all stages, by gin, from the files that are here.
+
+  T5's vocabulary stands in for Llama 2's, which is not here.
+  """
+  paths = real_paths(benchmark)
   model = shared.DATA / 'tokenizer/t5/spiece.model'
   paths['VOCABULARY_FILE'] = str(model)
   if benchmark == 'natural_instructions':
     paths['NI_TRACK'] = 'offline'
-  for name, cell in work(benchmark, 'large', LOCAL, **paths).items():
+  for name, cell in work(benchmark, size, LOCAL, **paths).items():
     if 'hyperpretrain' in name:
       continue  # C4 is not here
     gin_utils.parse(cell.gin_files, bindings(cell))
     registered = resolved('MIXTURE_OR_TASK_NAME')
     in_context = 'in_context' in name
-    if benchmark == 'natural_instructions' and 'mtf' in name:
+    if benchmark == 'natural_instructions' and is_baseline(name):
       in_context = True
     assert registered.endswith('_in_context') == in_context, name
     provider = seqio.get_mixture_or_task(registered)
@@ -428,7 +556,7 @@ def test_real_data_fills_the_lengths(benchmark):
         room = length if isinstance(length, tuple) else (length,)
         assert len(shape) == len(room)
         assert all(n <= most for n, most in zip(shape, room, strict=True))
-      if not in_context and 'mtf' not in name:
+      if not is_baseline(name):
         assert len(example['hyper_inputs']) > 32
 
 
@@ -436,8 +564,13 @@ def test_real_data_fills_the_lengths(benchmark):
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed'
 )
-@pytest.mark.parametrize('kind', ['prefix', 'lora'])
-@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize(
+  'size, kind',
+  [
+    *((size, kind) for size in SIZES for kind in ('prefix', 'lora')),
+    *((size, 'prefix') for size in LLAMAS),
+  ],
+)
 def test_multitask_step_fits_its_slice(size, kind, tmp_path):
   """Compiled for TPUs; the benchmarks' steps have the same shapes."""
   path = tmp_path / 'plan.json'
@@ -470,9 +603,9 @@ def test_multitask_step_fits_its_slice(size, kind, tmp_path):
 
 def test_steps_of_all_benchmarks_have_the_same_shapes():
   """So that one that is compiled speaks for the others."""
-  for size in SIZES:
+  for size in (*SIZES, *LLAMAS):
     seen = set()
-    for benchmark in BENCHMARKS:
+    for benchmark in BENCHMARKS if size in SIZES else LLAMA_BENCHMARKS:
       for name, cell in work(benchmark, size, LOCAL).items():
         if name in (f'{SHORT[benchmark]}/{x}' for x in ('prefix', 'lora')):
           gin_utils.parse(cell.gin_files, bindings(cell))

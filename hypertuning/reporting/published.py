@@ -32,6 +32,8 @@ def published(
   file: str = str(FILE),
   name: str = 'published',
   title: str = 'Published numbers',
+  text: str = 'Published numbers are of the papers’ models, as their authors '
+  'say.',
 ) -> Section:
   """Shows the numbers of papers, and those of the runs in columns of their own.
 
@@ -43,10 +45,12 @@ def published(
     benchmarks: names of the benchmarks that are shown; None shows all.
     gin_file: gin file of the model's size, which the evaluations must have been
       run with; None allows any size.
-    file: path of a CSV file with the columns `COLUMNS`.
+    file: path of a CSV file with the columns `COLUMNS`. A row without a value
+      is a number that was not found; it is shown only where it is measured.
     name: name of the section. The names of its files start with it, and also
       have the benchmark, the size and the metric.
     title: heading of the section.
+    text: sentences below the heading, which explain the section.
 
   Returns:
     The section.
@@ -71,10 +75,11 @@ def published(
     _check_size(measure, gin_file)
   groups: dict[str, list[Row]] = {}
   for row in rows:
+    if not row['value'] and _key(row) not in ours:
+      continue
     if benchmarks is None or row['benchmark'] in benchmarks:
       group = f'{row["benchmark"]}, {row["size"]}, {row["metric"]}'
       groups.setdefault(group, []).append(row)
-  text = 'Published numbers are of the papers’ models, as their authors say.'
   tables = [
     _table(f'{name} {group}', group, group_rows, ours)
     for group, group_rows in groups.items()

@@ -34,6 +34,12 @@ _METHODS = {
   'mtf': ({'none': 30.0}, ''),
   'mtf_in_context': ({'none': 95.0}, '_in_context'),
 }
+_LLAMA_METHODS = {
+  'prefix': (_MODES, ''),
+  'lora': ({**_MODES, 'generated': 64.0}, ''),
+  **{name: _METHODS[name] for name in ('shared_prefix', 'mtf')},
+  'mtf_in_context': _METHODS['mtf_in_context'],
+}
 _STARTS = {'random': 400, 'shared': 250, 'phi': 60, 'averaged': 200}
 
 
@@ -96,14 +102,15 @@ def claims(root):
   """The whole claims sweep, all cells done."""
   axes = {'shots': ['1', '6'], 'seed': list(SEEDS)}
   axes |= {'method': [*_METHODS], 'start': list(_STARTS)}
+  axes |= {'llama_method': [*_LLAMA_METHODS]}
   folder = Folder(root, axes)
   random = np.random.default_rng(0)
 
-  def results(modes, suffix=''):
+  def results(modes, suffix='', name='toy'):
     rows = []
     for phi, accuracy in modes.items():
       values = np.clip(accuracy + random.normal(0, 3, 2), 0, 100).tolist()
-      names = (f'toy_symbols{suffix}', f'toy_strings{suffix}')
+      names = (f'{name}_symbols{suffix}', f'{name}_strings{suffix}')
       for task, value in zip(
         (*names, 'average'), (*values, float(np.mean(values))), strict=True
       ):
@@ -111,13 +118,19 @@ def claims(root):
         rows.append(result(phi, value, task, **more))
     return rows
 
-  folder.stage('eval', axes=('method', 'seed'))
-  for method, (modes, suffix) in _METHODS.items():
-    for seed in SEEDS:
-      folder.cell('eval', method, seed, results=results(modes, suffix))
-  folder.stage('frozen_in_context_eval', axes=())
-  in_context = results({'none': 80.0}, '_in_context')
-  folder.cell('frozen_in_context_eval', results=in_context)
+  for stage, axis, methods, name in (
+    ('eval', 'method', _METHODS, 'toy'),
+    ('llama_eval', 'llama_method', _LLAMA_METHODS, 'toy_decoder'),
+  ):
+    folder.stage(stage, axes=(axis, 'seed'))
+    for method, (modes, suffix) in methods.items():
+      for seed in SEEDS:
+        rows = results(modes, suffix, name)
+        folder.cell(stage, method, seed, results=rows)
+    in_context = results({'none': 80.0}, '_in_context', name)
+    stage = stage.replace('eval', 'frozen_in_context_eval')
+    folder.stage(stage, axes=())
+    folder.cell(stage, results=in_context)
   folder.stage('eval_shots', axes=('shots', 'seed'))
   for shots in ('1', '6'):
     for seed in SEEDS:
@@ -138,6 +151,13 @@ def claims(root):
       for start, steps in _STARTS.items():
         folder.cell('adapt', method, start, seed, **_tuning(random, steps))
     folder.cell('cost', method, results=costs())
+  starts = ('random', 'shared', 'phi')
+  points = list(itertools.product(('prefix',), starts, SEEDS))
+  axes = ('llama_method', 'start', 'seed')
+  folder.stage('llama_adapt', 'hypertuning.adapt', axes, points)
+  for point in points:
+    tuning = _tuning(random, _STARTS[point[1]])
+    folder.cell('llama_adapt', *point, **tuning)
   return folder
 
 

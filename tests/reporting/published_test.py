@@ -11,15 +11,21 @@ COLUMNS = [
   *('benchmark', 'size', 'method', 'task'),
   *('value', 'metric', 'source'),
 ]
+LLAMAS = ('Llama-2 7B', 'Llama-2 13B')
 P3 = 'ANLI HellaSwag CB COPA RTE WiC WSC WinoGrande'.split()
 
 
 @pytest.fixture(scope='module')
-def rows():
+def all_rows():
   with FILE.open(encoding='utf-8', newline='') as file:
     reader = csv.DictReader(file)
     assert reader.fieldnames == COLUMNS
     return list(reader)
+
+
+@pytest.fixture(scope='module')
+def rows(all_rows):
+  return [row for row in all_rows if row['size'] not in LLAMAS]
 
 
 def test_every_number_has_a_name_of_its_own_and_a_source(rows):
@@ -65,4 +71,16 @@ def test_numbers_of_hypert5(rows):
     ('Large', 'HyperT5-LoRA'): '53.3',
     ('XL', 'HyperT5-Prefix'): '59.6',
     ('XL', 'HyperT5-LoRA'): '56.4',
+  }
+
+
+def test_numbers_of_hyperllama_were_not_found(all_rows):
+  tasks = {'P3': [*P3, 'average'], 'S-NI': ['Def + 2 Pos']}
+  assert [
+    (row['benchmark'], row['size'], row['task'])
+    for row in all_rows
+    if not row['value']
+  ] == [(b, size, t) for b in tasks for size in LLAMAS for t in tasks[b]]
+  assert {r['method'] for r in all_rows if r['size'] in LLAMAS} == {
+    'HyperLlama'
   }

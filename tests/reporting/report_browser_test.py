@@ -106,8 +106,8 @@ def test_browser_shows_all_of_it(page, tmp_path):
   tables = {f'table-{path.stem}' for path in page.parent.glob('*.csv')}
   assert set(told['tables']) == tables
   assert all(told['tables'].values())
-  assert told['tables']['table-claims'] == 21
-  assert len(told['svgs']) == text.count('<svg') == 7
+  assert told['tables']['table-claims'] == 32
+  assert len(told['svgs']) == text.count('<svg') == 9
   assert all(width > 300 and height > 80 for width, height in told['svgs'])
   assert told['cut'] == []
   assert told['wider'] == []

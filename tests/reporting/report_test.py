@@ -452,6 +452,17 @@ def test_published_numbers_stay_in_their_column(folder, tmp_path):
   assert p3.records[0]['value'] == '65.1'
   assert p3.records[0]['measured mean'] == 60.0
   assert texts(ni) == [['TAGI', '48.4', '', 'table 3']]
+  # A number that was not found has a row where it is measured.
+  file.write_text(f'{_PUBLISHED}P3,7B,HyperLlama,RTE,,accuracy,no table\n')
+  assert len(published.published(sweep(folder), file=str(file)).tables) == 2
+  llama = ('P3', '7B', 'HyperLlama')
+  section = published.published(
+    sweep(folder), file=str(file), measured={llama: source}, text='None found.'
+  )
+  assert section.text == 'None found.'
+  assert texts(section.tables[2]) == [
+    ['HyperLlama', '', '60.0 ± 0.0', 'no table']
+  ]
   for options, words in (
     ({'benchmarks': ('P4',)}, "no 'P4'; there is P3, S-NI"),
     ({'measured': {method: (*source[:2], {'t': 'WiC'})}}, 'WiC'),

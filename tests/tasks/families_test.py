@@ -207,6 +207,14 @@ def test_symbol_tuning_takes_classification_alone(tmp_path):
   seen = symbols_of(train, 'train', 200)
   held_out = symbols_of(f'{test}_two_score_eval', 'validation', -1)
   assert len(seen) > 50 and len(held_out) > 50 and not seen & held_out
+  pair = {'files': [files['two']], 'shots': 4, 'in_context': True}
+  assert symbol_tuning.train(name='form_train', **pair) == (
+    'form_train_in_context'
+  )
+  name = symbol_tuning.test(name='form_test', **pair)
+  assert name == 'form_test_in_context'
+  (task,) = seqio.MixtureRegistry.get(name).tasks
+  assert task.name == 'form_test_two_in_context_score_eval'
   for kind in (bytes.isdigit, bytes.isupper, lambda x: x.startswith(b'word')):
     assert any(map(kind, seen)) and any(map(kind, held_out))
 
