@@ -122,10 +122,8 @@ class HyperTuningModel:
 
   @property
   def FEATURE_CONVERTER_CLS(self) -> Any:
-    """The seqio converter of this model's batches; the name is t5x's.
-
-    The import is here because seqio is slow to import, and not always needed.
-    """
+    """The seqio converter of this model's batches; the name is t5x's."""
+    # seqio is slow to import, and not always needed.
     from hypertuning.data import features
 
     if self.is_taught:
@@ -134,10 +132,7 @@ class HyperTuningModel:
 
   @property
   def input_vocabulary(self) -> Any:
-    """The vocabulary of inputs, as seqio's: t5x compares it with the tasks'.
-
-    seqio is imported only here, as for the feature converter.
-    """
+    """The vocabulary of inputs, as seqio's: t5x compares it with the tasks'."""
     from hypertuning.data import vocabularies
 
     return vocabularies.to_seqio(self.text_format.vocabulary)

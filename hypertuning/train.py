@@ -120,11 +120,7 @@ def train(
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None, save_frozen)
   data.check(model)
-  if data.count is not None and data.count < total_steps * data.batch_size:
-    raise UserError(
-      f'TRAIN_STEPS = {total_steps} x BATCH_SIZE = {data.batch_size} are more '
-      f'than the {data.count} episodes that are recorded: record more.'
-    )
+  data.check_steps(total_steps)
   settings = restarts.settings(model, data, warm_start, random_seed)
   if latest_step is not None:
     restarts.check(model_dir, settings)

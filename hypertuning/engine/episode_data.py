@@ -21,11 +21,6 @@ class EpisodeData(abc.ABC):
   lengths: lengths_lib.Lengths
   batch_size: int
 
-  @property
-  def count(self) -> int | None:
-    """Number of episodes that training can read; None for endless ones."""
-    return None
-
   @abc.abstractmethod
   def held_out(self) -> 'EpisodeData':
     """The episodes that a model is evaluated on where none are named.
@@ -63,6 +58,17 @@ class EpisodeData(abc.ABC):
 
     Raises:
       UserError: there are no such episodes.
+    """
+
+  @abc.abstractmethod
+  def check_steps(self, steps: int) -> None:
+    """Refuses a training that needs more episodes than there are.
+
+    Args:
+      steps: value of TRAIN_STEPS.
+
+    Raises:
+      UserError: says how many there are.
     """
 
   def shapes(self, model: HyperTuningModel) -> dict[str, tuple[int, ...]]:

@@ -53,11 +53,6 @@ class RecordedData(EpisodeData):
     """The lengths that the episodes were recorded with."""
     return self._recording.header.lengths
 
-  @property
-  def count(self) -> int:
-    """Number of episodes."""
-    return self._recording.header.episodes
-
   def check(self, model: HyperTuningModel) -> None:
     """Refuses a recording that the model cannot read.
 
@@ -80,6 +75,19 @@ class RecordedData(EpisodeData):
       )
     batching.check_vocabulary(model)
     batching.check_positions(model, self.lengths)
+
+  def check_steps(self, steps: int) -> None:
+    """Refuses a training that needs more episodes than were recorded.
+
+    Raises:
+      UserError: says how many were.
+    """
+    count = self._recording.header.episodes
+    if count < steps * self.batch_size:
+      raise UserError(
+        f'TRAIN_STEPS = {steps} x BATCH_SIZE = {self.batch_size} are more than '
+        f'the {count} episodes that are recorded: record more.'
+      )
 
   def settings(self) -> dict[str, str]:
     """A digest of the whole recording."""

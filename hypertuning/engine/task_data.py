@@ -79,6 +79,9 @@ class TaskData(EpisodeData):
     """The split `validation` of the same task."""
     return dataclasses.replace(self, split='validation')
 
+  def check_steps(self, steps: int) -> None:
+    """Refuses nothing: the episodes of a task are endless."""
+
   def settings(self) -> dict[str, str]:
     """The task and its arguments, and digests of its rows."""
     values = {

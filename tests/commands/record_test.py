@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hypertuning.data import recording
 from hypertuning.data.tokenizer_json import TokenizerJson
+from hypertuning.engine import recorded_data, restarts
 from hypertuning.errors import UserError
 
 LENGTHS = {'hyper_inputs': 60, 'inputs': (2, 24), 'targets': (2, 8)}
@@ -155,6 +156,17 @@ def test_training_on_a_recording_is_training_on_the_task(recorded):
   assert result.returncode == 2
   assert result.stderr.count('\n') == 1
   assert 'are more than the 32 episodes that are recorded' in result.stderr
+
+
+def test_a_restart_with_another_recording_is_refused(recorded, tmp_path):
+  train, other = (
+    recorded_data.RecordedData(str(recorded / name), 8)
+    for name in ('train', 'validation')
+  )
+  restarts.record(str(tmp_path), train.settings())
+  restarts.check(str(tmp_path), train.settings())
+  with pytest.raises(UserError, match='The episodes of RECORDING have changed'):
+    restarts.check(str(tmp_path), other.settings())
 
 
 def test_parts_are_ragged_and_in_16_bits(recorded):
