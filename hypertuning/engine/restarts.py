@@ -57,8 +57,8 @@ def settings(
     **{name: getattr(model, field) for name, field in _MODEL_FIELDS.items()},
   }
   return {
-    **data.settings(),
     **{name: text(value) for name, value in values.items()},
+    **data.settings(),
     **dict(_fields(model.module, 'model')),
     **dict(_fields(model.text_format, 'TEXT_FORMAT')),
   }
