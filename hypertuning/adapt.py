@@ -39,6 +39,7 @@ from hypertuning.engine import (
   phi_tuning,
   restarts,
   summaries,
+  task_batches,
   train_state,
 )
 from hypertuning.engine.partitioning import Partitioner
@@ -316,7 +317,7 @@ def _data(
   def batches(
     episodes: tf.data.Dataset, size: int, repeat: bool = False
   ) -> tf.data.Dataset:
-    return batching.to_batches(model, episodes, lengths, size, repeat)
+    return task_batches.to_batches(model, episodes, lengths, size, repeat)
 
   def on_devices(episodes: tf.data.Dataset, size: int) -> list[dict]:
     return list(batching.on_devices(batches(episodes, size), partitioner.batch))

@@ -27,7 +27,13 @@ import numpy as np
 
 from hypertuning import files, gin_effect, locks, saved_config, tables
 from hypertuning.data import aggregation, lookup
-from hypertuning.engine import batching, restarts, summaries, train_state
+from hypertuning.engine import (
+  batching,
+  restarts,
+  summaries,
+  task_batches,
+  train_state,
+)
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -154,7 +160,7 @@ def evaluate(
   for task, episodes, task_questions in zip(
     tasks, datasets, questions, strict=True
   ):
-    dataset = batching.to_batches(model, episodes, data.lengths, batch_size)
+    dataset = task_batches.to_batches(model, episodes, data.lengths, batch_size)
     batches = batching.on_devices(dataset, partitioner.batch, num_batches)
     outputs = eval_step.collect(
       functools.partial(step, task.name),

@@ -29,9 +29,15 @@ import numpy as np
 from hypertuning import adapters as adapters_lib
 from hypertuning import files, gin_effect, locks, saved_config
 from hypertuning.adapters import io
+from hypertuning.data import lengths as lengths_lib
 from hypertuning.data import request_files
-from hypertuning.data.features import check_lengths
-from hypertuning.engine import batching, restarts, summaries, train_state
+from hypertuning.engine import (
+  batching,
+  restarts,
+  summaries,
+  task_batches,
+  train_state,
+)
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
@@ -213,8 +219,7 @@ def _from_file(
 
   The first tasks fill up the last batch; they are not among its real rows.
   """
-  specs = model.FEATURE_CONVERTER_CLS.TASK_FEATURES
-  check_lengths(lengths, specs)
+  lengths_lib.check(lengths, model.is_taught)
   file_requests = request_files.read(path)
   # Without a hypermodel, only the model's own input can hold the examples.
   in_context = not model.has_hypermodel
@@ -224,7 +229,7 @@ def _from_file(
     lengths,
     model.text_format,
     in_context,
-    taught='teacher_inputs' in specs,
+    taught=model.is_taught,
   ).cache()
   # A request with many queries is divided into several episodes, which all
   # leave out the same examples: these are counted once per line of the file.
@@ -241,7 +246,7 @@ def _from_file(
       f'[{feature!r}] = {lengths[feature]} and are left out.',
       file=sys.stderr,
     )
-  batches = batching.to_batches(model, dataset, lengths, batch_size)
+  batches = task_batches.to_batches(model, dataset, lengths, batch_size)
   parts = []
   for number, batch in enumerate(
     batching.on_devices(batches, partitioner.batch)

@@ -116,23 +116,23 @@ class HyperTuningModel:
     self._return_adapters = return_adapters
 
   @property
-  def FEATURE_CONVERTER_CLS(self) -> Any:
-    """The seqio converter of this model's batches; the name is t5x's.
+  def is_taught(self) -> bool:
+    """Whether batches have inputs for a teacher as well."""
+    return bool(self._distillation_weight)
 
-    The import is here because seqio is slow to import, and not always needed.
-    """
+  @property
+  def FEATURE_CONVERTER_CLS(self) -> Any:
+    """The seqio converter of this model's batches; the name is t5x's."""
+    # seqio is slow to import, and not always needed.
     from hypertuning.data import features
 
-    if self._distillation_weight:
+    if self.is_taught:
       return features.DistillationFeatureConverter
     return features.EpisodeFeatureConverter
 
   @property
   def input_vocabulary(self) -> Any:
-    """The vocabulary of inputs, as seqio's: t5x compares it with the tasks'.
-
-    seqio is imported only here, as for the feature converter.
-    """
+    """The vocabulary of inputs, as seqio's: t5x compares it with the tasks'."""
     from hypertuning.data import vocabularies
 
     return vocabularies.to_seqio(self.text_format.vocabulary)

@@ -89,5 +89,5 @@ FrozenDtype = Annotated[Any, PlainValidator(_one_of(_FROZEN_DTYPES))]
 Object = Annotated[Any, PlainValidator(_object)]
 # Number of mesh axes that divide an array.
 Dimensions = Annotated[int, Interval(ge=1, le=2)]
-# TASK_FEATURE_LENGTHS; `features.check_lengths` checks the names.
+# TASK_FEATURE_LENGTHS; `data.lengths` checks the names.
 Lengths = Mapping[str, Count | tuple[Count, Count]]

@@ -15,11 +15,10 @@ if __name__ == '__main__':
   gin_utils.run('hypertuning.train', 'train')
 
 import contextlib
-import dataclasses
 import math
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -43,8 +42,8 @@ from hypertuning.engine import (
   train_state,
   train_step,
 )
+from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.engine.partitioning import Partitioner
-from hypertuning.engine.task_data import TaskData
 from hypertuning.engine.train_state import TrainState
 from hypertuning.engine.warm_start import WarmStart
 from hypertuning.errors import UserError
@@ -56,11 +55,11 @@ from hypertuning.ranges import Count, Natural, Path
 def train(
   *,
   model: HyperTuningModel,
-  data: TaskData,
+  data: EpisodeData,
   total_steps: Count,
   model_dir: Path,
   partitioner: Partitioner,
-  eval_data: TaskData | None = None,
+  eval_data: EpisodeData | None = None,
   warm_start: WarmStart | None = None,
   eval_period: Natural = 500,
   eval_steps: Count | None = 8,
@@ -121,6 +120,7 @@ def train(
   warm_start = warm_start or WarmStart()
   warm_start.check(model.module.teacher is not None, save_frozen)
   data.check(model)
+  data.check_steps(total_steps)
   settings = restarts.settings(model, data, warm_start, random_seed)
   if latest_step is not None:
     restarts.check(model_dir, settings)
@@ -133,7 +133,7 @@ def train(
   batches = data.train_batches(model, partitioner)
   evaluate = None
   if eval_period:
-    held_out = eval_data or dataclasses.replace(data, split='validation')
+    held_out = eval_data or data.held_out()
     held_out.check(model)
     evaluate = _make_evaluate(
       model, held_out.batches(model), eval_steps, partitioner
@@ -322,7 +322,7 @@ class _Loop:
 
 def _make_evaluate(
   model: HyperTuningModel,
-  dataset: Any,
+  batches: Iterable[batching.Batch],
   count: int | None,
   partitioner: Partitioner,
 ) -> Callable[[TrainState], dict[str, float]]:
@@ -330,7 +330,7 @@ def _make_evaluate(
 
   Args:
     model: the model that is trained.
-    dataset: batches of held-out episodes.
+    batches: batches of held-out episodes, which can be read many times.
     count: number of batches per evaluation; None takes all.
     partitioner: the devices that evaluate.
 
@@ -349,7 +349,7 @@ def _make_evaluate(
         batch,
         eval_step.episode_keys(0, '', first, len(batch['is_real'])),
       ),
-      batching.on_devices(dataset, partitioner.batch, count),
+      batching.on_devices(batches, partitioner.batch, count),
     )
     return statistics.summarize(outputs)
 

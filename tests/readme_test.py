@@ -50,6 +50,7 @@ RUN_WITH = {
     *_SMALL,
     *('TRAIN_STEPS=2', 'WARMUP_STEPS=1', 'EVAL_PERIOD=0'),
   ),
+  'hypertuning.record': ('RECORD_STEPS=2',),
   'hypertuning.benchmarks.input_pipeline': (
     *_SMALL,
     *('ROUNDS=1', 'BATCHES_A_ROUND=2', 'STEPS_A_ROUND=1'),

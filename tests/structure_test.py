@@ -18,7 +18,9 @@ import runner
 ROOT = runner.ROOT
 PACKAGE = ROOT / 'hypertuning'
 
-COMMANDS = ('train', 'eval', 'infer', 'adapt', 'sweep', 'report', 'plan')
+COMMANDS = (
+  *('train', 'eval', 'infer', 'adapt', 'record', 'sweep', 'report', 'plan'),
+)
 # What each module or package of the library may import of the library. Leaves
 # come first; nothing imports a command, `t5x_engine`, `benchmarks` or `tasks`.
 LAYERS = {
@@ -48,7 +50,7 @@ LAYERS = {
   'networks': {'ranges', 'errors', 'padding', 'adapters', 'quantization'},
   'hypermodels': {'ranges', 'errors', 'padding', 'adapters', 'networks'},
   'objectives': {'errors'},
-  'data': {'ranges', 'errors', 'padding', 'text_files', 'old_names'},
+  'data': {'ranges', 'errors', 'padding', 'text_files', 'old_names', 'files'},
   # Of data, the text's format, which needs neither TensorFlow nor seqio.
   'models': {
     'ranges',

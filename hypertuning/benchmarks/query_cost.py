@@ -48,7 +48,7 @@ from hypertuning.benchmarks.cost_table import (
   WITH_PHI,
   Row,
 )
-from hypertuning.data.features import check_lengths
+from hypertuning.data import lengths as lengths_lib
 from hypertuning.engine import batching, restarts, summaries, train_state
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
@@ -206,9 +206,9 @@ def _check_lengths(
     UserError: names IN_CONTEXT_FEATURE_LENGTHS.
   """
   name = 'IN_CONTEXT_FEATURE_LENGTHS'
-  check_lengths(lengths)
-  check_lengths(in_context, binding=name)
-  # This also compares the numbers of queries: `check_lengths` has made sure
+  lengths_lib.check(lengths)
+  lengths_lib.check(in_context, binding=name)
+  # This also compares the numbers of queries: `lengths.check` has made sure
   # that inputs and targets have the same number.
   if tuple(lengths['targets']) != tuple(in_context['targets']):
     raise UserError(

@@ -12,7 +12,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import features, vocabularies
+from hypertuning.data import lengths as lengths_lib
+from hypertuning.data import vocabularies
 from hypertuning.data.features import TextFeature
 from hypertuning.data.text_format import Vocabulary
 from hypertuning.errors import UserError
@@ -309,7 +310,7 @@ def _check_room(lengths: Lengths | None, **least_lengths: int) -> None:
       'divided in chunks of examples; give one number.'
     )
   for name, least in least_lengths.items():
-    length = features.length_of(lengths, name)
+    length = lengths_lib.length_of(lengths, name)
     if lengths and length is not None and length < least:
       raise UserError(
         f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} would cut the '

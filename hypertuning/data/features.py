@@ -7,6 +7,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from hypertuning.data import lengths as lengths_lib
 from hypertuning.data import vocabularies
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
@@ -14,7 +15,6 @@ from hypertuning.padding import is_real
 
 Lengths = Mapping[str, Any]
 _Spec = seqio.FeatureConverter.FeatureSpec
-_EXAMPLE = "{'hyper_inputs': 1024, 'inputs': (4, 384), 'targets': (4, 128)}"
 
 
 class _OneOrTwo(int):
@@ -86,6 +86,7 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
   `hyper_tokens` is [c, h]. Packing would mix episodes, and is refused.
   """
 
+  IS_TAUGHT = False
   TASK_FEATURES = {
     'hyper_inputs': _Spec(dtype=tf.int32, rank=_OneOrTwo(1)),
     'inputs': _Spec(dtype=tf.int32, rank=2),
@@ -128,22 +129,16 @@ class EpisodeFeatureConverter(seqio.FeatureConverter):
     Raises:
       UserError: the lengths miss a feature, or cut everything away.
     """
-    check_lengths(task_feature_lengths, self.TASK_FEATURES)
+    lengths_lib.check(task_feature_lengths, self.IS_TAUGHT)
     return super().__call__(ds, task_feature_lengths)
 
   def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
     """Lengths of the model features; checks what the user gave.
 
     Raises:
-      UserError: see `check_lengths`.
+      UserError: see `lengths.check`.
     """
-    check_lengths(task_feature_lengths, self.TASK_FEATURES)
-    return {
-      'hyper_tokens': task_feature_lengths['hyper_inputs'],
-      'input_tokens': task_feature_lengths['inputs'],
-      'target_tokens': task_feature_lengths['targets'],
-      'target_weights': task_feature_lengths['targets'],
-    }
+    return lengths_lib.of_model(task_feature_lengths, self.IS_TAUGHT)
 
   def _convert_features(
     self, ds: tf.data.Dataset, task_feature_lengths: Lengths
@@ -160,6 +155,7 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
   TASK_FEATURE_LENGTHS must have its length too: `'teacher_inputs': (4, 1024)`.
   """
 
+  IS_TAUGHT = True
   TASK_FEATURES = {
     **EpisodeFeatureConverter.TASK_FEATURES,
     'teacher_inputs': _Spec(dtype=tf.int32, rank=2),
@@ -168,16 +164,6 @@ class DistillationFeatureConverter(EpisodeFeatureConverter):
     **EpisodeFeatureConverter.MODEL_FEATURES,
     'teacher_tokens': _Spec(dtype=tf.int32, rank=2),
   }
-
-  def get_model_feature_lengths(self, task_feature_lengths: Lengths) -> Lengths:
-    """Lengths of the model features; checks what the user gave.
-
-    Raises:
-      UserError: see `check_lengths`.
-    """
-    lengths = super().get_model_feature_lengths(task_feature_lengths)
-    teacher = task_feature_lengths['teacher_inputs']
-    return {**lengths, 'teacher_tokens': teacher}
 
   def _convert_features(
     self, ds: tf.data.Dataset, task_feature_lengths: Lengths
@@ -201,75 +187,3 @@ def _convert(episode: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     'target_tokens': targets,
     'target_weights': tf.cast(is_real(targets), tf.int32),
   }
-
-
-def check_lengths(
-  lengths: Lengths,
-  specs: Mapping[str, Any] = EpisodeFeatureConverter.TASK_FEATURES,
-  binding: str = 'TASK_FEATURE_LENGTHS',
-) -> None:
-  """Refuses lengths that miss a feature, or leave nothing of it.
-
-  Args:
-    lengths: value of the gin binding, such as that of TASK_FEATURE_LENGTHS.
-    specs: maps the name of each feature that is required to its rank.
-    binding: name of the gin binding, for the error message.
-
-  Raises:
-    UserError: the lengths are wrong; the message names the binding and the
-      field at fault.
-  """
-  if not isinstance(lengths, Mapping):
-    raise UserError(
-      f'{binding} = {lengths!r}: must be a dict, for example {_EXAMPLE}.'
-    )
-  for name, spec in specs.items():
-    length = lengths.get(name)
-    parts = length if isinstance(length, (tuple, list)) else (length,)
-    if len(parts) != spec.rank or not all(isinstance(n, int) for n in parts):
-      want = '(queries, length)'
-      if name == 'hyper_inputs':
-        want = 'one number, or (chunks, length)'
-      raise UserError(
-        f'{binding}[{name!r}] is {length!r}, but must be {want}: '
-        f'for example {_EXAMPLE}.'
-      )
-    # A target must keep at least one token before its EOS.
-    least = 2 if name == 'targets' else 1
-    if parts[0] < 1 or parts[-1] < least:
-      raise UserError(
-        f'{binding}[{name!r}] = {length!r} cuts everything away: '
-        f'give at least {least if len(parts) == 1 else (1, least)}.'
-      )
-  unknown = set(lengths) - set(specs)
-  if unknown:
-    raise UserError(
-      f'{binding} has no feature {min(unknown, key=repr)!r}; episodes have '
-      f'{", ".join(specs)}.'
-    )
-  if lengths['inputs'][0] != lengths['targets'][0]:
-    raise UserError(
-      f"{binding} gives 'inputs' {lengths['inputs'][0]} queries and "
-      f"'targets' {lengths['targets'][0]}: the two must agree."
-    )
-  teacher = lengths.get('teacher_inputs', lengths['inputs'])
-  if teacher[0] != lengths['inputs'][0] or teacher[1] < lengths['inputs'][1]:
-    raise UserError(
-      f"{binding}['teacher_inputs'] = {teacher!r}: a teacher reads "
-      f'the same queries, with examples before them; give '
-      f'({lengths["inputs"][0]}, {lengths["inputs"][1]} or more).'
-    )
-
-
-def length_of(lengths: Lengths | None, name: str) -> int | None:
-  """The number of tokens that a feature has room for.
-
-  Args:
-    lengths: value of TASK_FEATURE_LENGTHS.
-    name: name of the feature.
-
-  Returns:
-    The size of the feature's last axis; None if `lengths` does not have it.
-  """
-  length = (lengths or {}).get(name)
-  return length[-1] if isinstance(length, (tuple, list)) else length

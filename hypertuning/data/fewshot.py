@@ -12,7 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import features, fitting, packed_ids, vocabularies
+from hypertuning.data import fitting, packed_ids, vocabularies
+from hypertuning.data import lengths as lengths_lib
 from hypertuning.data.packed_ids import beside
 from hypertuning.data.sampling import Episode
 from hypertuning.data.text_format import Ids, TextFormat
@@ -164,7 +165,7 @@ def episode_features(
   """
   form = text_format
   hyper_room, input_room, target_room = _rooms(sequence_length, form)
-  teacher_room = features.length_of(sequence_length, 'teacher_inputs')
+  teacher_room = lengths_lib.length_of(sequence_length, 'teacher_inputs')
   hyper_length = (sequence_length or {}).get('hyper_inputs')
   chunks = hyper_length[0] if isinstance(hyper_length, (tuple, list)) else None
 
@@ -348,7 +349,7 @@ def _rooms(
   }
   rooms = []
   for name, least in least_needed.items():
-    length = features.length_of(lengths, name)
+    length = lengths_lib.length_of(lengths, name)
     if lengths and length is not None and length < least:
       raise UserError(
         f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} has no room for '

@@ -1,56 +1,22 @@
-"""Makes batches on the devices from datasets of episodes."""
+"""Batches on the devices, and whether a model can read them."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import tensorflow as tf
 from jax.sharding import NamedSharding
 
 from hypertuning.adapters import Prefix
+from hypertuning.data import lengths as lengths_lib
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
 Lengths = Mapping[str, Any]
-# TensorFlow only reads data here; it must not reserve the memory of a GPU.
-tf.config.set_visible_devices([], 'GPU')
-
-
-def to_batches(
-  model: HyperTuningModel,
-  episodes: tf.data.Dataset,
-  lengths: Lengths,
-  batch_size: int,
-  repeat: bool = False,
-) -> tf.data.Dataset:
-  """Converts episodes to model features, and batches them.
-
-  Args:
-    model: the model whose feature converter is used.
-    episodes: dataset of episodes, from `lookup.episodes`.
-    lengths: TASK_FEATURE_LENGTHS.
-    batch_size: number of episodes per batch.
-    repeat: whether the episodes are endless. If they are not, each batch has
-      one more feature, `is_real`, int32 `[batch_size]`. It is 1 on real rows,
-      and 0 on the rows that fill up the last batch with the first episodes.
-
-  Returns:
-    A dataset of batches, whose features are `[batch_size, ...]`.
-  """
-  # Autotuning has a thread that does not notice when its iterator is gone. With
-  # it, the end of a run can take up to a minute.
-  options = tf.data.Options()
-  options.autotune.enabled = False
-  examples = model.FEATURE_CONVERTER_CLS(pack=False)(episodes, lengths)
-  examples = examples.with_options(options)
-  if repeat:
-    batches = examples.batch(batch_size, drop_remainder=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
-  filler = examples.repeat().take(batch_size - 1)
-  real_and_filler = examples.map(_mark(1)).concatenate(filler.map(_mark(0)))
-  return real_and_filler.batch(batch_size, drop_remainder=True).prefetch(1)
+# One batch: arrays, or what numpy takes for arrays, `[batch_size, ...]`.
+Batch = Mapping[str, Any]
 
 
 class TrainBatches:
@@ -63,15 +29,15 @@ class TrainBatches:
 
   def __init__(
     self,
-    open_at: Callable[[int], tf.data.Dataset],
+    open_at: Callable[[int], Iterable[Batch]],
     batch_size: int,
     sharding: NamedSharding,
   ) -> None:
     """Starts at episode 0, and reads nothing before the first batch.
 
     Args:
-      open_at: function from the number of an episode to a dataset of endless
-        batches that starts with this episode.
+      open_at: function from the number of an episode to endless batches that
+        start with this episode.
       batch_size: number of episodes per batch.
       sharding: sharding of the batches over the devices.
     """
@@ -79,7 +45,7 @@ class TrainBatches:
     self._batch_size = batch_size
     self._sharding = sharding
     self._next_episode = 0
-    self._iterator: Iterator[Mapping[str, tf.Tensor]] | None = None
+    self._iterator: Iterator[Batch] | None = None
 
   def open(self) -> None:
     """Opens the data now, so that its faults are reported before any work.
@@ -99,9 +65,8 @@ class TrainBatches:
       self.open()
     assert self._iterator is not None
     batch = next(self._iterator)
-    if not self._next_episode and not tf.reduce_any(
-      batch['target_weights'] > 0
-    ):
+    weights = np.asarray(batch['target_weights'])
+    if not self._next_episode and not weights.any():
       raise UserError(
         'The first batch has no target tokens: TASK_FEATURE_LENGTHS truncates '
         'every target away, or the task has none.'
@@ -129,23 +94,23 @@ class TrainBatches:
 
 
 def on_devices(
-  dataset: tf.data.Dataset, sharding: NamedSharding, count: int | None = None
+  batches: Iterable[Batch], sharding: NamedSharding, count: int | None = None
 ) -> Iterator[dict[str, jax.Array]]:
   """Yields batches on the devices.
 
   Args:
-    dataset: batches of model features.
+    batches: batches of model features.
     sharding: sharding of the batches over the devices.
     count: number of batches; None yields all.
   """
-  for batch in dataset.take(-1 if count is None else count):
+  for batch in itertools.islice(batches, count):
     yield put(batch, sharding)
 
 
-def put(batch: Mapping[str, tf.Tensor], sharding: NamedSharding) -> dict:
+def put(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
   """One batch as jax arrays with this sharding."""
   return {
-    name: jax.device_put(value.numpy(), sharding)
+    name: jax.device_put(np.asarray(value), sharding)
     for name, value in batch.items()
   }
 
@@ -223,14 +188,4 @@ def input_shapes(
   lengths: Lengths, model: HyperTuningModel, batch_size: int
 ) -> dict[str, tuple[int, ...]]:
   """Shapes of the model features of one batch."""
-  converter = model.FEATURE_CONVERTER_CLS(pack=False)
-  sizes = converter.get_model_feature_lengths(lengths)
-  return {
-    name: (batch_size, *(size if isinstance(size, (tuple, list)) else (size,)))
-    for name, size in sizes.items()
-  }
-
-
-def _mark(is_real: int) -> Callable[[dict], dict]:
-  """A function that adds the feature `is_real` to an episode."""
-  return lambda episode: {**episode, 'is_real': tf.constant(is_real)}
+  return lengths_lib.shapes(lengths, batch_size, model.is_taught)

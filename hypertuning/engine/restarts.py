@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hypertuning import files, saved_config, text_files
-from hypertuning.data import row_digest
 from hypertuning.engine import checkpoint_folders
-from hypertuning.engine.task_data import TaskData
+from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.engine.warm_start import WarmStart
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
@@ -23,7 +22,7 @@ from hypertuning.models import HyperTuningModel
 FILE = 'settings.json'
 # Settings whose values are digests, which are not shown: they mean nothing to a
 # reader.
-_DIGESTS = ('rows of ', 'settings of ')
+_DIGESTS = ('rows of ', 'settings of ', 'episodes of ')
 # Fields of a model that change neither its results nor its parameters.
 _FREE_FIELDS = {'remat_policy', 'parent', 'name'}
 _MODEL_FIELDS = {
@@ -37,7 +36,7 @@ _MODEL_FIELDS = {
 
 
 def settings(
-  model: HyperTuningModel, data: TaskData, start: WarmStart, seed: int
+  model: HyperTuningModel, data: EpisodeData, start: WarmStart, seed: int
 ) -> dict[str, str]:
   """The settings of a run that must not change, by name.
 
@@ -52,23 +51,16 @@ def settings(
     value as text, or to a digest.
   """
   values = {
-    'MIXTURE_OR_TASK_NAME': data.name,
-    'TASK_FEATURE_LENGTHS': dict(data.lengths),
-    'data.TaskData.split': data.split,
-    'USE_CACHED_TASKS': data.use_cached,
     'RANDOM_SEED': seed,
-    'data.TaskData.seed': data.seed,
     'INITIAL_CHECKPOINT_PATH': start.path,
     'TEACHER_CHECKPOINT_PATH': start.teacher,
     **{name: getattr(model, field) for name, field in _MODEL_FIELDS.items()},
   }
   return {
-    **{name: _text(value) for name, value in values.items()},
+    **{name: text(value) for name, value in values.items()},
+    **data.settings(),
     **dict(_fields(model.module, 'model')),
     **dict(_fields(model.text_format, 'TEXT_FORMAT')),
-    **row_digest.describe(
-      data.required_name, data.lengths, data.split, data.seed, data.use_cached
-    ),
   }
 
 
@@ -189,7 +181,7 @@ def _has_moved(name: str, old_value: str, new_value: str) -> bool:
 def _fields(value: Any, path: str) -> Iterator[tuple[str, str]]:
   """Yields the settings of a module, and of the configurations in it."""
   if not dataclasses.is_dataclass(value) or isinstance(value, type):
-    yield path, _text(value)
+    yield path, text(value)
     return
   yield path, type(value).__name__
   for field in dataclasses.fields(value):
@@ -197,13 +189,13 @@ def _fields(value: Any, path: str) -> Iterator[tuple[str, str]]:
       yield from _fields(getattr(value, field.name), f'{path}.{field.name}')
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
   """Text for a value, which is the same in every process."""
   if isinstance(value, Mapping):
-    items = (f'{_text(k)}: {_text(value[k])}' for k in sorted(value))
+    items = (f'{text(k)}: {text(value[k])}' for k in sorted(value))
     return f'{{{", ".join(items)}}}'
   if isinstance(value, (list, tuple)):
-    return f'({", ".join(map(_text, value))})'
+    return f'({", ".join(map(text, value))})'
   if value is None or isinstance(value, (bool, int, float)):
     return repr(value)
   if isinstance(value, str):

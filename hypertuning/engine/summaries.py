@@ -1,5 +1,6 @@
 """Records and shows the progress of a run: TensorBoard, JSONL, progress bar."""
 
+import importlib.util
 import json
 import sys
 import time
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
-from clu import metric_writers
 
 from hypertuning import files
 from hypertuning.errors import UserError
@@ -17,7 +17,10 @@ _METRICS = 'metrics.jsonl'
 
 
 class Writer:
-  """Writes scalars to TensorBoard events and to `metrics.jsonl`."""
+  """Writes scalars to `metrics.jsonl`, and to TensorBoard events.
+
+  Events are written by TensorFlow, if it is installed.
+  """
 
   def __init__(self, model_dir: str, first_step: int = 0) -> None:
     """Opens both files.
@@ -34,7 +37,7 @@ class Writer:
     self._path = self._mirror.path / _METRICS
     if self._path.exists():
       _drop_after(self._path, first_step)
-    self._tensorboard = metric_writers.SummaryWriter(str(self._mirror.path))
+    self._tensorboard = _event_writer(str(self._mirror.path))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes the scalars of one step; TensorBoard sees them after `flush`.
@@ -51,7 +54,8 @@ class Writer:
     try:
       with self._path.open('a', encoding='utf-8') as file:
         file.write(line)
-      self._tensorboard.write_scalars(step, scalars)
+      if self._tensorboard is not None:
+        self._tensorboard.write_scalars(step, scalars)
     except Exception as error:  # TensorFlow raises types of its own
       raise self._write_error(error) from error
 
@@ -62,7 +66,8 @@ class Writer:
       UserError: a file cannot be written.
     """
     try:
-      self._tensorboard.flush()
+      if self._tensorboard is not None:
+        self._tensorboard.flush()
     except Exception as error:  # TensorFlow raises types of its own
       raise self._write_error(error) from error
     self._mirror.upload()
@@ -73,6 +78,15 @@ class Writer:
       f'({files.reason(error)}); the same command goes on from the last '
       'checkpoint.'
     )
+
+
+def _event_writer(path: str) -> Any:
+  """A writer of TensorBoard's events; None without TensorFlow."""
+  if importlib.util.find_spec('tensorflow') is None:
+    return None
+  from clu import metric_writers  # imports TensorFlow
+
+  return metric_writers.SummaryWriter(path)
 
 
 class Progress:

@@ -5,16 +5,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import lookup
-from hypertuning.engine import batching
-from hypertuning.engine.partitioning import Partitioner
+from hypertuning.data import lookup, row_digest
+from hypertuning.engine import batching, restarts, task_batches
+from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 from hypertuning.ranges import Count, Lengths, Name, Natural
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskData:
+class TaskData(EpisodeData):
   """The episodes of a seqio task or mixture, cut to lengths and batched.
 
   Attributes:
@@ -75,14 +75,34 @@ class TaskData:
       lookup.check_split(self.name, self.split, self.split_binding)
       lookup.check_text(self.name, model.text_format)
 
-  def shapes(self, model: HyperTuningModel) -> dict[str, tuple[int, ...]]:
-    """Shapes of the model features of one batch."""
-    return batching.input_shapes(self.lengths, model, self.batch_size)
+  def held_out(self) -> EpisodeData:
+    """The split `validation` of the same task."""
+    return dataclasses.replace(self, split='validation')
+
+  def check_steps(self, steps: int) -> None:
+    """Refuses nothing: the episodes of a task are endless."""
+
+  def settings(self) -> dict[str, str]:
+    """The task and its arguments, and digests of its rows."""
+    values = {
+      'MIXTURE_OR_TASK_NAME': self.name,
+      'TASK_FEATURE_LENGTHS': dict(self.lengths),
+      'data.TaskData.split': self.split,
+      'USE_CACHED_TASKS': self.use_cached,
+      'data.TaskData.seed': self.seed,
+    }
+    return {
+      **{name: restarts.text(value) for name, value in values.items()},
+      **row_digest.describe(
+        *(self.required_name, self.lengths, self.split, self.seed),
+        self.use_cached,
+      ),
+    }
 
   def batches(
     self, model: HyperTuningModel, repeat: bool = False, first: int = 0
   ) -> tf.data.Dataset:
-    """Batches of the model features, see `batching.to_batches`.
+    """Batches of the model features, see `task_batches.to_batches`.
 
     Args:
       model: the model whose feature converter is used.
@@ -103,16 +123,6 @@ class TaskData:
       self.use_cached,
       first,
     )
-    return batching.to_batches(
+    return task_batches.to_batches(
       model, episodes, self.lengths, self.batch_size, repeat
-    )
-
-  def train_batches(
-    self, model: HyperTuningModel, partitioner: Partitioner
-  ) -> batching.TrainBatches:
-    """Endless batches on the devices, which can start at any episode."""
-    return batching.TrainBatches(
-      lambda first: self.batches(model, repeat=True, first=first),
-      self.batch_size,
-      partitioner.batch,
     )

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import seqio
 
-from hypertuning.data import features, fewshot, lookup
+from hypertuning.data import fewshot, lookup
+from hypertuning.data import lengths as lengths_lib
 from hypertuning.data.row_files import FIELDS, check
 from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat, Vocabulary
@@ -37,7 +38,7 @@ def describe(
       its texts.
   """
   if lengths is not None:
-    features.check_lengths(lengths, binding='--lengths')
+    lengths_lib.check(lengths, binding='--lengths')
   task = lookup.get_task(name)
   text_format = lookup.format_of(task)
   episodes = lookup.episodes(name, lengths, split).take(count)
@@ -168,7 +169,7 @@ def _statistics(
       f'{name}: {len(values)} of {values.mean():.1f} tokens on average, '
       f'p50 {middle}, p90 {most}, p99 {last}, longest {values.max()}'
     )
-    room = features.length_of(lengths, name)
+    room = lengths_lib.length_of(lengths, name)
     if room is not None:
       share = 100 * np.mean(values > room)
       line += f'; {share:.1f}% are cut to {room}'

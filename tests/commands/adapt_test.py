@@ -13,7 +13,13 @@ from hypertuning.adapters import LoRASpec, PrefixSpec, io
 from hypertuning.data import lookup, registry
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.data.rows import Row, RowTask, as_task, for_tuning
-from hypertuning.engine import batching, partitioning, phi_tuning, train_state
+from hypertuning.engine import (
+  batching,
+  partitioning,
+  phi_tuning,
+  task_batches,
+  train_state,
+)
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import learned
 
@@ -135,7 +141,7 @@ def test_step_0_is_the_hypermodel_exactly(checkpoint, tmp_path):
     checkpoint,
   )
   episodes = lookup.episodes('times_tuning', LENGTHS, 'validation')
-  batch = next(iter(batching.to_batches(model, episodes, LENGTHS, 3)))
+  batch = next(iter(task_batches.to_batches(model, episodes, LENGTHS, 3)))
   batch = {name: jnp.asarray(value.numpy()) for name, value in batch.items()}
   score = jax.jit(model.score_batch)
   scores = score(params, batch, flax_mutables={'frozen': frozen})

@@ -57,6 +57,7 @@ OTHER = {
 }
 # Rows of the table whose tests are elsewhere in this file, or in train_test.
 ELSEWHERE = {
+  'RECORDING',  # tests/commands/record_test.py
   'OPTIMIZER',
   'the rows of the data',
   'the number of examples and queries, rates, prompts of a task',
