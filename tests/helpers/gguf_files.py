@@ -14,7 +14,13 @@ _TOKENIZER = 'tokenizer.ggml.'
 
 
 def write(
-  path, model, kind: str, tokenizer_json=None, pieces=None, **fields
+  path,
+  model,
+  kind: str,
+  tokenizer_json=None,
+  pieces=None,
+  cutter='smollm',
+  **fields,
 ) -> str:
   """Writes a model of `public_models`.
 
@@ -25,6 +31,7 @@ def write(
     kind: name of the type of matrices, such as 'Q8_0'.
     tokenizer_json: path of a byte-level BPE, which becomes the vocabulary.
     pieces: path of a SentencePiece model, which becomes the vocabulary.
+    cutter: how a byte-level BPE cuts words.
     **fields: further fields, by their names with `__` for dots.
   """
   config = model.config
@@ -38,7 +45,7 @@ def write(
         name.replace('__', '.'), value, gguf.GGUFValueType.get_type(value)
       )
   if tokenizer_json is not None:
-    _add_tokenizer(writer, tokenizer_json)
+    _add_tokenizer(writer, tokenizer_json, cutter)
   if pieces is not None:
     _add_pieces(writer, pieces, 't5' if is_t5 else 'llama')
   names = gguf.get_tensor_name_map(architecture, 8)
@@ -106,7 +113,7 @@ def _t5_fields(writer, config) -> None:
   writer.add_vocab_size(config.vocab_size)
 
 
-def _add_tokenizer(writer, path) -> None:
+def _add_tokenizer(writer, path, cutter) -> None:
   """A byte-level BPE of a `tokenizer.json`."""
   with open(path) as file:
     contents = json.load(file)
@@ -116,7 +123,7 @@ def _add_tokenizer(writer, path) -> None:
   }
   tokens = sorted({**ids, **special}, key={**ids, **special}.get)
   writer.add_tokenizer_model('gpt2')
-  writer.add_tokenizer_pre('smollm')
+  writer.add_tokenizer_pre(cutter)
   writer.add_token_list(tokens)
   writer.add_token_types([3 if t in special else 1 for t in tokens])
   writer.add_token_merges([' '.join(m) for m in contents['model']['merges']])
