@@ -65,13 +65,8 @@ def read_config(folder: pathlib.Path) -> Fields:
     UserError: there is none, or it is damaged.
   """
   path = folder / CONFIG_FILE
-  text = text_files.read_text(
-    path, 'no such file, but the configuration is read from it.'
-  )
-  try:
-    return Fields(text_files.parse_object(text), str(path))
-  except text_files.MalformedError as error:
-    raise UserError(f'{path}: {error}.') from error
+  missing = 'no such file, but the configuration is read from it.'
+  return Fields(text_files.read_json(path, missing), str(path))
 
 
 def shards(folder: pathlib.Path, name: str) -> dict[str, pathlib.Path] | None:
@@ -94,8 +89,7 @@ def shards(folder: pathlib.Path, name: str) -> dict[str, pathlib.Path] | None:
   index = folder / f'{name}{_INDEX}'
   if not index.is_file():
     return None
-  contents = text_files.read_json(index)
-  names = contents.get('weight_map') if isinstance(contents, dict) else None
+  names = text_files.read_json(index).get('weight_map')
   if not isinstance(names, dict) or not all(
     isinstance(file, str) for file in names.values()
   ):
