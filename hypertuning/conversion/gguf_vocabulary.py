@@ -107,7 +107,9 @@ def _sentencepiece(own: Fields, byte_fallback: bool) -> bytes:
       a unigram model, as T5's.
   """
   # Slow to import, and only needed here.
-  from sentencepiece import sentencepiece_model_pb2 as proto
+  from sentencepiece import sentencepiece_model_pb2
+
+  proto: Any = sentencepiece_model_pb2  # made while it runs, without types
 
   tokens, kinds = _tokens(own)
   scores = own.get(f'{_PREFIX}scores', ())
