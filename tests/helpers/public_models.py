@@ -120,6 +120,8 @@ def pieces(path: pathlib.Path, byte_fallback: bool = False) -> None:
   if byte_fallback:
     ids = {'unk_id': 0, 'bos_id': 1, 'eos_id': 2, 'pad_id': -1}
     ids |= {'model_type': 'bpe', 'byte_fallback': True, 'vocab_size': 330}
+    ids |= {'normalization_rule_name': 'identity'}
+    ids |= {'remove_extra_whitespaces': False}
   with path.open('wb') as file:
     sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=iter([' '.join(words), 'Input: Output:'] * 50),
