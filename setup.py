@@ -61,6 +61,7 @@ setuptools.setup(
     'rouge-score>=0.1.2',
     'safetensors>=0.8.0',
     'scipy>=1.17.1',
+    'sentencepiece>=0.2.3',
     'seqio>=0.0.20',
     'tensorboard>=2.21',  # clu's summaries import it
     'tensorflow>=2.21',
@@ -77,6 +78,7 @@ setuptools.setup(
       'pytest-xdist>=3.8',
       'ruff>=0.17.6',
     ],
+    'gguf': ['gguf>=0.19'],  # converts GGUF files; `hf` converts torch's
     'plan': ['libtpu>=0.0.52'],  # the TPU compiler; needs no TPU
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
     'gcs': ['google-cloud-storage>=3.17'],  # saves checkpoints in buckets

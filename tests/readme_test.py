@@ -71,6 +71,8 @@ PARSED = {
 LOOKED_AT = {
   't5x.train': 't5x is on no package index; tests/t5x run it where it is',
   'pip': 'needs the network',
+  'unzip': 'opens what pip would have fetched',
+  'hypertuning.convert': 'needs a public model; tests/conversion run it',
   'launch/quickstart.sh': 'trains for minutes',
   'launch/claims.sh': 'trains for 110 minutes',
   'launch/real.sh': 'trains for 40 minutes, on data that is not here',

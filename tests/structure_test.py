@@ -19,7 +19,8 @@ ROOT = runner.ROOT
 PACKAGE = ROOT / 'hypertuning'
 
 COMMANDS = (
-  *('train', 'eval', 'infer', 'adapt', 'record', 'sweep', 'report', 'plan'),
+  *('train', 'eval', 'infer', 'adapt', 'record'),
+  *('sweep', 'report', 'plan', 'convert'),
 )
 # What each module or package of the library may import of the library. Leaves
 # come first; nothing imports a command, `t5x_engine`, `benchmarks` or `tasks`.
@@ -74,6 +75,12 @@ LAYERS = {
     'data',
     'models',
     'evaluation',
+  },
+  # Of data, a vocabulary that needs neither TensorFlow nor seqio; of engine,
+  # the format of checkpoints.
+  'conversion': {
+    *('errors', 'files', 'text_files', 'padding', 'trees', 'networks', 'data'),
+    'engine',
   },
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {

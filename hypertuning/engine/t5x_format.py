@@ -1,4 +1,4 @@
-"""Reads checkpoints in t5x's own format, in which T5 models are published.
+"""Checkpoints in t5x's own format, in which T5 models are published.
 
 Such a checkpoint is a folder with a msgpack file `checkpoint`. In place of each
 large array, this file names a zarr array beside it (see t5x's
@@ -6,7 +6,7 @@ large array, this file names a zarr array beside it (see t5x's
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -14,9 +14,11 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
+from hypertuning import trees
 from hypertuning.errors import UserError
 
 _FILE = 'checkpoint'
+_VERSION = 3
 
 
 def is_checkpoint(folder: epath.Path) -> bool:
@@ -37,28 +39,112 @@ def read(folder: epath.Path) -> dict[str, Any]:
   Raises:
     UserError: names the file that cannot be read.
   """
+  parts = _read_index(folder)
+  return {name: _load_arrays(part, folder) for name, part in parts.items()}
+
+
+def open_target(folder: epath.Path) -> dict[str, np.ndarray | ts.TensorStore]:
+  """The variables of a checkpoint, whose values are not read yet.
+
+  Args:
+    folder: folder of the checkpoint.
+
+  Returns:
+    Maps names, such as `decoder/norm/scale`, to arrays. `numpy.asarray` reads
+    one, or a part of it.
+
+  Raises:
+    UserError: names the file that cannot be read.
+  """
+  leaves = trees.flatten_paths(_read_index(folder)['target'], _is_reference)
+  return {
+    name: _open(leaf, folder) if _is_reference(leaf) else np.asarray(leaf)
+    for name, leaf in leaves.items()
+  }
+
+
+def _read_index(folder: epath.Path) -> dict[str, Any]:
+  """The parts of a checkpoint, with references in place of large arrays."""
   try:
     contents = flax.serialization.msgpack_restore((folder / _FILE).read_bytes())
     tree = contents['optimizer']
-    parts = {k: tree[k] for k in ('target', 'flax_mutables') if k in tree}
+    return {k: tree[k] for k in ('target', 'flax_mutables') if k in tree}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(
       f'{folder / _FILE}: not a checkpoint of t5x ({error}).'
     ) from error
-  return {name: _load_arrays(part, folder) for name, part in parts.items()}
+
+
+def create_array(
+  folder: epath.Path,
+  name: str,
+  shape: Sequence[int],
+  dtype: np.dtype,
+  chunk: Sequence[int],
+) -> ts.TensorStore:
+  """Makes an array of a new checkpoint, whose values are written into it.
+
+  Args:
+    folder: folder of the checkpoint.
+    name: name of the variable, such as `decoder/norm/scale`.
+    shape: shape of the array.
+    dtype: dtype of the array.
+    chunk: shape of the parts that are stored, and best written, as a whole.
+  """
+  path = os.fspath(folder / _array_name(name))
+  spec = {
+    'driver': 'zarr',
+    'kvstore': _store(path),
+    'metadata': {'chunks': list(chunk), 'compressor': None},
+  }
+  return ts.open(
+    spec, create=True, dtype=ts.dtype(dtype), shape=list(shape)
+  ).result()
+
+
+def write_index(folder: epath.Path, names: Sequence[str]) -> None:
+  """Writes the file that names the arrays of a new checkpoint, as step 0.
+
+  Args:
+    folder: folder of the checkpoint, in which `create_array` made the arrays.
+    names: names of the variables.
+  """
+  arrays = {
+    name: {
+      'driver': 'zarr',
+      'kvstore': {'driver': 'file', 'path': _array_name(name)},
+    }
+    for name in names
+  }
+  optimizer = {
+    'target': trees.unflatten_paths(arrays),
+    'state': {'step': np.int32(0), 'param_states': {}},
+  }
+  data = flax.serialization.msgpack_serialize(
+    {'version': _VERSION, 'optimizer': optimizer}
+  )
+  (folder / _FILE).write_bytes(data)
+
+
+def _array_name(name: str) -> str:
+  return f'target.{name.replace("/", ".")}'
 
 
 def _load_arrays(tree: Any, folder: epath.Path) -> Any:
   """The tree with numpy arrays, also in place of references to zarr arrays."""
-  if isinstance(tree, Mapping) and {'driver', 'kvstore'} <= tree.keys():
-    return _array(tree, folder)
+  if _is_reference(tree):
+    return np.asarray(_open(tree, folder))
   if isinstance(tree, Mapping):
     return {name: _load_arrays(value, folder) for name, value in tree.items()}
   return np.asarray(tree)
 
 
-def _array(spec: Mapping[str, Any], folder: epath.Path) -> np.ndarray:
-  """Reads a zarr array in the folder of the checkpoint.
+def _is_reference(node: Any) -> bool:
+  return isinstance(node, Mapping) and {'driver', 'kvstore'} <= node.keys()
+
+
+def _open(spec: Mapping[str, Any], folder: epath.Path) -> ts.TensorStore:
+  """Opens a zarr array in the folder of the checkpoint.
 
   Args:
     spec: the reference to the array, a TensorStore spec.
@@ -74,10 +160,9 @@ def _array(spec: Mapping[str, Any], folder: epath.Path) -> np.ndarray:
   )
   path = os.fspath(folder / name)
   try:
-    array = ts.open(
+    return ts.open(
       {'driver': spec['driver'], 'kvstore': _store(path)}, read=True
     ).result()
-    return np.asarray(array.read().result())
   except ValueError as error:
     raise UserError(f'{path}: no array of a checkpoint ({error}).') from error
 

@@ -1,0 +1,1 @@
+"""Public models' files: reads them as our checkpoints, and writes them back."""

@@ -1,0 +1,154 @@
+"""The families of models that are converted, and the variables of a model."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hypertuning import trees
+from hypertuning.conversion import llama, t5
+from hypertuning.conversion.fields import Fields
+from hypertuning.networks.llama import Llama
+from hypertuning.networks.t5 import T5
+
+# Ours have inputs before outputs.
+_TRANSPOSED = ('kernel', 'rel_embedding')
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+  """One variable of a model, under both of its names.
+
+  Attributes:
+    path: our name, such as `decoder/layers_0/mlp/gate/kernel`.
+    shape: our shape.
+    name: Hugging Face's name.
+    is_transposed: whether Hugging Face's array is the transpose of ours.
+    per_token: whether a row of Hugging Face's array belongs to a token.
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  name: str
+  is_transposed: bool
+  per_token: bool
+
+  @property
+  def their_shape(self) -> tuple[int, ...]:
+    """The shape of Hugging Face's array."""
+    return self.shape[::-1] if self.is_transposed else self.shape
+
+  def with_rows(self, tokens: int) -> 'Variable':
+    """The same variable, with rows for another number of tokens."""
+    if not self.per_token:
+      return self
+    shape = (tokens, *self.their_shape[1:])
+    return dataclasses.replace(
+      self, shape=shape[::-1] if self.is_transposed else shape
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """An architecture that is read.
+
+  Attributes:
+    network: class of our network.
+    model_types: values of `model_type` in a `config.json`.
+    architecture: name of Hugging Face's class, for a `config.json` that is
+      made from another file.
+    config: function that makes the network's config from a `config.json`.
+    their_name: function that turns our name of a variable into Hugging Face's.
+    embedding: Hugging Face's name of the table of embeddings.
+    head: Hugging Face's name of the head, which has a row per token.
+    computed: regex of names that a file may hold and that are not read.
+    copies: names of copies of the embedding that a file may hold, the head
+      among them.
+  """
+
+  network: Callable[..., Any]
+  model_types: Sequence[str]
+  architecture: str
+  config: Callable[[Fields], Any]
+  their_name: Callable[[str], str]
+  embedding: str
+  head: str
+  computed: str
+  copies: Sequence[str]
+
+  def variables(self, config: Any) -> list[Variable]:
+    """The variables of a model whose layers are not scanned.
+
+    Args:
+      config: our config of the model.
+    """
+    # One layer is traced, however many the model has.
+    network = self.network(config.replace(scan_layers=True))
+    tokens = jnp.ones((1, 2), jnp.int32)
+    shapes = jax.eval_shape(
+      lambda: network.init(jax.random.key(0), tokens, tokens)
+    )['params']
+    variables = []
+    for path, leaf in trees.flatten_paths(shapes).items():
+      if '/layers/' not in path:
+        variables.append(self._variable(path, leaf.shape))
+        continue
+      for i in range(leaf.shape[0]):
+        own_path = path.replace('/layers/', f'/layers_{i}/')
+        variables.append(self._variable(own_path, leaf.shape[1:]))
+    return variables
+
+  def _variable(self, path: str, shape: tuple[int, ...]) -> Variable:
+    name = self.their_name(path)
+    return Variable(
+      path,
+      shape,
+      name,
+      path.endswith(_TRANSPOSED),
+      name in (self.embedding, self.head),
+    )
+
+
+LLAMA = Family(
+  Llama,
+  llama.MODEL_TYPES,
+  llama.ARCHITECTURE,
+  llama.config,
+  llama.their_name,
+  llama.EMBEDDING,
+  llama.HEAD,
+  llama.COMPUTED,
+  llama.COPIES,
+)
+T5_FAMILY = Family(
+  T5,
+  t5.MODEL_TYPES,
+  t5.ARCHITECTURE,
+  t5.config,
+  t5.their_name,
+  t5.EMBEDDING,
+  t5.HEAD,
+  t5.COMPUTED,
+  t5.COPIES,
+)
+
+
+def find(fields: Fields) -> Family:
+  """The family of a model.
+
+  Args:
+    fields: fields of the model's `config.json`.
+
+  Raises:
+    UserError: no family has this `model_type`.
+  """
+  families = (LLAMA, T5_FAMILY)
+  for family in families:
+    if fields.get('model_type') in family.model_types:
+      return family
+  known = ', '.join(x for family in families for x in family.model_types)
+  raise fields.refuse(
+    'model_type', f'this architecture is not read, {known} are'
+  )

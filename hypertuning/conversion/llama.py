@@ -1,0 +1,95 @@
+"""Llama: Hugging Face's configuration and names of variables, as ours."""
+
+from hypertuning.conversion.fields import Fields
+from hypertuning.networks.llama_config import LlamaConfig
+from hypertuning.networks.rotary import Rotary, RotaryScaling
+
+MODEL_TYPES = ('llama',)
+ARCHITECTURE = 'LlamaForCausalLM'
+EMBEDDING, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
+# Tables of angles, which older files hold and which follow from the
+# configuration.
+COMPUTED = r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq'
+# Copies of the embedding that a file may hold, or hold in its place.
+COPIES = (HEAD,)
+
+_WHOLE = {
+  'token_embedder/embedding': EMBEDDING,
+  'decoder/norm/scale': 'model.norm.weight',
+  'logits_dense/kernel': HEAD,
+}
+_PARTS = {
+  'attention/query': 'self_attn.q_proj',
+  'attention/key': 'self_attn.k_proj',
+  'attention/value': 'self_attn.v_proj',
+  'attention/out': 'self_attn.o_proj',
+  'mlp/gate': 'mlp.gate_proj',
+  'mlp/up': 'mlp.up_proj',
+  'mlp/down': 'mlp.down_proj',
+  'pre_attention_norm': 'input_layernorm',
+  'pre_mlp_norm': 'post_attention_layernorm',
+}
+
+
+def config(fields: Fields) -> LlamaConfig:
+  """Our configuration of a model.
+
+  Args:
+    fields: fields of the model's `config.json`, as transformers 4 or 5 writes
+      them.
+
+  Raises:
+    UserError: a field is missing, wrong, or asks for what our network lacks.
+  """
+  fields.expect('hidden_act', 'silu', 'silu')
+  fields.expect('attention_bias', False, False)
+  fields.expect('mlp_bias', False, False)
+  heads = fields.count('num_attention_heads')
+  width = fields.count('hidden_size')
+  return LlamaConfig(
+    vocab_size=fields.count('vocab_size'),
+    emb_dim=width,
+    num_layers=fields.count('num_hidden_layers'),
+    num_heads=heads,
+    num_kv_heads=fields.count('num_key_value_heads', heads),
+    head_dim=fields.count('head_dim', width // heads),
+    mlp_dim=fields.count('intermediate_size'),
+    max_length=fields.count('max_position_embeddings'),
+    rotary=_rotary(fields),
+    norm_epsilon=fields.number('rms_norm_eps', 1e-6),
+    tied_embedding=bool(fields.get('tie_word_embeddings', False)),
+  )
+
+
+def _rotary(fields: Fields) -> Rotary:
+  """The rotation, as transformers 4 writes it (two fields) or 5 (one)."""
+  old_name, new_name = 'rope_scaling', 'rope_parameters'
+  rope = fields.part(new_name if fields.get(new_name) else old_name)
+  theta = rope.number('rope_theta', fields.number('rope_theta', 10_000.0))
+  rope.expect('partial_rotary_factor', 1, 1)
+  kind_name = 'rope_type' if rope.get('rope_type') else 'type'
+  kind = rope.get(kind_name, 'default')
+  if kind == 'default':
+    return Rotary(theta)
+  if kind != 'llama3':
+    raise rope.refuse(kind_name, "only 'default' and 'llama3' are read")
+  scaling = RotaryScaling(
+    factor=rope.number('factor'),
+    low_freq_factor=rope.number('low_freq_factor'),
+    high_freq_factor=rope.number('high_freq_factor'),
+    original_length=rope.count('original_max_position_embeddings'),
+  )
+  return Rotary(theta, scaling)
+
+
+def their_name(path: str) -> str:
+  """Hugging Face's name of one of our variables.
+
+  Args:
+    path: our name, such as `decoder/layers_3/attention/query/kernel`.
+  """
+  if path in _WHOLE:
+    return _WHOLE[path]
+  _, layer, *part, _ = path.split('/')
+  number = layer.removeprefix('layers_')
+  return f'model.layers.{number}.{_PARTS["/".join(part)]}.weight'

@@ -1,0 +1,96 @@
+"""T5 1.1 and its kin: Hugging Face's configuration and names, as ours."""
+
+from hypertuning.conversion.fields import Fields
+from hypertuning.networks.t5_config import T5Config
+
+MODEL_TYPES = ('t5', 'mt5')
+ARCHITECTURE = 'T5ForConditionalGeneration'
+EMBEDDING, HEAD = 'shared.weight', 'lm_head.weight'
+# A table that some old files hold, and that no model reads.
+COMPUTED = (
+  r'decoder\.block\.0\.layer\.1\.EncDecAttention\.'
+  r'relative_attention_bias\.weight'
+)
+# Copies of the embedding that a file may hold, or hold in its place.
+COPIES = (
+  'encoder.embed_tokens.weight',
+  'decoder.embed_tokens.weight',
+  HEAD,
+)
+
+_PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
+# Our name of each block of a layer, with its number and name there.
+_BLOCKS = {
+  'encoder': {
+    'attention': (0, 'SelfAttention'),
+    'mlp': (1, 'DenseReluDense'),
+  },
+  'decoder': {
+    'self_attention': (0, 'SelfAttention'),
+    'encoder_decoder_attention': (1, 'EncDecAttention'),
+    'mlp': (2, 'DenseReluDense'),
+  },
+}
+# Our name of each norm, with the block that it stands before.
+_NORMS = {
+  'pre_attention_layer_norm': 'attention',
+  'pre_self_attention_layer_norm': 'self_attention',
+  'pre_cross_attention_layer_norm': 'encoder_decoder_attention',
+  'pre_mlp_layer_norm': 'mlp',
+}
+
+
+def config(fields: Fields) -> T5Config:
+  """Our configuration of a model.
+
+  Args:
+    fields: fields of the model's `config.json`.
+
+  Raises:
+    UserError: a field is missing, wrong, or asks for what our network lacks.
+  """
+  is_mt5 = fields.get('model_type') == 'mt5'
+  feed_forward = 'gated-gelu' if is_mt5 else 'relu'
+  fields.expect('feed_forward_proj', 'gated-gelu', feed_forward)
+  fields.expect('layer_norm_epsilon', 1e-6, 1e-6)
+  layers = fields.count('num_layers')
+  # transformers 5 writes that all heads are tied, and the scale by itself.
+  is_tied = bool(fields.get('tie_word_embeddings', not is_mt5))
+  return T5Config(
+    vocab_size=fields.count('vocab_size'),
+    emb_dim=fields.count('d_model'),
+    num_heads=fields.count('num_heads'),
+    num_encoder_layers=layers,
+    num_decoder_layers=fields.count('num_decoder_layers', layers),
+    head_dim=fields.count('d_kv'),
+    mlp_dim=fields.count('d_ff'),
+    logits_via_embedding=bool(fields.get('scale_decoder_outputs', is_tied)),
+    relpos_num_buckets=fields.count('relative_attention_num_buckets', 32),
+    relpos_max_distance=fields.count('relative_attention_max_distance', 128),
+  )
+
+
+def their_name(path: str) -> str:
+  """Hugging Face's name of one of our variables.
+
+  Args:
+    path: our name, such as `encoder/layers_3/attention/query/kernel`.
+  """
+  if path == 'token_embedder/embedding':
+    return EMBEDDING
+  if path == 'decoder/logits_dense/kernel':
+    return HEAD
+  stack, layer, *part = path.split('/')
+  if layer == 'relpos_bias':
+    return (
+      f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+    )
+  if layer == f'{stack}_norm':
+    return f'{stack}.final_layer_norm.weight'
+  place = f'{stack}.block.{layer.removeprefix("layers_")}.layer'
+  if part[0] in _NORMS:
+    number, _ = _BLOCKS[stack][_NORMS[part[0]]]
+    return f'{place}.{number}.layer_norm.weight'
+  number, block = _BLOCKS[stack][part[0]]
+  name = _PROJECTIONS.get(part[1], part[1])
+  return f'{place}.{number}.{block}.{name}.weight'

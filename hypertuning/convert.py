@@ -1,0 +1,248 @@
+"""Converts a public model's files into a checkpoint of ours, or back.
+
+    python -m hypertuning.convert --source=SmolLM2.gguf --output=models/smollm2
+    python -m hypertuning.convert --to_hugging_face \\
+      --source=models/smollm2 --output=models/smollm2_hf
+
+Reads a folder of Hugging Face's (safetensors, or files of torch without
+executing code in them) or a GGUF file. OUTPUT gets `checkpoint_0`, the
+vocabulary, and `model.gin`, which comes after the gin file of the network, such
+as gin/models/llama.gin. It appears with all of its files or not at all.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tqdm
+from etils import epath
+
+from hypertuning import files, quiet
+from hypertuning.errors import UserError, one_line
+
+_SOURCE, _OUTPUT, _LIKE = '--source', '--output', '--like'
+_CHECKPOINT = 'checkpoint_0'
+# For the description of an array, and the smallest part of a disk.
+_BYTES_PER_ARRAY = 8192
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command, and returns its exit code.
+
+  Args:
+    arguments: arguments of the command line; None takes those of the process.
+  """
+  quiet.hush_logs()
+  try:
+    options = _options(arguments)
+    source = _local(options.source, _SOURCE)
+    output = _new_folder(options.output)
+    if options.to_hugging_face:
+      like = _local(options.like, _LIKE) if options.like else None
+      to_hugging_face(source, output, like)
+    else:
+      convert(source, output)
+  except UserError as error:
+    print(f'error: {one_line(error)}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130  # the exit code of a shell after SIGINT
+  return 0
+
+
+def convert(source_path: pathlib.Path, output: pathlib.Path) -> None:
+  """Converts a public model into a checkpoint of ours.
+
+  Args:
+    source_path: folder of Hugging Face's, or a file of weights.
+    output: folder that is made.
+
+  Raises:
+    UserError: the files are damaged, lack something or hold something that is
+      not read; or the folder cannot be written.
+  """
+  # jax takes a second to import: bad arguments are refused before.
+  from hypertuning.conversion import (
+    checkpoint_writer,
+    families,
+    gin_file,
+    pairing,
+    sources,
+    vocabulary,
+  )
+
+  source = sources.open_source(source_path, _SOURCE)
+  family = families.find(source.fields)
+  config = family.config(source.fields)
+  pairs = pairing.pair(source, family, family.variables(config))
+  contents = source.vocabulary_files()
+  size = sum(
+    int(np.prod(source.arrays[name].shape)) * source.arrays[name].dtype.itemsize
+    for _, name in pairs
+  )
+  with _written(output, size, len(pairs), contents) as folder:
+    own = vocabulary.read(contents, folder, source.fields, source.place)
+    config = config.replace(vocab_size=own.rows(config.vocab_size))
+    files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
+    files.write_text(folder, 'model.gin', gin_file.text(config, own, output))
+    with _bar(size) as bar:
+      checkpoint_writer.write(
+        epath.Path(folder / _CHECKPOINT), source, pairs, own, bar.update
+      )
+
+
+def to_hugging_face(
+  source_path: pathlib.Path,
+  output: pathlib.Path,
+  like: pathlib.Path | None = None,
+) -> None:
+  """Writes a checkpoint of ours as a folder that `transformers` reads.
+
+  Args:
+    source_path: folder that `convert` made, or the folder of a run or of one of
+      its checkpoints.
+    output: folder that is made.
+    like: folder that `convert` made, from which the configuration and the
+      vocabulary are taken; by default the source's own.
+
+  Raises:
+    UserError: there is no such checkpoint, or it does not fit the
+      configuration; or the folder cannot be written.
+  """
+  from hypertuning.conversion import (
+    families,
+    hugging_face,
+    sources,
+    vocabulary,
+  )
+
+  like = like or hugging_face.origin(source_path)
+  fields = sources.read_config(like)
+  family = families.find(fields)
+  config = family.config(fields)
+  contents = sources.vocabulary_files(like)
+  own = vocabulary.read(contents, like, fields, str(like))
+  arrays = hugging_face.Arrays(source_path, _SOURCE, family, config, own)
+  with _written(output, arrays.size, 1, contents) as folder:
+    files.write_text(folder, sources.CONFIG_FILE, fields.text())
+    with _bar(arrays.size) as bar:
+      hugging_face.write(folder, arrays, own, bar.update)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+  """The flags; a wrong one is a `UserError`."""
+  parser = argparse.ArgumentParser(
+    'python -m hypertuning.convert',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    exit_on_error=False,
+    allow_abbrev=False,
+  )
+  parser.add_argument(_SOURCE, help='what is converted: a folder or a file')
+  parser.add_argument(_OUTPUT, help='a new folder')
+  parser.add_argument(
+    '--to_hugging_face',
+    action='store_true',
+    help='convert a checkpoint of ours into a folder of Hugging Face',
+  )
+  parser.add_argument(
+    _LIKE,
+    help='with --to_hugging_face, a folder that this command made, whose '
+    'configuration and vocabulary the checkpoint has; by default its own',
+  )
+  try:
+    options, rest = parser.parse_known_args(arguments)
+  except argparse.ArgumentError as error:
+    raise UserError(f'{error}. --help lists the flags.') from error
+  if rest:
+    raise UserError(f'{rest[0]!r} is no flag; --help lists the flags.')
+  for flag in (_SOURCE, _OUTPUT):
+    if not getattr(options, flag.removeprefix('--')):
+      raise UserError(f'{flag} is required; --help lists the flags.')
+  if options.like and not options.to_hugging_face:
+    raise UserError(f'{_LIKE} has no effect without --to_hugging_face.')
+  return options
+
+
+def _local(path: str, flag: str) -> pathlib.Path:
+  """A path on a disk; a bucket is refused."""
+  place = files.folder(path, flag)
+  if files.is_remote(place):
+    raise UserError(
+      f'{flag} = {path!r}: is in a bucket; convert on a disk, and copy.'
+    )
+  return pathlib.Path(place)
+
+
+def _new_folder(path: str) -> pathlib.Path:
+  """The folder that is to be made; one that has files is refused."""
+  place = _local(path, _OUTPUT)
+  if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+    raise UserError(
+      f'{_OUTPUT} = {path!r}: is there already; give a new folder.'
+    )
+  if set('[]') & set(str(place)):
+    raise UserError(
+      f'{_OUTPUT} = {path!r}: checkpoints cannot be in a folder with [ or ] in '
+      'its path.'
+    )
+  return place
+
+
+@contextlib.contextmanager
+def _written(
+  output: pathlib.Path,
+  size: int,
+  arrays: int,
+  contents: dict[str, bytes],
+) -> Iterator[pathlib.Path]:
+  """A context in which a folder is written; it is then complete, or absent.
+
+  Args:
+    output: the folder that appears at the end of the context.
+    size: number of bytes of the arrays.
+    arrays: number of arrays.
+    contents: files that are written first, by name.
+
+  Yields:
+    The temporary folder, which has these files.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  room = size + arrays * _BYTES_PER_ARRAY + sum(map(len, contents.values()))
+  files.check_writable(output, _OUTPUT, room)
+  folder = output.with_name(f'.{os.getpid()}.tmp.{output.name}')
+  try:
+    folder.mkdir(parents=True)
+    for name, data in contents.items():
+      (folder / name).write_bytes(data)
+    yield folder
+    os.replace(folder, output)
+  except OSError as error:
+    raise UserError(
+      f'{_OUTPUT} = {str(output)!r}: cannot be written ({files.reason(error)}).'
+    ) from error
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bar(size: int) -> tqdm.tqdm:
+  """A bar that counts bytes, on a terminal."""
+  return tqdm.tqdm(
+    total=size,
+    unit='B',
+    unit_scale=True,
+    dynamic_ncols=True,
+    disable=not sys.stderr.isatty(),
+  )
+
+
+if __name__ == '__main__':
+  with quiet.closed_pipes():
+    sys.exit(main())
