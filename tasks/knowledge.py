@@ -15,6 +15,7 @@ other sizes and another format of text:
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import seqio
 
@@ -76,7 +77,7 @@ def _register(
   shots: int,
   queries: int,
   most_asked: int | None,
-  draws: int,
+  draws: int | Sequence[int],
   train_episodes: int | None,
   text_format: TextFormat | None,
 ) -> list[str]:

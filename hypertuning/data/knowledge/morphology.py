@@ -46,7 +46,8 @@ def nouns() -> Sequence[tuple[str, str]]:
   return [
     (word, forms[0])
     for word in _words_of('NOUN')
-    if set(_lemmas(word)) == {'NOUN'}
+    if len(word) > 2  # those of two letters are abbreviations
+    and set(_lemmas(word)) == {'NOUN'}
     and (forms := _forms(word, 'NOUN', ('NNS',)))
     and forms[0] != word
   ]

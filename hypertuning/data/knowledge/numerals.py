@@ -1,7 +1,7 @@
 """Tasks of number words in many languages, ordinals and Roman numerals."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from hypertuning.data.knowledge.sources import Maker, Makers, Pair, library
 
@@ -103,7 +103,7 @@ def _makers() -> Iterator[tuple[str, Maker]]:
       f'ordinal_in_{language}',
       Maker(functools.partial(_ordinals, code, False), _NOTHING),
     )
-  for name, pairs in {
+  others: Mapping[str, Callable[[], Iterator[Pair]]] = {
     'english_ordinal': functools.partial(_ordinals, 'en', True),
     'number_ordinal': _digits_to_ordinals,
     'words_ordinal_words': functools.partial(_forms, 'cardinal', 'ordinal'),
@@ -114,7 +114,8 @@ def _makers() -> Iterator[tuple[str, Maker]]:
     'number_roman': functools.partial(_romans, False),
     'roman_number': functools.partial(_romans, True),
     'language_of_number': _languages_of_words,
-  }.items():
+  }
+  for name, pairs in others.items():
     yield name, Maker(pairs, _NOTHING)
 
 

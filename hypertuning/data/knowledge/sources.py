@@ -80,7 +80,7 @@ def english_words() -> Sequence[str]:
   return [
     word
     for word in words
-    if len(word) >= 3
+    if len(word) >= 2
     and word.isascii()
     and word.isalpha()
     and lemmas(word)

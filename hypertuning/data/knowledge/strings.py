@@ -13,7 +13,7 @@ from hypertuning.data.knowledge.sources import (
 )
 
 _ROWS = 300
-_LONGEST = 8  # letters in a word
+_SHORTEST, _LONGEST = 3, 8  # letters in a word
 _WORDS = 1500  # the most frequent words are asked about
 _VOWELS = 'aeiou'
 _LETTERS = string.ascii_lowercase
@@ -22,7 +22,11 @@ _UNCHECKED = (None, None)  # inputs are common words; their functions are not
 
 @functools.cache
 def _words() -> Sequence[str]:
-  return [x for x in english_words()[:_WORDS] if len(x) <= _LONGEST]
+  return [
+    word
+    for word in english_words()[:_WORDS]
+    if _SHORTEST <= len(word) <= _LONGEST
+  ]
 
 
 def _one(function: Callable[[str], str]) -> Maker:
