@@ -94,18 +94,18 @@ def _split_pairs() -> Mapping[str, Mapping[str, Mapping[str, list[Pair]]]]:
     )
     for kind in KINDS
   }
-  asked = {
+  forbidden = {
     pair
     for tasks in held_out.values()
     for pairs in tasks.values()
     for pair in pairs
   }
-  asked |= {(target, source) for source, target in asked}
+  forbidden |= {(target, source) for source, target in forbidden}
   train = {
     kind: _large_enough(
       {
         name: [
-          pair for pair in _rows(name, KINDS[kind][name]) if pair not in asked
+          pair for pair in _rows(name, KINDS[kind][name]) if pair not in forbidden
         ]
         for name in names(kind, 'train')
       }
