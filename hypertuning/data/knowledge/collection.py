@@ -94,18 +94,18 @@ def _split_pairs() -> Mapping[str, Mapping[str, Mapping[str, list[Pair]]]]:
     )
     for kind in KINDS
   }
-  forbidden = {
+  leaks = {
     pair
     for tasks in held_out.values()
     for pairs in tasks.values()
     for pair in pairs
   }
-  forbidden |= {(target, source) for source, target in forbidden}
+  leaks |= {(target, source) for source, target in leaks}
   train = {
     kind: _large_enough(
       {
         name: [
-          pair for pair in _rows(name, KINDS[kind][name]) if pair not in forbidden
+          pair for pair in _rows(name, KINDS[kind][name]) if pair not in leaks
         ]
         for name in names(kind, 'train')
       }

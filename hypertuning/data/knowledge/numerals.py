@@ -3,25 +3,11 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 
+from hypertuning.data.knowledge import translation
 from hypertuning.data.knowledge.sources import Maker, Makers, Pair, library
 
 # Names of languages, with the codes that num2words has for them.
-LANGUAGES = {
-  'german': 'de',
-  'french': 'fr',
-  'spanish': 'es',
-  'italian': 'it',
-  'portuguese': 'pt',
-  'dutch': 'nl',
-  'swedish': 'sv',
-  'danish': 'da',
-  'norwegian': 'no',
-  'finnish': 'fi',
-  'polish': 'pl',
-  'czech': 'cs',
-  'romanian': 'ro',
-  'catalan': 'ca',
-}
+LANGUAGES = {**translation.LANGUAGES, 'norwegian': 'no'}
 _ORDINALS = {'french': 'fr', 'spanish': 'es', 'german': 'de', 'italian': 'it'}
 _NUMBERS = range(101)
 _ROMAN = (

@@ -1,4 +1,4 @@
-"""Tasks of names, days and number words in other languages."""
+"""Tasks of names, days and units in other languages."""
 
 import functools
 from collections.abc import Iterator, Mapping
