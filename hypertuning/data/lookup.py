@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from hypertuning.data import places, vocabularies
 from hypertuning.data import text_format as text_format_lib
+from hypertuning.data.episodes import EpisodeSource
 from hypertuning.data.features import TextFeature
 from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError, one_line
@@ -153,6 +154,11 @@ def episodes(
     'seed': seed,
     'use_cached': use_cached,
   }
+  if not use_cached:
+    for member in members(name):
+      # Before seqio asks for the rows, as it would log an error in them.
+      if isinstance(member.source, EpisodeSource) and split in member.splits:
+        member.source.check(split)
   if not first:
     return task.get_dataset(**arguments)
   return places.starting_at(task, first, **arguments)
