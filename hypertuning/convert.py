@@ -16,7 +16,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tqdm
@@ -199,7 +199,7 @@ def _written(
   output: pathlib.Path,
   size: int,
   arrays: int,
-  contents: dict[str, bytes],
+  contents: Mapping[str, bytes],
 ) -> Iterator[pathlib.Path]:
   """A context in which a folder is written; it is then complete, or absent.
 

@@ -25,7 +25,7 @@ def check(model, folder) -> None:
   inputs, targets = public_models.text()
   ids = torch.tensor(np.concatenate([inputs, targets], axis=1)).long()
   with torch.no_grad():
-    whole = model.float()(ids).logits.numpy()
+    whole = model(ids).logits.numpy()
   wanted = whole[:, inputs.shape[1] - 1 : -1]
   ours = converted.logits(folder, MODEL_FILE, inputs, targets)
   np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
@@ -63,6 +63,9 @@ def test_gguf(tmp_path, capfd, kind):
   code, err = converted.main(capfd, path, tmp_path / 'out')
   assert code == 0, err
   theirs = transformers.AutoModelForCausalLM.from_pretrained(
-    tmp_path / 'source', gguf_file='model.gguf', attn_implementation='eager'
+    tmp_path / 'source',
+    gguf_file='model.gguf',
+    attn_implementation='eager',
+    dtype=torch.float32,
   ).eval()
   check(theirs, tmp_path / 'out')

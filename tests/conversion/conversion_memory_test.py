@@ -15,11 +15,13 @@ from hypertuning.conversion.fields import Fields
 from hypertuning.engine import t5x_format
 
 WIDTH, INNER, LAYERS = 1024, 25_600, 4
-_COMMAND = """
-import resource, sys
+_COMMAND = r"""
+import pathlib, re, sys
 from hypertuning import convert
 code = convert.main(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# getrusage's number begins with the peak of the process that started this one.
+status = pathlib.Path('/proc/self/status').read_text()
+used = 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
 heavy = [m for m in ('tensorflow', 'seqio', 'torch') if m in sys.modules]
 print(code, used, *heavy)
 """

@@ -8,8 +8,9 @@ import pytest
 
 gguf = pytest.importorskip('gguf', reason='needs the extra `gguf`')
 
-# Bytes per block, and the places of the block's scales, which are float16.
-_K_BLOCKS = {'Q4_K': (144, (0, 2)), 'Q6_K': (210, (208,))}
+# Bytes per block, the places of the block's scales, which are float16, and the
+# greatest scale.
+_K_BLOCKS = {'Q4_K': (144, (0, 2), 4e-4), 'Q6_K': (210, (208,), 4e-5)}
 _TOKENIZER = 'tokenizer.ggml.'
 
 
@@ -70,13 +71,16 @@ def _add(writer, name, array, kind) -> None:
   kinds = gguf.GGMLQuantizationType
   if array.ndim < 2 or array.shape[-1] % 32:
     kind = 'F32'
+  if kind in _K_BLOCKS and array.shape[-1] % 256:
+    kind = 'Q8_0'  # as llama.cpp does where the blocks do not fit
   if kind in _K_BLOCKS:
-    size, places = _K_BLOCKS[kind]
+    size, places, greatest = _K_BLOCKS[kind]
     rng = np.random.default_rng(len(name))
     shape = (array.shape[0], array.shape[1] // 256, size)
     blocks = rng.integers(0, 256, shape, dtype=np.uint8)
     for place in places:
-      scale = rng.uniform(1e-4, 4e-4, (*shape[:2], 1)).astype(np.float16)
+      scale = rng.uniform(greatest / 4, greatest, (*shape[:2], 1))
+      scale = scale.astype(np.float16)
       blocks[..., place : place + 2] = scale.view(np.uint8)
     data = blocks.reshape(array.shape[0], -1)
   else:
