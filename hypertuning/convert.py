@@ -8,6 +8,13 @@ Reads a folder of Hugging Face's (safetensors, or files of torch without
 executing code in them) or a GGUF file. OUTPUT gets `checkpoint_0`, the
 vocabulary, and `model.gin`, which comes after the gin file of the network, such
 as gin/models/llama.gin. It appears with all of its files or not at all.
+
+    python -m hypertuning.convert --trained --source=run --base=smollm2_135m \\
+      --output=hypermodel.safetensors
+
+writes the trained part of a run, which was trained with SAVE_FROZEN = False, as
+one file. It is a CHECKPOINT_PATH like the run itself, where MOVED_CHECKPOINTS
+says in which folder its base is.
 """
 
 import argparse
@@ -25,7 +32,7 @@ from etils import epath
 from hypertuning import files, quiet
 from hypertuning.errors import UserError, one_line
 
-_SOURCE, _OUTPUT, _LIKE = '--source', '--output', '--like'
+_SOURCE, _OUTPUT, _LIKE, _BASE = '--source', '--output', '--like', '--base'
 _CHECKPOINT = 'checkpoint_0'
 # For the description of an array, and the smallest part of a disk.
 _BYTES_PER_ARRAY = 8192
@@ -40,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   quiet.hush_logs()
   try:
     options = _options(arguments)
+    if options.trained:
+      trained(options.source, _new_file(options.output), options.base)
+      return 0
     source = _local(options.source, _SOURCE)
     output = _new_folder(options.output)
     if options.to_hugging_face:
@@ -134,6 +144,26 @@ def to_hugging_face(
       hugging_face.write(folder, arrays, own, bar.update)
 
 
+def trained(run: str, output: pathlib.Path, base: str) -> None:
+  """Writes the trained part of a run as one file, see `engine.trained_file`.
+
+  Args:
+    run: folder of a run, or of one of its checkpoints.
+    output: the file that is written.
+    base: name of the model that stays frozen.
+
+  Raises:
+    UserError: there is no such run, it holds its frozen weights, or the file
+      cannot be written.
+  """
+  from hypertuning.engine import checkpoints, trained_file
+
+  variables, part = checkpoints.restore_trained(run, _SOURCE)
+  files.check_writable(output.parent, _OUTPUT)
+  size = trained_file.save(output, variables, part, base)
+  print(f'{output}: {size:,} bytes.')
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   """The flags; a wrong one is a `UserError`."""
   parser = argparse.ArgumentParser(
@@ -151,6 +181,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     help='convert a checkpoint of ours into a folder of Hugging Face',
   )
   parser.add_argument(
+    '--trained',
+    action='store_true',
+    help='write the trained part of a run as one safetensors file',
+  )
+  parser.add_argument(
+    _BASE, help='with --trained, the name of the frozen model in the file'
+  )
+  parser.add_argument(
     _LIKE,
     help='with --to_hugging_face, a folder that this command made, whose '
     'configuration and vocabulary the checkpoint has; by default its own',
@@ -164,6 +202,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   for flag in (_SOURCE, _OUTPUT):
     if not getattr(options, flag.removeprefix('--')):
       raise UserError(f'{flag} is required; --help lists the flags.')
+  if bool(options.base) != options.trained:
+    raise UserError(f'{_BASE} is required with --trained, and only there.')
+  if options.trained and options.to_hugging_face:
+    raise UserError('Give --trained or --to_hugging_face, not both.')
   if options.like and not options.to_hugging_face:
     raise UserError(f'{_LIKE} has no effect without --to_hugging_face.')
   return options
@@ -191,6 +233,16 @@ def _new_folder(path: str) -> pathlib.Path:
       f'{_OUTPUT} = {path!r}: checkpoints cannot be in a folder with [ or ] in '
       'its path.'
     )
+  return place
+
+
+def _new_file(path: str) -> pathlib.Path:
+  """The file of a trained part that is to be made."""
+  place = _local(path, _OUTPUT)
+  if place.suffix != '.safetensors':
+    raise UserError(f'{_OUTPUT} = {path!r}: give a name in .safetensors.')
+  if place.exists():
+    raise UserError(f'{_OUTPUT} = {path!r}: is there already; name a new file.')
   return place
 
 

@@ -25,6 +25,7 @@ from hypertuning.engine import (
   matching,
   saved_shapes,
   t5x_format,
+  trained_file,
 )
 from hypertuning.engine.frozen_parts import FrozenPart
 from hypertuning.errors import UserError
@@ -180,7 +181,8 @@ def restore_variables(
   """All variables of a checkpoint as one tree of numpy arrays.
 
   Args:
-    path: folder of a run, or of one of its checkpoints.
+    path: folder of a run, or of one of its checkpoints; or the file of a
+      trained part, see `trained_file`.
     binding: name that the user bound the path to, for the error message.
     moved: new folders of the checkpoints that hold frozen parts, see
       `read_frozen`.
@@ -190,6 +192,10 @@ def restore_variables(
     are joined. A public T5 gives `{'token_embedder': ..., 'encoder': ...,
     'decoder': ...}`.
   """
+  if path.endswith(trained_file.SUFFIX):
+    trained, part = trained_file.read(path, binding)
+    frozen = read_frozen(epath.Path(path), part, moved)
+    return trees.join(trained, frozen)
   folder = checkpoint_folders.find(path, binding)
   try:
     return _variables(folder, moved)
@@ -201,16 +207,40 @@ def restore_variables(
     return _variables(newest, moved)
 
 
+def restore_trained(path: str, binding: str) -> tuple[dict, FrozenPart]:
+  """The trained variables of a run, and what it has in place of the others.
+
+  Args:
+    path: folder of a run, or of one of its checkpoints.
+    binding: name that the user bound the path to, for the error message.
+
+  Raises:
+    UserError: there is no checkpoint, or it holds its frozen variables.
+  """
+  folder = checkpoint_folders.find(path, binding)
+  part = FrozenPart.read(folder)
+  if part is None:
+    raise UserError(
+      f'{binding} = {path!r}: holds its frozen weights as well; train with '
+      'SAVE_FROZEN = False, which a restart may change.'
+    )
+  return _contents(folder)['target'], part
+
+
+def _contents(folder: epath.Path) -> dict:
+  """What a checkpoint holds, with numpy arrays."""
+  if t5x_format.is_checkpoint(folder):
+    return t5x_format.read(folder)
+  state = folder / 'state'
+  with _read_errors(folder):
+    return ocp.PyTreeCheckpointer().restore(
+      state, restore_args=_as_numpy(state)
+    )
+
+
 def _variables(folder: epath.Path, moved: Mapping[str, str] | None) -> dict:
   """All variables of the checkpoint in a folder, see `restore_variables`."""
-  if t5x_format.is_checkpoint(folder):
-    contents = t5x_format.read(folder)
-  else:
-    state = folder / 'state'
-    with _read_errors(folder):
-      contents = ocp.PyTreeCheckpointer().restore(
-        state, restore_args=_as_numpy(state)
-      )
+  contents = _contents(folder)
   part = FrozenPart.read(folder)
   if part is None:
     frozen = (contents.get('flax_mutables') or {}).get('frozen', {})

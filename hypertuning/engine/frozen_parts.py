@@ -133,6 +133,21 @@ class FrozenPart:
     return dataclasses.asdict(self)
 
   @classmethod
+  def from_json(cls, contents: Mapping[str, Any]) -> 'FrozenPart':
+    """The part that `to_json` has described.
+
+    Raises:
+      KeyError, TypeError: a field is missing, or of another kind.
+    """
+    teacher = contents['teacher']
+    return cls(
+      Place(**contents['initial']),
+      teacher and Place(**teacher),
+      contents['rules'],
+      contents['variables'],
+    )
+
+  @classmethod
   def read(cls, checkpoint: epath.Path) -> 'FrozenPart | None':
     """Reads the item of a checkpoint; None if it holds its frozen variables.
 
@@ -147,13 +162,7 @@ class FrozenPart:
       return None
     contents = text_files.read_json(path)
     try:
-      teacher = contents['teacher']
-      return cls(
-        Place(**contents['initial']),
-        teacher and Place(**teacher),
-        contents['rules'],
-        contents['variables'],
-      )
+      return cls.from_json(contents)
     except (KeyError, TypeError) as error:
       raise UserError(
         f'{path}: does not name a frozen part ({error}); the checkpoint is '
