@@ -81,6 +81,16 @@ LossFactor = Positive | Literal['NUM_REAL_TARGET_TOKENS']
 Seeds = Annotated[Sequence[Natural], MinLen(1)]
 # A number of draws of shots, or the seeds of the draws.
 Draws = Count | Seeds
+
+
+def _shots(value: tuple[int, int]) -> tuple[int, int]:
+  if value[0] > value[1]:
+    raise ValueError('must be (least, most)')
+  return value
+
+
+# A number of shots, or the least and the greatest of episodes of training.
+Shots = Natural | Annotated[tuple[Natural, Natural], AfterValidator(_shots)]
 # The type that a network computes in. In Python it may be a dtype of jax.
 Dtype = Annotated[Any, PlainValidator(_one_of(_DTYPES))]
 # The form in which frozen variables are stored.

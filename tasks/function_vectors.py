@@ -25,7 +25,7 @@ from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
-from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
+from hypertuning.ranges import Count, Draws, Name, Names, Path, Shots
 
 FIELDS = {'inputs': 'input', 'targets': 'output'}
 _ENDINGS = ('.json', '.jsonl', '.jsonl.gz')
@@ -36,7 +36,7 @@ def function_vectors(
   folder: Path,
   name: Name = 'function_vectors',
   held_out: Count | Names = 16,
-  shots: Natural = 16,
+  shots: Shots = 16,
   queries: Count = 1,
   most_asked: Count | None = None,
   draws: Draws = 1,
@@ -51,7 +51,8 @@ def function_vectors(
     name: name of the seqio task.
     held_out: names of the tasks in the split `validation`, or their least
       number, see `choose`.
-    shots: number of shots per episode.
+    shots: number of shots per episode; with a pair (least, most), episodes of
+      training have from `least` to `most`, and others `most`.
     queries: number of queries per episode.
     most_asked: number of rows of a held-out task that become queries, which are
       its first ones; None takes all rows. Shots come from all of its rows.

@@ -24,7 +24,7 @@ from hypertuning.data.knowledge import collection
 from hypertuning.data.registry import FORMS
 from hypertuning.data.rows import RowTask, Tasks, as_task
 from hypertuning.data.text_format import TextFormat
-from hypertuning.ranges import Count, Draws, Name, Natural
+from hypertuning.ranges import Count, Draws, Name, Shots
 
 NAME = 'knowledge'
 SPLITS = ('train', 'validation')
@@ -32,7 +32,7 @@ SPLITS = ('train', 'validation')
 
 def episodes(
   name: Name = NAME,
-  shots: Natural = 10,
+  shots: Shots = 10,
   queries: Count = 4,
   most_asked: Count | None = 32,
   draws: Draws = 1,
@@ -46,7 +46,8 @@ def episodes(
 
   Args:
     name: name of the mixture; those of the kinds' tasks begin with it.
-    shots: number of shots per episode.
+    shots: number of shots per episode; with a pair (least, most), episodes of
+      training have from `least` to `most`, and others `most`.
     queries: number of queries per episode.
     most_asked: number of rows of a held-out task that become queries; None
       takes all rows. Shots come from all of its rows.
@@ -74,7 +75,7 @@ def episodes(
 
 def _register(
   name: str,
-  shots: int,
+  shots: Shots,
   queries: int,
   most_asked: int | None,
   draws: int | Sequence[int],

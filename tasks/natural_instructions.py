@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypertuning import text_files
-from hypertuning.data import metrics, registry, texts
+from hypertuning.data import metrics, registry, sampling, texts, vocabularies
 from hypertuning.data.oddities import Oddities
 from hypertuning.data.rows import Row, RowTask
-from hypertuning.data.text_format import TextFormat
+from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
-from hypertuning.ranges import Count, Name, Natural, Path
+from hypertuning.ranges import Count, Name, Natural, Path, Shots
 
 POSITIVES = 2  # examples of the setting "definition + 2 positive"
 
@@ -29,9 +29,10 @@ def natural_instructions(
   name: Name = 'natural_instructions',
   track: Name = 'default',
   setting: Name = 'def_2pos',
-  shots: Natural = 4,
+  shots: Shots = 4,
   queries: Count = 1,
   instances: Count = 100,
+  longest: tuple[Count, Count] | None = None,
   seed: Natural = 0,
   in_context: bool = False,
   text_format: TextFormat | None = None,
@@ -47,10 +48,16 @@ def natural_instructions(
     setting: name of the text that the hypermodel reads: `def` is the definition
       alone, `def_2pos` adds two positive examples. `def_shots` is like
       `def_2pos` in the split `test`; in `train`, it adds `shots` examples that
-      are drawn from positive examples and instances.
-    shots: number of shots per episode in the setting `def_shots`.
+      are drawn from positive examples and instances. `shots` shows other
+      instances of the task in both splits, without a definition; it is no
+      setting of the benchmark, and is scored by exact match.
+    shots: number of shots per episode in the settings `def_shots` and `shots`,
+      or the least and the greatest.
     queries: number of queries per episode.
     instances: greatest number of instances per task.
+    longest: greatest numbers of tokens of an input and of a target. Longer
+      instances are left out, and so are tasks that have too few others. None
+      leaves out none.
     seed: seed for the choice among several right outputs in `train`.
     in_context: whether to return the form in which the downstream model itself
       reads the examples.
@@ -59,13 +66,21 @@ def natural_instructions(
   Raises:
     UserError: there is no such setting.
   """
-  counts = {'def': 0, 'def_2pos': POSITIVES, 'def_shots': shots}
+  counts = {'def': 0, 'def_2pos': POSITIVES, 'def_shots': shots, 'shots': shots}
   if setting not in counts:
     raise UserError(
       f'natural_instructions.setting = {setting!r}: give one of '
       f'{", ".join(counts)}.'
     )
   root = pathlib.Path(folder).expanduser()
+  text_format = check(text_format or vocabularies.byte_format())
+
+  def fits(row: Row) -> bool:
+    parts = ((row.inputs, 'inputs'), (row.targets, 'targets'))
+    return longest is None or all(
+      len(text_format.encode(text, part)) <= most
+      for (text, part), most in zip(parts, longest, strict=True)
+    )
 
   def tasks(split: str) -> dict[str, RowTask]:
     row_tasks = {}
@@ -76,6 +91,13 @@ def natural_instructions(
       )
       if split == 'train':
         rows = [_one_output(row, seed) for row in rows]
+      found, rows = len(rows), [row for row in rows if fits(row)]
+      if len(rows) < sampling.least(counts[setting]) + queries < found:
+        oddities.add('left out, their instances are too long', task)
+        continue
+      if setting == 'shots':
+        row_tasks[task] = RowTask(rows)
+        continue
       pool: Sequence[Row] = positive[:POSITIVES]
       if setting == 'def_shots' and split == 'train':
         pool = [*positive, *rows]
@@ -86,11 +108,18 @@ def natural_instructions(
   registry.add_episodes(
     name,
     {'train': lambda: tasks('train'), 'test': lambda: tasks('test')},
-    {'train': counts[setting], 'test': min(counts[setting], POSITIVES)},
+    {
+      'train': counts[setting],
+      'test': shots
+      if setting == 'shots'
+      else min(sampling.most(counts[setting]), POSITIVES),
+    },
     queries,
     at_most=True,  # some tasks have only one positive example
     text_format=text_format,
-    metric_fns=(metrics.rouge_l,),
+    metric_fns=(
+      metrics.exact_match if setting == 'shots' else metrics.rouge_l,
+    ),
   )
   return registry.form_of(name, in_context)
 

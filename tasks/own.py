@@ -14,6 +14,7 @@ otherwise, they come from the task's own rows.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping
 
 import seqio
@@ -24,7 +25,7 @@ from hypertuning.data.rows import RowTask, Tasks
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
-from hypertuning.ranges import Count, Draws, Name, Natural, Path
+from hypertuning.ranges import Count, Draws, Name, Names, Path, Shots
 
 METRICS = {
   'exact_match': metrics.exact_match,
@@ -38,7 +39,7 @@ def task_file(
   name: Name,
   train: Path,
   validation: Path | None = None,
-  shots: Natural = 16,
+  shots: Shots = 16,
   queries: Count = 1,
   balanced: bool = False,
   draws: Draws = 1,
@@ -55,7 +56,8 @@ def task_file(
     train: path of the file with the rows to train on, which are also shots in
       validation.
     validation: path of the file with the rows to evaluate on; None for none.
-    shots: number of shots per episode.
+    shots: number of shots per episode; with a pair (least, most), episodes of
+      training have from `least` to `most`, and others `most`.
     queries: number of queries per episode.
     balanced: whether shots have every target equally often.
     draws: number of draws of shots per validation row; a sequence selects draws
@@ -104,6 +106,60 @@ def task_file(
   for split in splits:  # refuses a task that is too small now
     seqio.TaskRegistry.get(name).source.check(split)
   return name
+
+
+@takes_text_format
+def task_folder(
+  folder: Path,
+  names: Names,
+  name: Name = 'own',
+  ending: Name = 'jsonl',
+  shots: Shots = 16,
+  queries: Count = 1,
+  balanced: bool = False,
+  draws: Draws = 1,
+  metric: Name = 'exact_match',
+  fields: Mapping[str, str] | None = None,
+  text_format: TextFormat | None = None,
+) -> str:
+  """Registers tasks whose files are in one folder, as a mixture.
+
+  Args:
+    folder: folder with `<task>.train.<ending>` and `<task>.test.<ending>` for
+      each task.
+    names: names of the tasks, which come equally often.
+    name: name of the mixture, with which the names of its seqio tasks begin.
+    ending: ending of the files.
+    shots: see `task_file`, as for the rest.
+    queries: number of queries per episode.
+    balanced: whether shots have every target equally often.
+    draws: number of draws of shots per validation row.
+    metric: name of the metric.
+    fields: names that fields have in the files.
+    text_format: format of the text; T5's over bytes by default.
+
+  Returns:
+    The name of the mixture.
+
+  Raises:
+    UserError: see `task_file`.
+  """
+  members = [
+    task_file(
+      f'{name}_{task}',
+      str(pathlib.Path(folder, f'{task}.train.{ending}')),
+      str(pathlib.Path(folder, f'{task}.test.{ending}')),
+      shots=shots,
+      queries=queries,
+      balanced=balanced,
+      draws=draws,
+      metric=metric,
+      fields=fields,
+      text_format=text_format,
+    )
+    for task in names
+  ]
+  return registry.add_mixture(name, dict.fromkeys(members, 1.0))
 
 
 def _with_pools(

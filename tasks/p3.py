@@ -15,6 +15,7 @@ from hypertuning.data import (
   p3_files,
   promptsource,
   registry,
+  sampling,
   vocabularies,
 )
 from hypertuning.data.fewshot import SCORE_EVAL
@@ -23,7 +24,7 @@ from hypertuning.data.rows import Row, RowTask, distinct_options, option_fault
 from hypertuning.data.text_format import TextFormat, Vocabulary, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
-from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path, Shots
 
 # Starts of the names of the prompts that belong to T0's held-out data sets.
 HELD_OUT = (
@@ -47,7 +48,7 @@ def t0_train(
   folder: Path,
   name: Name = 'p3_t0_train',
   table: Path | None = None,
-  shots: Natural = 16,
+  shots: Shots = 16,
   queries: Count = 1,
   longest_mean: Count | None = 320,
   most_rows: Count | None = 10_000,
@@ -67,7 +68,8 @@ def t0_train(
     table: path of a table of data sets, their sizes and their prompts; prompts
       without rows in the folder are left out. None takes the folder's
       `t0_mixture_table.jsonl` or, if there is none, T0's own (`T0_MIXTURE`).
-    shots: number of shots per episode, all with the prompt of the queries.
+    shots: number of shots per episode, or the least and the greatest, all with
+      the prompt of the queries.
     queries: number of queries per episode.
     longest_mean: greatest mean number of tokens in the inputs of a prompt;
       prompts with more are left out, as in HyperTuning. None keeps all prompts.
@@ -89,14 +91,15 @@ def t0_train(
 
   def train() -> Mapping[str, RowTask]:
     rates = p3_files.read_table(table)
+    needed = sampling.least(shots) + queries
     oddities = Oddities(f'{name}, prompts of {len(rates)} in {table}')
     rows = p3_files.rows(folder, 'train', most_rows)
     row_tasks = {}
     for task, rate in rates.items():
       if task not in rows:
         oddities.add('without rows', task)
-      elif not _fits(rows[task], shots + queries):
-        oddities.add(f'left out, fewer than {shots + queries} inputs', task)
+      elif not _fits(rows[task], needed):
+        oddities.add(f'left out, fewer than {needed} inputs', task)
       elif (
         longest_mean is not None
         and _mean_length(rows[task], vocabulary) > longest_mean

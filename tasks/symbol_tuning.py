@@ -22,7 +22,7 @@ from hypertuning.data.rows import RowTask
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
-from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path
+from hypertuning.ranges import Count, Draws, Name, Names, Natural, Path, Shots
 
 MOST_LABELS = 10  # a task with more is no classification task here
 
@@ -31,7 +31,7 @@ MOST_LABELS = 10  # a task with more is no classification task here
 def train(
   files: Names,
   name: Name = 'symbol_tuning_train',
-  shots: Natural = 16,
+  shots: Shots = 16,
   queries: Count = 1,
   fields: Mapping[str, str] | None = None,
   words: Path | None = None,
@@ -44,8 +44,8 @@ def train(
   Args:
     files: paths of the files of rows.
     name: name of the seqio task.
-    shots: number of shots per episode, which have all labels equally often, as
-      far as possible.
+    shots: number of shots per episode, or the least and the greatest, which
+      have all labels equally often, as far as possible.
     queries: number of queries per episode.
     fields: names that fields have in the files, such as
       `{'inputs': 'sentence'}`.

@@ -38,7 +38,7 @@ class EpisodeSource(seqio.DataSource):
   def __init__(
     self,
     tasks: Mapping[str, Callable[[], Tasks]],
-    shots: int | Mapping[str, int],
+    shots: sampling.Shots | Mapping[str, sampling.Shots],
     queries: int,
     balanced: bool = False,
     visits: int | None = 4,
@@ -58,6 +58,8 @@ class EpisodeSource(seqio.DataSource):
     Args:
       tasks: maps the name of each split to a function that returns its tasks.
       shots: number of shots per episode; a dict gives one number per split.
+        With a pair (least, most), each episode of `train` draws its own number,
+        and an episode of another split has `most`.
       queries: number of queries per episode.
       balanced: whether shots have every target of the task equally often, as
         far as the number of shots and the rows allow.
@@ -88,10 +90,14 @@ class EpisodeSource(seqio.DataSource):
       train_episodes = _ENDLESS
     if isinstance(draws, int):
       draws = range(draws)
-    if isinstance(shots, int):
+    if not isinstance(shots, Mapping):
       shots = dict.fromkeys(tasks, shots)
+    shots = {
+      split: number if split == 'train' else sampling.most(number)
+      for split, number in shots.items()
+    }
     for name, value, least in (
-      ('shots', min(shots.values()), 0),
+      ('shots', min(map(sampling.least, shots.values())), 0),
       ('queries', queries, 1),
       ('visits', 1 if visits is None else visits, 1),
       ('draws', len(draws), 1),
@@ -102,7 +108,7 @@ class EpisodeSource(seqio.DataSource):
           f'EpisodeSource.{name} = {value}: give {least} or more.'
         )
     self._tasks = dict(tasks)
-    self._shots = dict(shots)
+    self._shots = shots
     self._queries = queries
     self._balanced = balanced
     self._visits = visits
@@ -284,7 +290,8 @@ class EpisodeSource(seqio.DataSource):
     )
 
   def _make_table(self, split: str) -> row_table.Table:
-    least_shots = 0 if self._at_most else self._shots[split]
+    shots = self._shots[split]
+    least_shots = 0 if self._at_most else sampling.least(shots)
     return row_table.make_table(
       self._tasks[split](),
       least_shots,

@@ -10,6 +10,7 @@ from hypertuning.data import features, fewshot, metrics, symbols, vocabularies
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Tasks
+from hypertuning.data.sampling import Shots
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
@@ -28,7 +29,7 @@ MetricFns = Sequence[Callable[..., Mapping[str, float]]]
 def add_episodes(
   name: str,
   splits: Splits,
-  shots: int | Mapping[str, int],
+  shots: Shots | Mapping[str, Shots],
   queries: int = 1,
   *,
   balanced: bool = False,
@@ -55,7 +56,8 @@ def add_episodes(
     name: name of the task, made of letters, digits, `_` and `.`.
     splits: maps the name of each split to a function that returns its tasks. It
       is called when the split is first used.
-    shots: number of shots per episode; a dict gives one number per split.
+    shots: number of shots per episode, or a pair, or a dict of these by split,
+      see `EpisodeSource`.
     queries: number of queries per episode. The forms that score options have
       one question per episode.
     balanced: whether shots have every target equally often.

@@ -16,6 +16,18 @@ from hypertuning.data import packed_ids
 from hypertuning.data.row_table import Table
 
 Episode = dict[str, tf.Tensor]
+# A number of shots, or the least and the greatest of numbers that are drawn.
+Shots = int | tuple[int, int]
+
+
+def least(shots: Shots) -> int:
+  """The least number of shots that an episode may have."""
+  return shots if isinstance(shots, int) else shots[0]
+
+
+def most(shots: Shots) -> int:
+  """The greatest number of shots that an episode may have."""
+  return shots if isinstance(shots, int) else shots[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +140,7 @@ def _some_rows(
 # rewrite: no Python control flow depends on a tensor.
 @tf.autograph.experimental.do_not_convert
 def make_episode(
-  table: Table, plan: Planner, number: tf.Tensor, shots: int, balanced: bool
+  table: Table, plan: Planner, number: tf.Tensor, shots: Shots, balanced: bool
 ) -> Episode:
   """Makes the episode with a number: plans its queries, and draws its shots.
 
@@ -136,8 +148,8 @@ def make_episode(
     table: table of the split.
     plan: function that chooses the task and the queries.
     number: number of the episode, int64 `[]`.
-    shots: number of shots; an episode has fewer if its task has fewer rows for
-      them.
+    shots: number of shots, or the least and the greatest, between which it is
+      drawn; an episode has fewer if its task has fewer rows for them.
     balanced: whether shots have every target of the task equally often, as far
       as their number and the rows allow.
 
@@ -150,7 +162,8 @@ def make_episode(
   groups = tf.gather(table.group, queries)
   barred = tf.reduce_any(table.group[start:end, None] == groups[None], axis=1)
   labels = table.label[start:end] if balanced else None
-  shot_numbers = _choose(labels, barred, shots, episode_plan.seeds)
+  count = _count(shots, episode_plan.seeds[0])
+  shot_numbers = _choose(labels, barred, count, episode_plan.seeds)
   shot_rows = start + tf.cast(shot_numbers, tf.int64)
   episode = {
     'task': table.name[task],
@@ -177,10 +190,21 @@ def make_episode(
   return episode
 
 
+def _count(shots: Shots, seed: tf.Tensor) -> int | tf.Tensor:
+  """The number of shots of an episode."""
+  if isinstance(shots, int):
+    return shots
+  # Of a seed that nothing else is drawn with.
+  own_seed = tf.random.fold_in(seed, 1)
+  return tf.random.stateless_uniform(
+    [], own_seed, shots[0], shots[1] + 1, dtype=tf.int32
+  )
+
+
 def _choose(
   labels: tf.Tensor | None,
   barred: tf.Tensor,
-  count: int,
+  count: int | tf.Tensor,
   seeds: Sequence[tf.Tensor],
 ) -> tf.Tensor:
   """Draws rows without replacement, in a random order.

@@ -69,6 +69,21 @@ def test_smallest_task_uses_every_row(balanced):
     assert len(set(rows)) == 6
 
 
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 3), st.integers(3, 6), st.integers(0, 2**31 - 1))
+def test_episodes_of_training_draw_their_number_of_shots(least, most, seed):
+  src = source(make_tasks([9, 12]), (least, most), 2)
+  sizes = [len(e['shot_inputs']) for e in draw(src, 80, seed=seed)]
+  # The rarest of seven numbers is missing in 80 draws with a chance of 3e-5.
+  assert {*sizes} == {*range(least, most + 1)}
+  assert {len(e['shot_inputs']) for e in draw(src, 9, 'validation')} == {most}
+  # What is drawn for a number is not drawn again for another number.
+  first = draw(source(make_tasks([12]), (4, 4), 2), 5, seed=seed)
+  again = draw(source(make_tasks([12]), 4, 2), 5, seed=seed)
+  for one, other in zip(first, again, strict=True):
+    np.testing.assert_array_equal(one['shot_inputs'], other['shot_inputs'])
+
+
 def test_too_few_rows_is_an_error_with_name_and_counts():
   with pytest.raises(UserError, match="'t1' has 5 .* 4 shots [+] 2 queries"):
     draw(source(make_tasks([9, 5]), 4, 2), 1)
