@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, set before anything imports jax."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -11,11 +12,13 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # be good ones (the emitters of fusions alone take half of it), and none is
 # compiled twice. Set the folder to one that survives, and the next run saves it
 # too.
-_XLA_FLAGS = (
+_XLA_FLAGS = [
   '--xla_force_host_platform_device_count=8',
-  '--xla_cpu_use_fusion_emitters=false',
   '--xla_cpu_opt_preset=FAST_COMPILE',
-)
+]
+if importlib.metadata.version('jax').startswith('0.10.'):
+  # Later versions have no other way, and end on a flag that they do not know.
+  _XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 for _flag in _XLA_FLAGS:
   if _flag not in os.environ.get('XLA_FLAGS', ''):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flag}'
