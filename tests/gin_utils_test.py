@@ -115,7 +115,8 @@ def test_other_files_parse(model, command):
     ('experiments/quickstart/sweep',),
     ('experiments/claims/sweep',),
     ('experiments/claims/report',),
-    ('experiments/real/report',),
+    ('experiments/smollm/report',),
+    ('experiments/smollm/report_data',),
     ('experiments/ablations/report',),
     ('experiments/ablations/report_distillation',),
   ],
@@ -363,24 +364,14 @@ def test_local_files_have_the_header_of_required_macros():
       assert macro in text.partition('\n\n')[0], (name, macro)
 
 
-_PATHS = dict.fromkeys(
-  (
-    'VOCABULARY_FILE',
-    'TRAIN_TEXT',
-    'VALIDATION_TEXT',
-    'FUNCTION_VECTORS_DIR',
-    'NI_DIR',
-    'P3_DIR',
-    'P3_HELD_OUT_DIR',
-  ),
-  'somewhere',
+_BASE = {'BASE': 'somewhere', 'BASE_GIN': 'gin/models/sizes/smollm2_135m.gin'}
+_FOLDERS = dict.fromkeys(
+  ('FUNCTION_VECTORS_DIR', 'NI_DIR', 'CLASSIFICATION_DIR'), 'somewhere'
 )
 _ABLATIONS = (
   *('hyperpretraining', 'shots', 'prefix_length', 'rank'),
   'distillation',
 )
-_TEXT = dict(list(_PATHS.items())[:3])
-_TASKS = {k: v for k, v in _PATHS.items() if 'TEXT' not in k}
 
 
 @pytest.mark.parametrize(
@@ -389,9 +380,11 @@ _TASKS = {k: v for k, v in _PATHS.items() if 'TEXT' not in k}
     ('quickstart/sweep', {}),
     ('claims/sweep', {}),
     *((f'ablations/{x}', {}) for x in _ABLATIONS),
+    ('smollm/sweep', _BASE),
+    ('smollm/sweep_data', {**_BASE, **_FOLDERS}),
     (
-      'real/sweep',
-      {'TEXT_BINDINGS': _TEXT, 'TASK_BINDINGS': _TASKS},
+      ('smollm/sweep', 'smollm/with_hypermodel'),
+      {**_BASE, 'HYPERMODEL': 'some.safetensors'},
     ),
   ],
 )
@@ -399,7 +392,10 @@ def test_every_cell_of_a_sweep_parses(file, bindings, tmp_path):
   """A sweep's own files say nothing of what its commands will read."""
   bindings = {**bindings, 'SWEEP_DIR': str(tmp_path)}
   gin_utils.parse(
-    [f'gin/experiments/{file}.gin'],
+    [
+      f'gin/experiments/{x}.gin'
+      for x in ([file] if isinstance(file, str) else file)
+    ],
     [f'{k} = {v!r}' for k, v in bindings.items()],
   )
   arguments = gin_utils.arguments(sweep.sweep)

@@ -75,7 +75,7 @@ LOOKED_AT = {
   'hypertuning.convert': 'needs a public model; tests/conversion run it',
   'launch/quickstart.sh': 'trains for minutes',
   'launch/claims.sh': 'trains for 110 minutes',
-  'launch/real.sh': 'trains for 40 minutes, on data that is not here',
+  'launch/smollm.sh': 'evaluates for 15 minutes',
   'launch/eval_sweep.sh': 'evaluates checkpoints of other runs',
   'launch/test.sh': 'runs these tests',
 }

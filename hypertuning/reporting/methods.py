@@ -23,6 +23,7 @@ def methods(
   text: str = 'Accuracy on held-out tasks, percent.',
   highlighted: Sequence[str] = (),
   drawn: Sequence[str] | None = None,
+  optional: Mapping[str, str] | None = None,
 ) -> Section:
   """Compares the evaluations of methods.
 
@@ -38,6 +39,8 @@ def methods(
     text: sentence below the heading, which explains the section.
     highlighted: names of the methods whose bars have the accent colour.
     drawn: names of the columns that the figure shows; None shows all.
+    optional: maps the names of methods that need not have been evaluated to the
+      text that is then shown in place of their numbers.
 
   Returns:
     The section.
@@ -61,7 +64,13 @@ def methods(
     }
     for method, (stage, phi) in methods.items()
   }
-  _check(table, columns)
+  absent = {
+    method: text
+    for method, text in (optional or {}).items()
+    if method in table and all(x.unknown for x in table[method].values())
+  }
+  evaluated = {m: row for m, row in table.items() if m not in absent}
+  _check(evaluated, columns)
   drawn = columns if drawn is None else drawn
   if unknown_columns := set(drawn) - set(columns):
     raise UserError(
@@ -75,7 +84,7 @@ def methods(
     name,
     title,
     text,
-    [Figure(_bars(table, drawn, metric, name, highlighted), '', stages)],
+    [Figure(_bars(evaluated, drawn, metric, name, highlighted), '', stages)],
     [
       Table(
         name,
@@ -83,7 +92,12 @@ def methods(
         [
           [
             Text(method),
-            *(_cell_text(metric, row[column]) for column in columns),
+            *(
+              Text(absent[method])
+              if method in absent
+              else _cell_text(metric, row[column])
+              for column in columns
+            ),
           ]
           for method, row in table.items()
         ],
