@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import fitting, packed_ids, vocabularies
+from hypertuning.data import fitting, packed_ids, seqio_vocabularies
 from hypertuning.data import lengths as lengths_lib
 from hypertuning.data.packed_ids import beside
 from hypertuning.data.sampling import Episode
@@ -209,7 +209,7 @@ def episode_features(
       text, left_out = fitting.context(
         definition, shots, form, room, before_query=False
       )
-      begin, end = map(vocabularies.constant, (form.start, form.end))
+      begin, end = map(seqio_vocabularies.constant, (form.start, form.end))
       return tf.concat([begin, text, end], axis=0), left_out
 
     start = _column(form.start, count)
@@ -290,7 +290,7 @@ def _encode(
   if is_packed:
     tokens = packed_ids.unpack(all_texts)
   else:
-    tokens = vocabularies.encode(form.vocabulary, all_texts)
+    tokens = seqio_vocabularies.encode(form.vocabulary, all_texts)
   definition, parts, queries, answers = (
     tokens[end - size : end]
     for size, end in zip(sizes, _running_sum(sizes), strict=True)
@@ -298,7 +298,7 @@ def _encode(
   definition = definition[0]
   exists = (episode['definition'] != '') & (tf.size(definition) > 0)
   definition = tf.concat(
-    [vocabularies.constant(form.definition), definition], axis=0
+    [seqio_vocabularies.constant(form.definition), definition], axis=0
   )
   definition = definition[: tf.where(exists, tf.size(definition), 0)]
   # The rows of `parts` are an input, its target, the next input, and so on.
@@ -319,7 +319,7 @@ def _running_sum(sizes: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def _column(ids: Ids, rows: tf.Tensor) -> tf.Tensor:
   """The same ids in every row: int32 `[rows, ids]`."""
-  return tf.tile(vocabularies.constant(ids)[None], [rows, 1])
+  return tf.tile(seqio_vocabularies.constant(ids)[None], [rows, 1])
 
 
 def _ragged(*rows: Ids) -> tf.RaggedTensor:
