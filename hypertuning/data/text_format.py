@@ -362,8 +362,7 @@ def as_vocabulary(vocabulary: Any) -> Vocabulary:
   """
   if isinstance(vocabulary, Vocabulary):
     return vocabulary
-  # Whoever has a seqio vocabulary has loaded seqio; others need not.
-  seqio = sys.modules.get('seqio')
+  seqio = sys.modules.get('seqio')  # loaded by whoever has a vocabulary of it
   if seqio is None or not isinstance(vocabulary, seqio.Vocabulary):
     raise UserError(
       f'VOCABULARY is a {type(vocabulary).__name__}, but must be a seqio '

@@ -1,12 +1,14 @@
-"""The episodes that a command reads, and the batches it reads them in."""
+"""The episodes that a command reads, and the batches it reads them in.
+
+Methods that need seqio and TensorFlow import them: a command that reads a file
+in place of a task does without them.
+"""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
-
-from hypertuning.data import lookup, row_digest
-from hypertuning.engine import batching, restarts, task_batches
+from hypertuning.engine import batching, restarts
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
@@ -67,6 +69,8 @@ class TaskData(EpisodeData):
         task or its split does not exist, or the task's text has another format
         than the model's.
     """
+    from hypertuning.data import lookup
+
     batching.check_vocabulary(model)
     batching.check_positions(model, self.lengths)
     lookup.import_tasks(self.module)
@@ -84,6 +88,8 @@ class TaskData(EpisodeData):
 
   def settings(self) -> dict[str, str]:
     """The task and its arguments, and digests of its rows."""
+    from hypertuning.data import row_digest
+
     values = {
       'MIXTURE_OR_TASK_NAME': self.name,
       'TASK_FEATURE_LENGTHS': dict(self.lengths),
@@ -101,8 +107,8 @@ class TaskData(EpisodeData):
 
   def batches(
     self, model: HyperTuningModel, repeat: bool = False, first: int = 0
-  ) -> tf.data.Dataset:
-    """Batches of the model features, see `task_batches.to_batches`.
+  ) -> Iterable[batching.Batch]:
+    """A tf.data dataset of the model features, see `task_batches.to_batches`.
 
     Args:
       model: the model whose feature converter is used.
@@ -114,6 +120,9 @@ class TaskData(EpisodeData):
       UserError: there is no such task or split, or the lengths leave nothing of
         its texts.
     """
+    from hypertuning.data import lookup
+    from hypertuning.engine import task_batches
+
     episodes = lookup.episodes(
       self.required_name,
       self.lengths,

@@ -174,9 +174,7 @@ def test_training_and_a_file_give_the_same_layout(
     with pytest.raises(UserError, match='Line 1: .* has room for'):
       request_files.episodes([request], lengths, form, in_context)
     return
-  (features,) = request_files.episodes(
-    [request], lengths, form, in_context
-  ).as_numpy_iterator()
+  (features,) = request_files.episodes([request], lengths, form, in_context)
   want['targets'] = [form.encode('', 'targets') + list(form.target_end)] * 2
   assert unpadded(features) == want
 
@@ -188,7 +186,7 @@ def test_lines_are_laid_out_as_a_decoder_only_model_reads_them():
     {'hyper_inputs': 99, 'inputs': (1, 99), 'targets': (1, 9)},
     LINES,
     in_context=True,
-  ).as_numpy_iterator()
+  )
   tokens = features['inputs'][0].tolist()
   text = 'Say it.\n\nInput: a\nOutput: b\n\nInput: c\nOutput: d\n\nInput: e'
   assert LINES.vocabulary.decode(tokens) == text + '\nOutput:'
