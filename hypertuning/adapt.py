@@ -20,6 +20,7 @@ if __name__ == '__main__':
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,8 +33,9 @@ import tensorflow as tf
 
 from hypertuning import files, gin_effect, locks, saved_config, spread
 from hypertuning.adapters import Adapters, io
-from hypertuning.data import aggregation, lookup, registry
+from hypertuning.data import aggregation, lookup, registry, task_questions
 from hypertuning.data.episodes import EpisodeSource
+from hypertuning.data.questions import number_of
 from hypertuning.engine import (
   batching,
   phi_tuning,
@@ -170,7 +172,7 @@ def adapt(
         data.seed,
         partitioner,
       )
-      questions += scoring.number_of(group_data.targets)
+      questions += number_of(group_data.targets)
       start = tuner.start(group_data.start, draws)
       if start_adapters:
         start = phi_tuning.read_start(start_adapters, start, first, names)
@@ -329,10 +331,11 @@ def _data(
   held_out = lookup.episodes(name, lengths, 'validation')
   test_episodes = held_out.shard(draws, 0)  # the first draw of every visit
   test = on_devices(test_episodes, tasks)
-  questions = scoring.questions_of(
+  questions = task_questions.questions_of(
     lookup.get_task(name), test_episodes, lengths['targets'][0]
   )
-  questions.print_notes()
+  for line in questions.notes():
+    print(line, file=sys.stderr)
   return _Data(
     on_devices(held_out.take(tasks * draws), tasks * draws)[0],
     batching.TrainBatches(open_at, tasks, partitioner.batch),
@@ -368,7 +371,9 @@ class _Test:
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)
     texts = scoring.by_episode(outputs['text'], counts)
-    answers = scoring.texts_of(self._task, texts)
+    answers = scoring.texts_of(
+      lookup.format_of(self._task), self._task.postprocessor, texts
+    )
     fns = self._task.predict_metric_fns
     results = []
     for n in range(self._tasks):

@@ -11,6 +11,7 @@ from typing import Any
 from hypertuning.engine import batching, restarts
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
+from hypertuning.evaluation.evaluations import Evaluation
 from hypertuning.models import HyperTuningModel
 from hypertuning.ranges import Count, Lengths, Name, Natural
 
@@ -85,6 +86,23 @@ class TaskData(EpisodeData):
 
   def check_steps(self, steps: int) -> None:
     """Refuses nothing: the episodes of a task are endless."""
+
+  def evaluations(
+    self, model: HyperTuningModel, num_batches: int | None = None
+  ) -> list[Evaluation]:
+    """The evaluation of each task of the mixture, see `EpisodeData`."""
+    from hypertuning.engine import task_evaluations
+
+    return task_evaluations.of_mixture(
+      model,
+      self.required_name,
+      self.lengths,
+      self.split,
+      self.seed,
+      self.use_cached,
+      self.batch_size,
+      num_batches,
+    )
 
   def settings(self) -> dict[str, str]:
     """The task and its arguments, and digests of its rows."""
