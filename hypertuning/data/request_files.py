@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from hypertuning import text_files
-from hypertuning.data import layout, texts
+from hypertuning.data import layout, task_lines
+from hypertuning.data.task_lines import Example
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.text_files import MalformedError
 
-Example = tuple[str, str]
 _FORM = (
   '{"examples": [{"inputs": "...", "targets": "..."}], "queries": ["..."]}'
 )
@@ -122,45 +121,19 @@ def _texts(request: Request) -> layout.Texts:
 
 
 def _parse(path: str, number: int, line: str) -> Request:
-  try:
-    task = text_files.parse_json(line)
-  except MalformedError as error:
-    raise UserError(f'{path}:{number}: {error}; write {_FORM}.') from error
-  task = task if isinstance(task, dict) else {}
-  examples, queries = task.get('examples', []), task.get('queries')
-  definition = task.get('definition', '')
+  task = task_lines.parse(path, number, line, _FORM)
+  queries = task.fields.get('queries')
   if not isinstance(queries, list) or not all(
     isinstance(query, str) for query in queries
   ):
     raise UserError(
-      f'{path}:{number}: "queries" must be a list of strings; write {_FORM}.'
+      f'{task.place}: "queries" must be a list of strings; write {_FORM}.'
     )
   if not queries:
-    raise UserError(f'{path}:{number}: "queries" is empty; ask one or more.')
-  if not isinstance(examples, list) or not all(
-    isinstance(example, dict)
-    and isinstance(example.get('inputs'), str)
-    and isinstance(example.get('targets'), str)
-    for example in examples
-  ):
-    raise UserError(
-      f'{path}:{number}: "examples" must be a list of objects with the strings '
-      f'"inputs" and "targets"; write {_FORM}.'
-    )
-  if not isinstance(definition, str):
-    raise UserError(
-      f'{path}:{number}: "definition" must be a string that says what the task '
-      f'is; write {{"definition": "...", {_FORM[1:]}.'
-    )
-  try:
-    field = 'examples'
-    pairs = [
-      (texts.text(example['inputs']), texts.text(example['targets']))
-      for example in examples
-    ]
-    field = 'queries'
-    queries = [texts.text(query) for query in queries]
-    field = 'definition'
-    return Request(number, pairs, queries, texts.text(definition))
-  except MalformedError as error:
-    raise UserError(f'{path}:{number}: "{field}" {error}.') from error
+    raise UserError(f'{task.place}: "queries" is empty; ask one or more.')
+  return Request(
+    number,
+    task.pairs('examples'),
+    task.texts('queries', queries),
+    task.definition(),
+  )
