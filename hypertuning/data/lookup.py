@@ -16,8 +16,6 @@ from hypertuning.data.text_format import TextFormat, Vocabulary
 from hypertuning.errors import UserError, one_line
 
 Lengths = Mapping[str, Any]
-# TensorFlow only reads data here; it must not reserve the memory of a GPU.
-tf.config.set_visible_devices([], 'GPU')
 
 
 def import_tasks(

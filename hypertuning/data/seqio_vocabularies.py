@@ -17,6 +17,11 @@ from hypertuning.data.vocabularies import (
   SentencePieceVocabulary,
 )
 
+# TensorFlow only reads data here; it must not reserve the memory of a GPU. Once
+# a task is registered, it is too late to say so, and whoever registers one has
+# imported this module.
+tf.config.set_visible_devices([], 'GPU')
+
 
 class SeqioVocabulary:
   """A `Vocabulary` that wraps a seqio vocabulary.

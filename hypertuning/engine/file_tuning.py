@@ -111,10 +111,10 @@ def _open_group(
       row = features(episode)
       rows.append(row if is_asked else _without_targets(row))
       cut = (row['target_sizes'] > lengths['targets'][1]).sum()
-      asked = list(episode.targets) if is_asked else []
-      questions.targets.append(metrics.texts(asked, is_target=True))
-      questions.counts.append(len(asked))
-      questions.queries.append(len(asked))
+      answers = list(episode.targets) if is_asked else []
+      questions.targets.append(metrics.texts(answers, is_target=True))
+      questions.counts.append(len(answers))
+      questions.queries.append(len(answers))
       questions.draws.append(0)
       questions.sources.append(task)
       questions.cut.append(int(cut) if is_asked else 0)
