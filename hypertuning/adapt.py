@@ -10,6 +10,9 @@ has learned on a mixture, or random ones. What is tuned are the keys and values
 of a prefix, or the factors of LoRA, as parameters of their own (section 6 of
 the HyperTuning paper: phi as the initialisation of further tuning). Writes
 `curves.jsonl`, `results.jsonl` and the tuned adapters.
+
+With ADAPT_INPUT, a JSONL file with one task per line, no seqio task is needed:
+`{"examples": [{"inputs": "...", "targets": "..."}, ...], "test": [...]}`.
 """
 
 if __name__ == '__main__':
@@ -20,6 +23,7 @@ if __name__ == '__main__':
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,23 +31,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import seqio
-import tensorflow as tf
 
 from hypertuning import files, gin_effect, locks, saved_config, spread
 from hypertuning.adapters import Adapters, io
-from hypertuning.data import aggregation, lookup, registry
-from hypertuning.data.episodes import EpisodeSource
+from hypertuning.data import aggregation
+from hypertuning.data import lengths as lengths_lib
+from hypertuning.data.questions import number_of
 from hypertuning.engine import (
   batching,
+  file_tuning,
   phi_tuning,
   restarts,
   summaries,
-  task_batches,
   train_state,
 )
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
+from hypertuning.engine.tuning_data import Family, Group
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, scoring
 from hypertuning.models import HyperTuningModel
@@ -63,6 +67,7 @@ def adapt(
   output_dir: Path,
   total_steps: Count,
   partitioner: Partitioner,
+  input_path: Path | None = None,
   max_tasks: Count | None = None,
   tuning_rows: Count | None = None,
   test_visits: Count = 4,
@@ -74,7 +79,7 @@ def adapt(
   fresh_regex: Regex = '',
   moved_checkpoints: Mapping[Path, Path] | None = None,
 ) -> list[Row]:
-  """Tunes the adapters of every task in a split of each seqio task.
+  """Tunes the adapters of every task in a split of each seqio task, or a file.
 
   Args:
     model: the model that the checkpoint was saved from; its hypermodel gives
@@ -91,12 +96,16 @@ def adapt(
     total_steps: number of tuning steps per task.
     partitioner: the devices. Only the largest number of them that divides every
       group of tasks is used.
-    max_tasks: number of tasks per seqio task; None tunes all.
+    input_path: a JSONL file of tasks, see `data.tuning_files`, in place of the
+      seqio tasks. All `examples` of a task are tuned on, and all of its `test`
+      rows are scored.
+    max_tasks: number of tasks per seqio task, or of the file; None tunes all.
     tuning_rows: number of rows that a task is tuned on, if it has no pool of
       rows to show; the task is tested on its other rows. None tunes on half of
       the rows.
-    test_visits: number of episodes that test each task.
-    draws: number of draws of shots whose mean phi is the start of a task.
+    test_visits: number of episodes that test each task of a seqio task.
+    draws: number of draws of shots whose mean phi is the start of a task; of a
+      file, number of orders of the examples.
     eval_period: number of steps between two tests.
     metric: name of the metric that is tested.
     target: value of the metric that a task should reach.
@@ -109,11 +118,11 @@ def adapt(
 
   Returns:
     Two rows `{'task', 'phi', 'episodes', 'questions', 'loss', metric, ...}` per
-    seqio task, with `phi` = 'start' and 'tuned', and their means over the seqio
-    tasks. Standard errors are over tasks. The rows of tuned adapters also have
-    `reached` (the share of tasks that reached the target), and the means over
-    tasks of `steps_to_target` and `seconds_to_target`. A task that never
-    reaches the target counts with its whole tuning.
+    seqio task or file, with `phi` = 'start' and 'tuned', and their means over
+    the seqio tasks. Standard errors are over tasks. The rows of tuned adapters
+    also have `reached` (the share of tasks that reached the target), and the
+    means over tasks of `steps_to_target` and `seconds_to_target`. A task that
+    never reaches the target counts with its whole tuning.
 
   Raises:
     UserError: the input is bad; the message names the binding or file at fault.
@@ -126,14 +135,12 @@ def adapt(
       'gin/models/hyper_t5_prefix.gin or hyper_t5_lora.gin, and '
       'gin/models/learned.gin for adapters that are not generated.'
     )
-  data.check(model)
+  families = _families(
+    model, data, input_path, max_tasks, tuning_rows, test_visits, draws
+  )
   at_once = data.batch_size
-  tasks = []
-  for task in lookup.members(data.required_name):
-    source = _source(task, data.split)
-    tasks.append((task, source, source.names(data.split)[:max_tasks]))
   partitioner = _divide_devices(
-    partitioner, [len(names) for _, _, names in tasks], at_once
+    partitioner, [len(family.tasks) for family in families], at_once
   )
   params, frozen = train_state.restore_variables(
     model,
@@ -148,34 +155,22 @@ def adapt(
   curves: list[Row] = []
   results: list[Row] = []
   tuned: dict[str, tuple[Adapters, list[str]]] = {}
-  for task, source, names in tasks:
+  for family in families:
+    names = list(family.tasks)
     task_curves: list[Row] = []
-    parts, questions = [], 0
+    parts, episodes, questions = [], 0, 0
     for first in range(0, len(names), at_once):
       group = names[first : first + at_once]
-      episodes = source.for_tuning(
-        data.split,
-        tuning_rows,
-        data.queries,
-        test_visits,
-        draws,
-        group,
-      )
-      group_data = _data(
-        model,
-        registry.add_copy(f'{task.name}_tuning', task, episodes),
-        data.lengths,
-        len(group),
-        draws,
-        data.seed,
-        partitioner,
-      )
-      questions += scoring.number_of(group_data.targets)
+      group_data = family.open_group(group, partitioner)
+      for line in group_data.notes:
+        print(line, file=sys.stderr)
+      episodes += sum(map(bool, group_data.targets))
+      questions += number_of(group_data.targets)
       start = tuner.start(group_data.start, draws)
       if start_adapters:
         start = phi_tuning.read_start(start_adapters, start, first, names)
-      test = _Test(task, group_data, group, metric, data.seed)
-      label = f'{task.name}, {len(group)} tasks'
+      test = _Test(family, group_data, group, metric, data.seed)
+      label = f'{family.name}, {len(group)} tasks'
       for step, seconds, phi in tuner.tune(
         start, group_data.train, total_steps, eval_period, label
       ):
@@ -188,10 +183,10 @@ def adapt(
         gin_effect.check_overridden()
       parts.append(jax.device_get(phi))
     whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    tuned[task.name] = whole, names
+    tuned[family.name] = whole, names
     curves += task_curves
-    sizes = {'episodes': len(names) * test_visits, 'questions': questions}
-    results += summarize(task.name, task_curves, sizes, metric, target)
+    sizes = {'episodes': episodes, 'questions': questions}
+    results += summarize(family.name, task_curves, sizes, metric, target)
   results += aggregation.averages(results)
   with locks.folder_lock(output_dir, 'ADAPT_OUTPUT_DIR', wait=True):
     files.remove(output_dir, 'results.jsonl')
@@ -249,37 +244,39 @@ def summarize(
   return rows
 
 
-@dataclasses.dataclass(frozen=True)
-class _Data:
-  """Batches of a group; row `n` in `train` and `test` belongs to task `n`.
+def _families(
+  model: HyperTuningModel,
+  data: TaskData,
+  input_path: str | None,
+  max_tasks: int | None,
+  tuning_rows: int | None,
+  test_visits: int,
+  draws: int,
+) -> list[Family]:
+  """The tasks that are tuned on, from a file or from seqio, see `adapt`."""
+  if input_path is None and data.name is None:
+    raise UserError('Bind ADAPT_INPUT (a JSONL file) or MIXTURE_OR_TASK_NAME.')
+  if input_path is None:
+    # Imports seqio and TensorFlow, which a file does not need.
+    from hypertuning.engine import seqio_tuning
 
-  Attributes:
-    start: one batch of `tasks x draws` rows, whose examples give the first phi.
-    train: endless batches that the tasks are tuned on.
-    test: batches that the tasks are tested on.
-    targets: the postprocessed targets of every episode in `test`.
-  """
-
-  start: Mapping[str, jax.Array]
-  train: batching.TrainBatches
-  test: Sequence[Mapping[str, jax.Array]]
-  targets: Sequence[Any]
-
-
-def _source(task: seqio.Task, split: str) -> EpisodeSource:
-  """The source of the episodes; refuses a seqio task that cannot be tuned."""
-  source = task.source
-  if not isinstance(source, EpisodeSource) or split not in source.splits:
-    raise UserError(
-      f'{task.name}: no episodes drawn from rows with a split {split!r}, whose '
-      'tasks could be tuned on.'
+    data.check(model)
+    return seqio_tuning.families(
+      model, data, max_tasks, tuning_rows, test_visits, draws
     )
-  if not task.predict_metric_fns:
+  if tuning_rows is not None:
     raise UserError(
-      f'{task.name} scores options, wrong ones too: tune on '
-      f'{registry.base_of(task.name)!r}, which says the right one.'
+      f'TUNING_ROWS = {tuning_rows}: tasks of ADAPT_INPUT are tuned on all of '
+      'their "examples"; leave it out.'
     )
-  return source
+  lengths_lib.check(data.lengths, model.is_taught)
+  batching.check_vocabulary(model)
+  batching.check_positions(model, data.lengths)
+  return [
+    file_tuning.family(
+      model, input_path, data.lengths, max_tasks, draws, data.seed
+    )
+  ]
 
 
 def _divide_devices(
@@ -303,56 +300,18 @@ def _divide_devices(
   )
 
 
-def _data(
-  model: HyperTuningModel,
-  name: str,
-  lengths: Mapping[str, Any],
-  tasks: int,
-  draws: int,
-  seed: int,
-  partitioner: Partitioner,
-) -> _Data:
-  """Batches of a group of tasks; `name` has the source of `for_tuning`."""
-
-  def batches(
-    episodes: tf.data.Dataset, size: int, repeat: bool = False
-  ) -> tf.data.Dataset:
-    return task_batches.to_batches(model, episodes, lengths, size, repeat)
-
-  def on_devices(episodes: tf.data.Dataset, size: int) -> list[dict]:
-    return list(batching.on_devices(batches(episodes, size), partitioner.batch))
-
-  def open_at(first: int) -> tf.data.Dataset:
-    train = lookup.episodes(name, lengths, 'train', seed, first=first)
-    return batches(train, tasks, repeat=True)
-
-  held_out = lookup.episodes(name, lengths, 'validation')
-  test_episodes = held_out.shard(draws, 0)  # the first draw of every visit
-  test = on_devices(test_episodes, tasks)
-  questions = scoring.questions_of(
-    lookup.get_task(name), test_episodes, lengths['targets'][0]
-  )
-  questions.print_notes()
-  return _Data(
-    on_devices(held_out.take(tasks * draws), tasks * draws)[0],
-    batching.TrainBatches(open_at, tasks, partitioner.batch),
-    test,
-    questions.targets,
-  )
-
-
 class _Test:
   """Measures the loss and the metric of every task, with any adapters."""
 
   def __init__(
     self,
-    task: seqio.Task,
-    data: _Data,
+    family: Family,
+    data: Group,
     names: Sequence[str],
     metric: str,
     seed: int,
   ) -> None:
-    self._task, self._data = task, data
+    self._family, self._data = family, data
     self._tasks, self._metric = len(names), metric
     # One key per task and visit: the draws depend neither on the group in which
     # a task is tuned nor on the step that is tested.
@@ -367,16 +326,25 @@ class _Test:
       self._data.test,
     )
     counts = (outputs['tokens'] > 0).sum(axis=1)
-    texts = scoring.by_episode(outputs['text'], counts)
-    answers = scoring.texts_of(self._task, texts)
-    fns = self._task.predict_metric_fns
+    family, targets = self._family, self._data.targets
+    answers = scoring.texts_of(
+      family.text_format,
+      family.postprocess,
+      scoring.by_episode(outputs['text'], counts),
+    )
     results = []
     for n in range(self._tasks):
-      mine = slice(n, None, self._tasks)
-      values = scoring.measure(fns, self._data.targets[mine], answers[mine], [])
+      # Without the episodes that only fill up a batch.
+      mine = [i for i in range(n, len(targets), self._tasks) if targets[i]]
+      values = scoring.measure(
+        family.metric_fns,
+        [targets[i] for i in mine],
+        [answers[i] for i in mine],
+        [],
+      )
       if self._metric not in values:
         raise UserError(
-          f'METRIC = {self._metric!r}: {self._task.name} has '
+          f'METRIC = {self._metric!r}: {family.name} has '
           f'{", ".join(k for k in values if not k.endswith("_stderr"))}.'
         )
       tokens = outputs['tokens'][mine].sum()

@@ -26,16 +26,11 @@ import jax
 import numpy as np
 
 from hypertuning import files, gin_effect, locks, saved_config, tables
-from hypertuning.data import aggregation, lookup
-from hypertuning.engine import (
-  batching,
-  restarts,
-  summaries,
-  task_batches,
-  train_state,
-)
+from hypertuning.data import aggregation
+from hypertuning.data.questions import number_of
+from hypertuning.engine import batching, restarts, summaries, train_state
+from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.engine.partitioning import Partitioner
-from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.evaluation import eval_step, scoring, statistics
 from hypertuning.evaluation.phi_modes import (
@@ -53,7 +48,7 @@ Row = dict[str, Any]
 def evaluate(
   *,
   model: HyperTuningModel,
-  data: TaskData,
+  data: EpisodeData,
   checkpoint_path: Path,
   output_dir: Path,
   partitioner: Partitioner,
@@ -67,8 +62,9 @@ def evaluate(
 
   Args:
     model: the model that the checkpoint was saved from.
-    data: the episodes, from a split whose tasks were not trained on. Its seed
-      also seeds sampled decoding and the noise of the phi mode 'random': an
+    data: the episodes, from a split whose tasks were not trained on, or a
+      recording of them, which has the seed that it was made with. The seed also
+      seeds sampled decoding and the noise of the phi mode 'random': an
       episode's random numbers depend on the seed, its task and its number.
     checkpoint_path: folder of a run, or one of its checkpoints.
     output_dir: folder that gets the results, once all tasks are evaluated.
@@ -114,27 +110,12 @@ def evaluate(
       'is a multiple of it.'
     )
   data.check(model)
-  tasks = lookup.members(data.required_name)
   # All splits are read before any weight, so that a missing split and options
   # that cannot be ranked are reported at once.
-  datasets = [
-    lookup.episodes(
-      task.name,
-      data.lengths,
-      data.split,
-      data.seed,
-      use_cached=data.use_cached,
-    )
-    for task in tasks
-  ]
-  limit = -1 if num_batches is None else num_batches * batch_size
-  room: Any = data.lengths['targets']
-  questions = [
-    scoring.questions_of(task, dataset.take(limit), room[0])
-    for task, dataset in zip(tasks, datasets, strict=True)
-  ]
-  for task, task_questions in zip(tasks, questions, strict=True):
-    _check_draws(task.name, task_questions.targets, draws)
+  evaluations = data.evaluations(model, num_batches)
+  notes = [line for task in evaluations for line in task.questions.notes()]
+  for task in evaluations:
+    _check_draws(task.name, task.questions.targets, draws)
   params, frozen = train_state.restore_variables(
     model,
     data.shapes(model),
@@ -142,9 +123,9 @@ def evaluate(
     checkpoint_path,
     moved=moved_checkpoints,
   )
-  for task_questions in questions:
-    task_questions.print_notes()
-  decode = any(task.predict_metric_fns for task in tasks)
+  for line in notes:
+    print(line, file=sys.stderr)
+  decode = any(task.predict_metric_fns for task in evaluations)
   step_fn = partitioner.compile(
     eval_step.make_step(model, modes, decode, draws)
   )
@@ -157,16 +138,16 @@ def evaluate(
 
   results: list[Row] = []
   predictions: list[Row] = []
-  for task, episodes, task_questions in zip(
-    tasks, datasets, questions, strict=True
-  ):
-    dataset = task_batches.to_batches(model, episodes, data.lengths, batch_size)
-    batches = batching.on_devices(dataset, partitioner.batch, num_batches)
+  for task in evaluations:
+    batches = batching.on_devices(
+      task.open_batches(), partitioner.batch, num_batches
+    )
     outputs = eval_step.collect(
       functools.partial(step, task.name),
       _with_progress(batches, task.name),
     )
-    targets, counts, numbers, sources, _ = task_questions
+    questions = task.questions
+    targets, counts = questions.targets, questions.counts
     # Padded queries come last in an episode.
     num_answers = (outputs['tokens'] > 0).sum(axis=1)
     if num_answers.tolist() != counts:
@@ -176,8 +157,8 @@ def evaluate(
       )
     others = neighbors(len(counts), batch_size, draws)
     in_turn = all(
-      source != sources[other]
-      for source, other in zip(sources, others, strict=True)
+      source != questions.sources[other]
+      for source, other in zip(questions.sources, others, strict=True)
     )
     summary = statistics.summarize(outputs, draws)
     for mode in modes:
@@ -187,23 +168,25 @@ def evaluate(
       scores = scoring.check_scores(
         f'{task.name}, phi {mode}', outputs[f'score/{mode}'], counts
       )
-      row = {
+      row: Row = {
         'task': task.name,
         'phi': mode,
         'episodes': len(counts),
-        'questions': scoring.number_of(targets),
+        'questions': number_of(targets),
         **_of_mode(summary, mode),
       }
       texts = None
       if task.predict_metric_fns:
         texts = scoring.texts_of(
-          task, scoring.by_episode(outputs[f'text/{mode}'], num_answers)
+          task.text_format,
+          task.postprocess,
+          scoring.by_episode(outputs[f'text/{mode}'], num_answers),
         )
         row |= scoring.measure(
-          task.predict_metric_fns, targets, texts, numbers, draws
+          task.predict_metric_fns, targets, texts, questions.draws, draws
         )
       row |= scoring.measure(
-        task.score_metric_fns, targets, scores, numbers, draws
+        task.score_metric_fns, targets, scores, questions.draws, draws
       )
       if row.get('ties'):
         num_ties = round(row['ties'] * row['questions'] / 100)

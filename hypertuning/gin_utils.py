@@ -375,7 +375,7 @@ def data_flags(*search_paths: str) -> list[str]:
 def _set_data_folders() -> None:
   if not (_FLAGS.tfds_data_dir or _FLAGS.seqio_additional_cache_dirs):
     return
-  import seqio  # only entry points need it, and they have imported it
+  import seqio  # slow to import, and only seqio tasks have such folders
 
   if _FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(_FLAGS.tfds_data_dir)

@@ -29,13 +29,12 @@ import numpy as np
 from hypertuning import adapters as adapters_lib
 from hypertuning import files, gin_effect, locks, saved_config
 from hypertuning.adapters import io
+from hypertuning.data import layout, request_files
 from hypertuning.data import lengths as lengths_lib
-from hypertuning.data import request_files
 from hypertuning.engine import (
   batching,
   restarts,
   summaries,
-  task_batches,
   train_state,
 )
 from hypertuning.engine.partitioning import Partitioner
@@ -224,20 +223,18 @@ def _from_file(
   # Without a hypermodel, only the model's own input can hold the examples.
   in_context = not model.has_hypermodel
   requests = list(request_files.divide(file_requests, lengths['inputs'][0]))
-  dataset = request_files.episodes(
+  episodes = request_files.episodes(
     requests,
     lengths,
     model.text_format,
     in_context,
     taught=model.is_taught,
-  ).cache()
+  )
   # A request with many queries is divided into several episodes, which all
   # leave out the same examples: these are counted once per line of the file.
   left_out_by_line = {
     request.line: int(episode['left_out'])
-    for request, episode in zip(
-      requests, dataset.as_numpy_iterator(), strict=True
-    )
+    for request, episode in zip(requests, episodes, strict=True)
   }
   if left_out := sum(left_out_by_line.values()):
     feature = 'inputs' if in_context else 'hyper_inputs'
@@ -246,7 +243,13 @@ def _from_file(
       f'[{feature!r}] = {lengths[feature]} and are left out.',
       file=sys.stderr,
     )
-  batches = task_batches.to_batches(model, dataset, lengths, batch_size)
+  batches = batching.in_batches(
+    [
+      layout.model_features(episode, lengths, model.is_taught)
+      for episode in episodes
+    ],
+    batch_size,
+  )
   parts = []
   for number, batch in enumerate(
     batching.on_devices(batches, partitioner.batch)

@@ -133,9 +133,9 @@ class HyperTuningModel:
   @property
   def input_vocabulary(self) -> Any:
     """The vocabulary of inputs, as seqio's: t5x compares it with the tasks'."""
-    from hypertuning.data import vocabularies
+    from hypertuning.data import seqio_vocabularies
 
-    return vocabularies.to_seqio(self.text_format.vocabulary)
+    return seqio_vocabularies.to_seqio(self.text_format.vocabulary)
 
   @property
   def output_vocabulary(self) -> Any:

@@ -28,6 +28,7 @@ from hypertuning.data import (
   features,
   registry,
   row_files,
+  seqio_vocabularies,
   vocabularies,
 )
 from hypertuning.data.caclm import SegmentLengths
@@ -323,7 +324,7 @@ def _add(
   # must not stand in other tasks.
   cache = (
     [seqio.CacheDatasetPlaceholder()]
-    if vocabularies.runs_python(text_format.vocabulary)
+    if seqio_vocabularies.runs_python(text_format.vocabulary)
     else []
   )
   registry.add_task(

@@ -178,7 +178,9 @@ def test(
         options=True,
         text_format=text_format,
         score_metric_fns=(
-          _label_score if is_label else _choice_score,
+          metrics.metaicl_label_score
+          if is_label
+          else metrics.metaicl_choice_score,
           metrics.mean_ties,
         ),
       )
@@ -197,16 +199,6 @@ def aggregate(results: Sequence[aggregation.Row]) -> list[aggregation.Row]:
 
   worst = aggregation.worst(results, task_of, 'score')
   return aggregation.group_means(results, task_of) + worst
-
-
-def _label_score(targets: Any, scores: Any) -> dict[str, float]:
-  """MetaICL's metric for a classification task, macro-F1."""
-  return {'score': metrics.mean_rank_macro_f1(targets, scores)['macro_f1']}
-
-
-def _choice_score(targets: Any, scores: Any) -> dict[str, float]:
-  """MetaICL's metric for other tasks, accuracy."""
-  return {'score': metrics.mean_rank_accuracy(targets, scores)['accuracy']}
 
 
 def _kind(folder: str, task: str) -> str:

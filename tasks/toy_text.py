@@ -18,7 +18,13 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import features, registry, rows, vocabularies
+from hypertuning.data import (
+  features,
+  registry,
+  rows,
+  seqio_vocabularies,
+  vocabularies,
+)
 from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.text_format import Ids, TextFormat, check
 from hypertuning.ranges import Count, Name, Natural, Share
@@ -66,7 +72,7 @@ def texts(
     numbers = tf.data.Dataset.range(len(all_ids))
     if shuffle_files:
       numbers = numbers.shuffle(len(all_ids), seed=seed)
-    start = vocabularies.constant(form.start)
+    start = seqio_vocabularies.constant(form.start)
     return numbers.map(
       lambda number: {
         'hyper_inputs': start,

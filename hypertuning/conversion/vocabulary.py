@@ -98,10 +98,10 @@ def _t5(files: Mapping[str, bytes], fields: Fields, place: str) -> Vocabulary:
     return Vocabulary(
       '',
       _BYTES + _BYT5_SENTINELS,
-      imports=['import seqio'],
+      imports=['from hypertuning.data import vocabularies'],
       bindings=[
-        ('VOCABULARY', '@seqio.ByteVocabulary()'),
-        ('seqio.ByteVocabulary.extra_ids', str(_BYT5_SENTINELS)),
+        ('VOCABULARY', '@vocabularies.byte_vocabulary()'),
+        ('vocabularies.byte_vocabulary.extra_ids', str(_BYT5_SENTINELS)),
       ],
     )
   if T5_PIECES not in files:

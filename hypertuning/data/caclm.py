@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from hypertuning.data import lengths as lengths_lib
-from hypertuning.data import vocabularies
+from hypertuning.data import seqio_vocabularies
 from hypertuning.data.features import TextFeature
 from hypertuning.data.text_format import Vocabulary
 from hypertuning.errors import UserError
@@ -75,7 +75,7 @@ def encode_text(
   """
   return ds.map(
     lambda example: {
-      key: vocabularies.encode(vocabulary, example[key][None])[0]
+      key: seqio_vocabularies.encode(vocabulary, example[key][None])[0]
     },
     num_parallel_calls=tf.data.AUTOTUNE,
   )
@@ -191,7 +191,8 @@ def caclm(
   # An encoder has nothing to attend to in an empty input.
   begin = form.start if parts != 2 else form.start or form.end
   start, begin_input, joint, end, target_end = map(
-    vocabularies.constant, (form.start, begin, join, form.end, form.target_end)
+    seqio_vocabularies.constant,
+    (form.start, begin, join, form.end, form.target_end),
   )
   # Number of ids in the hypermodel's text that are not from the window.
   frame_size = (
@@ -264,7 +265,8 @@ def prefix_lm(
   """
   form = output_features['targets'].text_format
   start, empty_text, target_end = map(
-    vocabularies.constant, (form.start, form.start + form.end, form.target_end)
+    seqio_vocabularies.constant,
+    (form.start, form.start + form.end, form.target_end),
   )
   _check_room(
     sequence_length,

@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 
 from hypertuning.data import lengths as lengths_lib
-from hypertuning.data import vocabularies
+from hypertuning.data import seqio_vocabularies
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.padding import is_real
@@ -57,7 +57,7 @@ def output_features(
   Raises:
     UserError: `text_format` is something else, such as a vocabulary.
   """
-  vocabulary = vocabularies.to_seqio(check(text_format).vocabulary)
+  vocabulary = seqio_vocabularies.to_seqio(check(text_format).vocabulary)
   names = {'hyper_inputs': _OneOrTwo(1), 'inputs': 2, 'targets': 2}
   if taught:
     names['teacher_inputs'] = 2

@@ -1,7 +1,7 @@
 """Few-shot text: episodes as token features.
 
-This is the only place that lays out an episode's text: training, evaluation,
-`hypertuning.infer` and `hypertuning.tasks show` all use `episode_features`. A
+Training, evaluation and `hypertuning.tasks show` all use `episode_features`;
+`layout` does the same without TensorFlow, for `hypertuning.infer`. A
 `TextFormat` says which ids stand between the parts of a text. In HyperTuning
 (section 5, multi-task fine-tuning), one separator stands before each input, and
 another before each target.
@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import fitting, packed_ids, vocabularies
+from hypertuning.data import fitting, packed_ids, seqio_vocabularies
 from hypertuning.data import lengths as lengths_lib
 from hypertuning.data.packed_ids import beside
 from hypertuning.data.sampling import Episode
@@ -164,7 +164,7 @@ def episode_features(
       one token of text.
   """
   form = text_format
-  hyper_room, input_room, target_room = _rooms(sequence_length, form)
+  hyper_room, input_room, target_room = lengths_lib.rooms(sequence_length, form)
   teacher_room = lengths_lib.length_of(sequence_length, 'teacher_inputs')
   hyper_length = (sequence_length or {}).get('hyper_inputs')
   chunks = hyper_length[0] if isinstance(hyper_length, (tuple, list)) else None
@@ -209,7 +209,7 @@ def episode_features(
       text, left_out = fitting.context(
         definition, shots, form, room, before_query=False
       )
-      begin, end = map(vocabularies.constant, (form.start, form.end))
+      begin, end = map(seqio_vocabularies.constant, (form.start, form.end))
       return tf.concat([begin, text, end], axis=0), left_out
 
     start = _column(form.start, count)
@@ -290,7 +290,7 @@ def _encode(
   if is_packed:
     tokens = packed_ids.unpack(all_texts)
   else:
-    tokens = vocabularies.encode(form.vocabulary, all_texts)
+    tokens = seqio_vocabularies.encode(form.vocabulary, all_texts)
   definition, parts, queries, answers = (
     tokens[end - size : end]
     for size, end in zip(sizes, _running_sum(sizes), strict=True)
@@ -298,7 +298,7 @@ def _encode(
   definition = definition[0]
   exists = (episode['definition'] != '') & (tf.size(definition) > 0)
   definition = tf.concat(
-    [vocabularies.constant(form.definition), definition], axis=0
+    [seqio_vocabularies.constant(form.definition), definition], axis=0
   )
   definition = definition[: tf.where(exists, tf.size(definition), 0)]
   # The rows of `parts` are an input, its target, the next input, and so on.
@@ -319,7 +319,7 @@ def _running_sum(sizes: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def _column(ids: Ids, rows: tf.Tensor) -> tf.Tensor:
   """The same ids in every row: int32 `[rows, ids]`."""
-  return tf.tile(vocabularies.constant(ids)[None], [rows, 1])
+  return tf.tile(seqio_vocabularies.constant(ids)[None], [rows, 1])
 
 
 def _ragged(*rows: Ids) -> tf.RaggedTensor:
@@ -329,32 +329,3 @@ def _ragged(*rows: Ids) -> tf.RaggedTensor:
     ragged_rank=1,
     row_splits_dtype=tf.int64,
   )
-
-
-def _rooms(
-  lengths: Mapping[str, Any] | None, form: TextFormat
-) -> tuple[int | None, int | None, int | None]:
-  """The number of tokens that each part of an episode has room for.
-
-  Returns:
-    The room for the definition and the shots, without the ids of the format
-    around them; the room for a query, and that for a target, both with the ids
-    of the format. Each is None if there is no limit.
-  """
-  around_hyper = len(form.start) + len(form.end)
-  least_needed = {
-    'hyper_inputs': around_hyper,
-    'inputs': len(form.start) + len(form.inputs) + len(form.targets) + 1,
-    'targets': len(form.target_end) + 1,
-  }
-  rooms = []
-  for name, least in least_needed.items():
-    length = lengths_lib.length_of(lengths, name)
-    if lengths and length is not None and length < least:
-      raise UserError(
-        f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} has no room for '
-        f'an example and its separators: give a length of {least} or more.'
-      )
-    rooms.append(length)
-  hyper, inputs, targets = rooms
-  return None if hyper is None else hyper - around_hyper, inputs, targets

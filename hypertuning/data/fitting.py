@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hypertuning.data import vocabularies
+from hypertuning.data import seqio_vocabularies
 from hypertuning.data.text_format import TextFormat
 
 
@@ -29,7 +29,7 @@ def context(
   Returns:
     The tokens, int32 `[tokens]`, and the number of shots left out, int32 `[]`.
   """
-  definition_end = vocabularies.constant(form.definition_separator)
+  definition_end = seqio_vocabularies.constant(form.definition_separator)
   if room is not None:
     end_size = len(form.definition_separator) if before_query else 0
     definition = definition[: tf.maximum(room - end_size, 0)]

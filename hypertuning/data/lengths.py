@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 
 Lengths = Mapping[str, Any]
@@ -122,3 +123,39 @@ def shapes(
     name: (batch_size, *(size if isinstance(size, (tuple, list)) else (size,)))
     for name, size in of_model(lengths, taught).items()
   }
+
+
+def rooms(
+  lengths: Lengths | None, form: TextFormat
+) -> tuple[int | None, int | None, int | None]:
+  """The number of tokens that each part of an episode has room for.
+
+  Args:
+    lengths: value of TASK_FEATURE_LENGTHS; None for no limits.
+    form: format of the text.
+
+  Returns:
+    The room for the definition and the shots, without the ids of the format
+    around them; the room for a query, and that for a target, both with the ids
+    of the format. Each is None if there is no limit.
+
+  Raises:
+    UserError: there is no room for the ids of the format and one token of text.
+  """
+  around_hyper = len(form.start) + len(form.end)
+  least_needed = {
+    'hyper_inputs': around_hyper,
+    'inputs': len(form.start) + len(form.inputs) + len(form.targets) + 1,
+    'targets': len(form.target_end) + 1,
+  }
+  found = []
+  for name, least in least_needed.items():
+    length = length_of(lengths, name)
+    if lengths and length is not None and length < least:
+      raise UserError(
+        f'TASK_FEATURE_LENGTHS[{name!r}] = {lengths[name]!r} has no room for '
+        f'an example and its separators: give a length of {least} or more.'
+      )
+    found.append(length)
+  hyper, inputs, targets = found
+  return None if hyper is None else hyper - around_hyper, inputs, targets

@@ -8,7 +8,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from hypertuning.data import places, vocabularies
+from hypertuning.data import places, seqio_vocabularies
 from hypertuning.data import text_format as text_format_lib
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.data.features import TextFeature
@@ -173,7 +173,7 @@ def format_of(task: seqio.Task | seqio.Mixture) -> TextFormat:
   feature = task.output_features['targets']
   if isinstance(feature, TextFeature):
     return feature.text_format
-  vocabulary = vocabularies.from_seqio(feature.vocabulary)
+  vocabulary = seqio_vocabularies.from_seqio(feature.vocabulary)
   return text_format_lib.guessed_format(vocabulary)
 
 
@@ -192,7 +192,9 @@ def check_text(name: str, text_format: TextFormat) -> None:
   """
   for task in members(name):
     for feature in task.output_features.values():
-      own: TextFormat | Vocabulary = vocabularies.from_seqio(feature.vocabulary)
+      own: TextFormat | Vocabulary = seqio_vocabularies.from_seqio(
+        feature.vocabulary
+      )
       models: TextFormat | Vocabulary = text_format.vocabulary
       if isinstance(feature, TextFeature):
         own, models = feature.text_format, text_format

@@ -240,6 +240,20 @@ def mean_ties(
   return ties(targets, scores, by_mean=True)
 
 
+def metaicl_label_score(
+  targets: Sequence[Ranked], scores: Sequence[Any]
+) -> dict[str, float]:
+  """MetaICL's metric for a classification task, macro-F1."""
+  return {'score': mean_rank_macro_f1(targets, scores)['macro_f1']}
+
+
+def metaicl_choice_score(
+  targets: Sequence[Ranked], scores: Sequence[Any]
+) -> dict[str, float]:
+  """MetaICL's metric for other tasks, accuracy."""
+  return {'score': mean_rank_accuracy(targets, scores)['accuracy']}
+
+
 def text(value: str | bytes) -> str:
   """A text without the white space around it, which metrics ignore."""
   string_value = value.decode() if isinstance(value, bytes) else str(value)

@@ -13,7 +13,7 @@ from typing import TypeGuard
 import numpy as np
 import tensorflow as tf
 
-from hypertuning.data import vocabularies
+from hypertuning.data import seqio_vocabularies
 from hypertuning.data.text_format import TextFormat
 
 _BYTES = 4
@@ -26,7 +26,7 @@ def beside(feature: str) -> str:
 
 def are_needed(form: TextFormat | None) -> TypeGuard[TextFormat]:
   """Whether there is a format whose vocabulary encodes in Python only."""
-  return form is not None and vocabularies.runs_python(form.vocabulary)
+  return form is not None and seqio_vocabularies.runs_python(form.vocabulary)
 
 
 def packer(form: TextFormat, part: str) -> Callable[[str], bytes]:

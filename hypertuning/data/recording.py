@@ -5,10 +5,16 @@ parts; it is written last, so that a folder without it is no recording. A part
 `episodes_00000.npz` has, for each feature of the model, the ids of all its
 texts one after the other (without padding, in 16 bits where they fit), and the
 number of ids of each text.
+
+A recording for evaluation has its questions as well, see `recorded_questions`.
+That of a mixture has its episodes in the order of the mixture, as the held-out
+loss of a training reads them, and one folder per task, which is a recording of
+its own.
 """
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,13 +28,29 @@ from hypertuning.errors import UserError, one_line
 
 HEADER = 'recording.json'
 _VERSION = 1
-# A part's arrays before compression, so that it is smaller than this.
-_PART_BYTES = 60 * 2**20
 # What is computed from the ids when they are read.
-_WEIGHTS = 'target_weights'
+WEIGHTS = 'target_weights'
 # Texts whose ids tell vocabularies apart.
 _PROBES = ('The quick brown fox, 3.14159!', ' naïve\n\n\tΩ 東京 🙂', 'x -> y')
-Episode = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+  """What an evaluation needs beside the episodes.
+
+  Functions are named `module:function`.
+
+  Attributes:
+    questions: SHA-256 of the file of questions.
+    postprocess: name of seqio's postprocessor; None for none.
+    predict_metrics: names of the metrics of texts.
+    score_metrics: names of the metrics of scores.
+  """
+
+  questions: str
+  postprocess: str | None
+  predict_metrics: Sequence[str]
+  score_metrics: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +69,11 @@ class Header:
     shapes: shape of each feature of one episode.
     episodes: number of episodes.
     parts: name of each part, its number of episodes and its SHA-256.
+    members: names of the tasks of a mixture, which are also the names of the
+      folders with their own recordings. Empty for one task, and for episodes of
+      training.
+    measures: what an evaluation needs; None for a mixture, and for episodes of
+      training.
   """
 
   task: str
@@ -59,14 +86,17 @@ class Header:
   shapes: Mapping[str, Sequence[int]]
   episodes: int
   parts: Sequence[tuple[str, int, str]]
+  members: Sequence[str] = ()
+  measures: Measures | None = None
 
   @property
   def digest(self) -> str:
     """A digest of everything that the recording holds."""
-    return hashlib.sha256(_as_json(self).encode()).hexdigest()
+    return hashlib.sha256(as_json(self).encode()).hexdigest()
 
 
-def _as_json(header: Header) -> str:
+def as_json(header: Header) -> str:
+  """The content of the file of a header."""
   fields = {'version': _VERSION, **dataclasses.asdict(header)}
   return json.dumps(fields, indent=1) + '\n'
 
@@ -88,78 +118,51 @@ def fingerprint(form: TextFormat) -> str:
   return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class Recorder:
-  """Writes episodes into a folder, one part after another."""
+def check_lengths(
+  header: Header, lengths: Mapping[str, Any] | None, place: str
+) -> None:
+  """Refuses a recording with other lengths than are required.
 
-  def __init__(self, path: str, lengths: Mapping[str, Any]) -> None:
-    """Starts a recording.
+  Args:
+    header: header of the recording.
+    lengths: TASK_FEATURE_LENGTHS that it must have; None accepts any.
+    place: the binding and the path of the recording, for the error message.
 
-    Args:
-      path: folder of the recording, which has none yet.
-      lengths: TASK_FEATURE_LENGTHS.
-    """
-    self._folder = files.folder(path)
-    self._lengths = lengths
-    self._parts: list[tuple[str, int, str]] = []
-    self._pending: list[dict[str, np.ndarray]] = []
-    self._bytes = 0
-    self._shapes: dict[str, Sequence[int]] = {}
-
-  def add(self, episode: Episode) -> None:
-    """Takes one episode: features of the model, int32, 0 on padding."""
-    arrays = {k: np.asarray(x) for k, x in episode.items() if k != _WEIGHTS}
-    self._shapes = {k: list(x.shape) for k, x in arrays.items()}
-    self._pending.append(arrays)
-    self._bytes += sum(4 * int(np.count_nonzero(x)) for x in arrays.values())
-    if self._bytes >= _PART_BYTES:
-      self._write_part()
-
-  def close(self, **fields: Any) -> Header:
-    """Writes the last part, and the header.
-
-    Args:
-      **fields: the fields of the `Header` that the episodes do not say.
-
-    Raises:
-      UserError: there is no episode.
-    """
-    if self._pending:
-      self._write_part()
-    if not self._parts:
-      raise UserError(f'{self._folder}: there are no episodes to record.')
-    header = Header(
-      lengths=self._lengths,
-      shapes=self._shapes,
-      episodes=sum(count for _, count, _ in self._parts),
-      parts=self._parts,
-      **fields,
+  Raises:
+    UserError: the lengths differ.
+  """
+  if lengths is None:
+    return
+  if {name: _plain(x) for name, x in lengths.items()} != header.lengths:
+    raise UserError(
+      f'{place}: was recorded with the lengths {header.lengths}, but '
+      f'TASK_FEATURE_LENGTHS = {dict(lengths)}: give the same, or record again.'
     )
-    files.write_text(self._folder, HEADER, _as_json(header))
-    return header
 
-  def _write_part(self) -> None:
-    arrays: dict[str, Any] = {}
-    for name in self._pending[0]:
-      texts = np.concatenate(
-        [x[name].reshape(-1, x[name].shape[-1]) for x in self._pending]
-      )
-      sizes = _sizes(texts)
-      ids = texts[_mask(sizes, texts.shape[-1])]
-      arrays[f'{name}.ids'] = _smallest(ids)
-      arrays[f'{name}.sizes'] = _smallest(sizes)
-    name = f'episodes_{len(self._parts):05}.npz'
-    with files.atomic_file(self._folder / name) as path:
-      with open(path, 'wb') as file:
-        np.savez_compressed(file, **arrays)
-      digest = _sha256(path.read_bytes())
-    self._parts.append((name, len(self._pending), digest))
-    self._pending, self._bytes = [], 0
+
+def check_text(header: Header, form: TextFormat, place: str) -> None:
+  """Refuses a recording whose text has another format than the model's.
+
+  Args:
+    header: header of the recording.
+    form: format of the model's text.
+    place: the binding and the path of the recording, for the error message.
+
+  Raises:
+    UserError: the formats differ.
+  """
+  if header.fingerprint != fingerprint(form):
+    raise UserError(
+      f'{place}: its text is in {header.vocabulary}, but TEXT_FORMAT of the '
+      f'model is {form}, or has other ids.'
+    )
 
 
 class Recording:
   """A recording on a disk or in a bucket, opened at any episode.
 
   Attributes:
+    folder: its folder.
     header: what it holds.
   """
 
@@ -173,8 +176,8 @@ class Recording:
     Raises:
       UserError: there is no recording, or it is damaged or of another version.
     """
-    self._folder = files.folder(path, binding)
-    file = self._folder / HEADER
+    self.folder = files.folder(path, binding)
+    file = self.folder / HEADER
     if not file.exists():
       raise UserError(
         f'{binding} = {path!r}: no recording there, {HEADER} is missing; '
@@ -192,6 +195,7 @@ class Recording:
           **fields,
           'lengths': {k: _plain(x) for k, x in fields['lengths'].items()},
           'parts': [(name, n, digest) for name, n, digest in fields['parts']],
+          'measures': fields['measures'] and Measures(**fields['measures']),
         }
       )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -216,7 +220,8 @@ class Recording:
       if skipped >= count:
         continue
       part = {
-        key: value[skipped:] for key, value in self._read(name, digest).items()
+        key: value[skipped:]
+        for key, value in self._padded(name, digest).items()
       }
       rest = {
         key: np.concatenate([rest[key], value]) if rest else value
@@ -228,47 +233,83 @@ class Recording:
     if len(next(iter(rest.values()), ())):
       yield _with_weights(rest)
 
-  def _read(self, name: str, digest: str) -> dict[str, np.ndarray]:
-    """The features of a part, int32, padded."""
-    path = self._folder / name
+  def ragged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """All episodes of the recording, without padding.
+
+    Returns:
+      For each feature, the ids of all its texts one after the other, and the
+      number of ids of each text `[texts]`; uint16 or uint32.
+
+    Raises:
+      UserError: a part is missing or damaged.
+    """
+    parts = [
+      self._arrays(name, digest) for name, _, digest in self.header.parts
+    ]
+    ids, sizes = (
+      {
+        key: np.concatenate([part[f'{key}.{kind}'] for part in parts])
+        for key in self.header.shapes
+      }
+      for kind in ('ids', 'sizes')
+    )
+    return {key: (ids[key], sizes[key]) for key in self.header.shapes}
+
+  def read(self, name: str, digest: str) -> bytes:
+    """The content of a file of the recording.
+
+    Args:
+      name: name of the file.
+      digest: its SHA-256.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = self.folder / name
     try:
       contents = epath.Path(path).read_bytes()
     except OSError as error:
       raise UserError(
         f'{path}: cannot be read ({files.reason(error)}).'
       ) from error
-    if _sha256(contents) != digest:
+    if digest_of(contents) != digest:
       raise UserError(f'{path}: is damaged; record it again.')
-    with epath.Path(path).open('rb') as file, np.load(file) as arrays:
-      return {
-        key: _padded(arrays[f'{key}.ids'], arrays[f'{key}.sizes'], shape)
-        for key, shape in self.header.shapes.items()
-      }
+    return contents
+
+  def _arrays(self, name: str, digest: str) -> dict[str, np.ndarray]:
+    """The arrays of a part, as they are on the disk."""
+    with np.load(io.BytesIO(self.read(name, digest))) as arrays:
+      return dict(arrays)
+
+  def _padded(self, name: str, digest: str) -> dict[str, np.ndarray]:
+    """The features of a part, int32, padded."""
+    arrays = self._arrays(name, digest)
+    return {
+      key: _padded(arrays[f'{key}.ids'], arrays[f'{key}.sizes'], shape)
+      for key, shape in self.header.shapes.items()
+    }
 
 
 def _plain(value: Any) -> Any:
-  return tuple(value) if isinstance(value, list) else value
+  return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def _sha256(contents: bytes) -> str:
+def digest_of(contents: bytes) -> str:
+  """SHA-256 of the content of a file, in hexadecimal digits."""
   return hashlib.sha256(contents).hexdigest()
 
 
-def _sizes(texts: np.ndarray) -> np.ndarray:
-  """Number of ids up to the last that is no padding, int `[texts]`."""
-  places = np.arange(1, texts.shape[-1] + 1)
-  return ((texts != 0) * places).max(axis=-1)
+def mask(sizes: np.ndarray, length: int) -> np.ndarray:
+  """Where texts have ids.
 
+  Args:
+    sizes: number of ids of each text, int `[texts]`.
+    length: number of ids that a text has room for.
 
-def _mask(sizes: np.ndarray, length: int) -> np.ndarray:
-  """Where `[texts, length]` has ids."""
+  Returns:
+    bool `[texts, length]`.
+  """
   return np.arange(length) < sizes[:, None]
-
-
-def _smallest(values: np.ndarray) -> np.ndarray:
-  """The same numbers in 16 bits, if they fit."""
-  fits = values.max(initial=0) < 2**16
-  return values.astype(np.uint16 if fits else np.uint32)
 
 
 def _padded(
@@ -276,11 +317,11 @@ def _padded(
 ) -> np.ndarray:
   """Texts one after the other as int32 `[episodes, *shape]`."""
   texts = np.zeros((len(sizes), shape[-1]), np.int32)
-  texts[_mask(sizes.astype(np.int64), shape[-1])] = ids
+  texts[mask(sizes.astype(np.int64), shape[-1])] = ids
   return texts.reshape(-1, *shape)
 
 
 def _with_weights(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Adds the weights of the targets: 1 where there is an id."""
   weights = (batch['target_tokens'] > 0).astype(np.int32)
-  return {**batch, _WEIGHTS: weights}
+  return {**batch, WEIGHTS: weights}

@@ -9,16 +9,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from hypertuning import text_files
-from hypertuning.data import fewshot, texts
-from hypertuning.data.sampling import Episode
+from hypertuning.data import layout, task_lines
+from hypertuning.data.task_lines import Example
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
-from hypertuning.text_files import MalformedError
 
-Example = tuple[str, str]
 _FORM = (
   '{"examples": [{"inputs": "...", "targets": "..."}], "queries": ["..."]}'
 )
@@ -73,7 +71,7 @@ def episodes(
   text_format: TextFormat,
   in_context: bool = False,
   taught: bool = False,
-) -> tf.data.Dataset:
+) -> list[dict[str, np.ndarray]]:
   """Turns requests into token features, as is done for all other tasks.
 
   Args:
@@ -82,12 +80,12 @@ def episodes(
     lengths: value of TASK_FEATURE_LENGTHS.
     text_format: format of the model's text.
     in_context: whether examples stand before every query, see
-      `fewshot.episode_features`.
+      `layout.task_features`.
     taught: whether there are inputs for a teacher, see
-      `fewshot.episode_features`.
+      `layout.task_features`.
 
   Returns:
-    One element of `fewshot.episode_features` per request, in order. As answers
+    The result of `layout.task_features` for each request, in order. As answers
     are not known, targets hold only the ids that end an answer.
 
   Raises:
@@ -104,71 +102,38 @@ def episodes(
           f"but TASK_FEATURE_LENGTHS['inputs'] = {lengths['inputs']!r} has "
           f'room for {room}.'
         )
-  strings = tf.TensorSpec([None], tf.string)
-  names = ('shot_inputs', 'shot_targets', 'query_inputs', 'query_targets')
-  raw_episodes = tf.data.Dataset.from_generator(
-    lambda: map(_strings, requests),
-    output_signature={
-      'definition': tf.TensorSpec([], tf.string),
-      **dict.fromkeys(names, strings),
-    },
-  )
-  return fewshot.episode_features(
-    raw_episodes, lengths, text_format, in_context, taught
-  )
+  return [
+    layout.task_features(
+      _texts(request), lengths, text_format, in_context, taught
+    )
+    for request in requests
+  ]
 
 
-def _strings(request: Request) -> Episode:
-  """A request as an element of an `EpisodeSource`, with empty targets."""
-  return {
-    'definition': request.definition,
-    'shot_inputs': [inputs for inputs, _ in request.examples],
-    'shot_targets': [targets for _, targets in request.examples],
-    'query_inputs': list(request.queries),
-    'query_targets': [''] * len(request.queries),
-  }
+def _texts(request: Request) -> layout.Texts:
+  """The texts of a request, with empty targets."""
+  return layout.Texts(
+    request.examples,
+    request.queries,
+    [''] * len(request.queries),
+    request.definition,
+  )
 
 
 def _parse(path: str, number: int, line: str) -> Request:
-  try:
-    task = text_files.parse_json(line)
-  except MalformedError as error:
-    raise UserError(f'{path}:{number}: {error}; write {_FORM}.') from error
-  task = task if isinstance(task, dict) else {}
-  examples, queries = task.get('examples', []), task.get('queries')
-  definition = task.get('definition', '')
+  task = task_lines.parse(path, number, line, _FORM)
+  queries = task.fields.get('queries')
   if not isinstance(queries, list) or not all(
     isinstance(query, str) for query in queries
   ):
     raise UserError(
-      f'{path}:{number}: "queries" must be a list of strings; write {_FORM}.'
+      f'{task.place}: "queries" must be a list of strings; write {_FORM}.'
     )
   if not queries:
-    raise UserError(f'{path}:{number}: "queries" is empty; ask one or more.')
-  if not isinstance(examples, list) or not all(
-    isinstance(example, dict)
-    and isinstance(example.get('inputs'), str)
-    and isinstance(example.get('targets'), str)
-    for example in examples
-  ):
-    raise UserError(
-      f'{path}:{number}: "examples" must be a list of objects with the strings '
-      f'"inputs" and "targets"; write {_FORM}.'
-    )
-  if not isinstance(definition, str):
-    raise UserError(
-      f'{path}:{number}: "definition" must be a string that says what the task '
-      f'is; write {{"definition": "...", {_FORM[1:]}.'
-    )
-  try:
-    field = 'examples'
-    pairs = [
-      (texts.text(example['inputs']), texts.text(example['targets']))
-      for example in examples
-    ]
-    field = 'queries'
-    queries = [texts.text(query) for query in queries]
-    field = 'definition'
-    return Request(number, pairs, queries, texts.text(definition))
-  except MalformedError as error:
-    raise UserError(f'{path}:{number}: "{field}" {error}.') from error
+    raise UserError(f'{task.place}: "queries" is empty; ask one or more.')
+  return Request(
+    number,
+    task.pairs('examples'),
+    task.texts('queries', queries),
+    task.definition(),
+  )

@@ -9,6 +9,7 @@ text, and which ids end an answer. Nothing here needs TensorFlow or seqio.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, overload, runtime_checkable
 
@@ -361,11 +362,16 @@ def as_vocabulary(vocabulary: Any) -> Vocabulary:
   """
   if isinstance(vocabulary, Vocabulary):
     return vocabulary
-  # This import loads seqio and TensorFlow, which are slow to import. Whoever
-  # has a seqio vocabulary has already loaded them; others need not.
-  from hypertuning.data import vocabularies
+  seqio = sys.modules.get('seqio')  # loaded by whoever has a vocabulary of it
+  if seqio is None or not isinstance(vocabulary, seqio.Vocabulary):
+    raise UserError(
+      f'VOCABULARY is a {type(vocabulary).__name__}, but must be a seqio '
+      'vocabulary, or follow hypertuning.data.text_format.Vocabulary, such as '
+      '@vocabularies.sentencepiece().'
+    )
+  from hypertuning.data import seqio_vocabularies
 
-  return vocabularies.from_seqio(vocabulary)
+  return seqio_vocabularies.from_seqio(vocabulary)
 
 
 def check(text_format: Any) -> TextFormat:

@@ -1,31 +1,171 @@
-"""Wraps seqio's vocabularies in our protocol, and encodes many texts at once.
+"""Vocabularies of bytes and of SentencePiece, as seqio has them.
 
-The other way round, `to_seqio` wraps a vocabulary of our own for seqio.
+Ids and texts are those of seqio's classes of the same names, but nothing here
+needs seqio or TensorFlow; `seqio_vocabularies.to_seqio` gives seqio's.
 """
 
 import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import seqio
-import tensorflow as tf
-from google.protobuf.message import DecodeError
+import sentencepiece as sentencepiece_lib
+from etils import epath
+from sentencepiece import sentencepiece_model_pb2
 
 from hypertuning.data import text_format
-from hypertuning.data.text_format import TextFormat, Vocabulary
+from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError, one_line
 from hypertuning.padding import PAD_ID
 from hypertuning.ranges import Natural, Path
 
 # A character that no model has a piece for: it is for private use.
 _RARE = '\U000f0000'
+_BYTES = 256
+_proto: Any = sentencepiece_model_pb2  # made while it runs, without types
 
 
-@functools.cache
-def byte_vocabulary() -> seqio.ByteVocabulary:
-  """The vocabulary of bytes and 100 sentinels: 359 ids, and no file needed."""
-  return seqio.ByteVocabulary(extra_ids=100)
+class ByteVocabulary:
+  """A `text_format.Vocabulary` of the bytes of UTF-8, as ByT5 has it.
+
+  Id 0 is padding, 1 is EOS and 2 is unused. Then follow the bytes, and at last
+  the sentinels.
+  """
+
+  _EOS_ID = 1
+  _FIRST_BYTE = 3
+
+  def __init__(self, extra_ids: Natural = 0) -> None:
+    """Makes a vocabulary.
+
+    Args:
+      extra_ids: number of sentinels.
+    """
+    self._extra_ids = extra_ids
+
+  @property
+  def size(self) -> int:
+    """Number of ids, including the extra ids."""
+    return self._FIRST_BYTE + _BYTES + self._extra_ids
+
+  @property
+  def extra_ids(self) -> int:
+    """Number of sentinels, which are the last ids of the vocabulary."""
+    return self._extra_ids
+
+  @property
+  def eos_id(self) -> int:
+    """The id that ends a text."""
+    return self._EOS_ID
+
+  @property
+  def pad_id(self) -> int:
+    """The id that fills up a row: 0."""
+    return PAD_ID
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text, without EOS."""
+    return [byte + self._FIRST_BYTE for byte in text.encode()]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids, up to EOS; what is not UTF-8 is left out."""
+    places = [i - self._FIRST_BYTE for i in _until(self._EOS_ID, ids)]
+    text = bytes(place for place in places if 0 <= place < _BYTES)
+    return text.decode(errors='ignore')
+
+  def __eq__(self, other: object) -> bool:
+    """Whether ids mean the same in both."""
+    if not isinstance(other, ByteVocabulary):
+      return NotImplemented
+    return self._extra_ids == other._extra_ids
+
+  def __hash__(self) -> int:
+    """A hash that a seqio vocabulary with the same ids has too."""
+    return hash(self._extra_ids)
+
+  def __str__(self) -> str:
+    """The vocabulary as an error message names it."""
+    return f'a ByteVocabulary of {self.size} ids'
+
+
+class SentencePieceVocabulary:
+  """A `text_format.Vocabulary` that a SentencePiece model describes.
+
+  The sentinels are pieces behind the model's own, the first one last. Two of
+  these vocabularies are equal if ids mean the same in both, even if they were
+  read from different files.
+
+  Attributes:
+    path: path of the SentencePiece model.
+    model: the model with the sentinels, as it is serialized.
+  """
+
+  def __init__(self, path: Path, extra_ids: Natural = 0) -> None:
+    """Reads a model.
+
+    Args:
+      path: path of the SentencePiece model.
+      extra_ids: number of sentinels.
+
+    Raises:
+      Exception: the file cannot be read, or is no SentencePiece model; of any
+        kind, as each library raises its own.
+    """
+    self.path = path
+    self._extra_ids = extra_ids
+    self.model, self._processor = _load(path, extra_ids)
+
+  @property
+  def size(self) -> int:
+    """Number of ids, including the extra ids."""
+    return self._processor.GetPieceSize()
+
+  @property
+  def extra_ids(self) -> int:
+    """Number of sentinels, which are the last ids of the vocabulary."""
+    return self._extra_ids
+
+  @property
+  def eos_id(self) -> int:
+    """The id that ends a text."""
+    return self._processor.eos_id()
+
+  @property
+  def pad_id(self) -> int:
+    """The id that fills up a row: 0."""
+    return PAD_ID
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text, without EOS."""
+    return self._processor.EncodeAsIds(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids, up to EOS; an id without a piece is unknown."""
+    unknown, size = self._processor.unk_id(), self.size
+    known = [i if i < size else unknown for i in _until(self.eos_id, ids)]
+    return self._processor.DecodeIds(known)
+
+  def __eq__(self, other: object) -> bool:
+    """Whether ids mean the same in both."""
+    if not isinstance(other, SentencePieceVocabulary):
+      return NotImplemented
+    return self.model == other.model  # which includes the sentinels
+
+  def __hash__(self) -> int:
+    """A hash that a seqio vocabulary with the same ids has too."""
+    return hash(self._extra_ids)
+
+  def __str__(self) -> str:
+    """The vocabulary as an error message names it."""
+    return f'a SentencePieceVocabulary of {self.size} ids ({self.path})'
+
+
+def byte_vocabulary(extra_ids: Natural = 100) -> ByteVocabulary:
+  """The vocabulary of bytes and sentinels, which needs no file.
+
+  Args:
+    extra_ids: number of sentinels; with 100 of them it has 359 ids.
+  """
+  return ByteVocabulary(extra_ids)
 
 
 def byte_format() -> TextFormat:
@@ -35,7 +175,7 @@ def byte_format() -> TextFormat:
 
 def sentencepiece(
   path: Path, extra_ids: Natural = 100
-) -> seqio.SentencePieceVocabulary:
+) -> SentencePieceVocabulary:
   """A SentencePiece vocabulary, with T5's 100 sentinels or without.
 
   Args:
@@ -47,20 +187,18 @@ def sentencepiece(
     UserError: there is no such file, it is something else, or texts with
       unknown characters would lose them.
   """
-  if not tf.io.gfile.exists(path):
-    raise UserError(f'{path}: no such SentencePiece model.')
-  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:
-    size = vocabulary.vocab_size  # reads the file
-  except (
-    *(DecodeError, RuntimeError, ValueError, OSError),
-    tf.errors.OpError,
-  ) as error:
+    if not epath.Path(path).exists():
+      raise UserError(f'{path}: no such SentencePiece model.')
+    vocabulary = SentencePieceVocabulary(path, extra_ids)
+  except UserError:
+    raise
+  except Exception as error:  # the library of each kind of bucket has its own
     raise UserError(
       f'{path}: not a SentencePiece model, or a damaged one '
       f'({one_line(error)}).'
     ) from error
-  if size <= vocabulary.extra_ids:
+  if vocabulary.size <= extra_ids:
     raise UserError(f'{path}: this SentencePiece model has no pieces.')
   # Llama 2's unknown piece has id 0 too, but its bytes are pieces as well.
   if PAD_ID in vocabulary.encode(_RARE):
@@ -71,178 +209,25 @@ def sentencepiece(
   return vocabulary
 
 
-class SeqioVocabulary:
-  """A `Vocabulary` that wraps a seqio vocabulary.
-
-  Two of them are equal if ids mean the same in both, even if they were read
-  from different files.
-
-  Attributes:
-    wrapped: the seqio vocabulary.
-  """
-
-  def __init__(self, vocabulary: seqio.Vocabulary) -> None:
-    """Wraps a vocabulary.
-
-    Raises:
-      UserError: the argument is no seqio vocabulary.
-    """
-    if not isinstance(vocabulary, seqio.Vocabulary):
-      raise UserError(
-        f'VOCABULARY is a {type(vocabulary).__name__}, but must be a seqio '
-        'vocabulary, such as @vocabularies.sentencepiece(), or follow '
-        'hypertuning.data.text_format.Vocabulary.'
-      )
-    self.wrapped = vocabulary
-
-  @property
-  def size(self) -> int:
-    """Number of ids, including the extra ids."""
-    return self.wrapped.vocab_size
-
-  @property
-  def extra_ids(self) -> int:
-    """Number of sentinels, which are the last ids of the vocabulary."""
-    return self.wrapped.extra_ids
-
-  @property
-  def eos_id(self) -> int:
-    """The id that ends a text."""
-    return self.wrapped.eos_id
-
-  @property
-  def pad_id(self) -> int:
-    """The id that fills up a row."""
-    return self.wrapped.pad_id
-
-  def encode(self, text: str) -> list[int]:
-    """Token ids of a text, without EOS."""
-    return list(self.wrapped.encode(text))
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """The text of token ids, up to EOS."""
-    return self.wrapped.decode(list(ids))
-
-  def __eq__(self, other: object) -> bool:
-    """Whether ids mean the same in both."""
-    if not isinstance(other, SeqioVocabulary):
-      return NotImplemented
-    return are_same(self.wrapped, other.wrapped)
-
-  def __hash__(self) -> int:
-    """A hash of what equal vocabularies share, without reading a file."""
-    return hash((type(self.wrapped), self.extra_ids))
-
-  def __str__(self) -> str:
-    """The vocabulary as an error message names it."""
-    kind = type(self.wrapped).__name__
-    file = getattr(self.wrapped, 'sentencepiece_model_file', '')
-    return f'a {kind} of {self.size} ids{file and f" ({file})"}'
+# gin makes a vocabulary anew for each binding that refers to it.
+@functools.cache
+def _load(
+  path: str, extra_ids: int
+) -> tuple[bytes, sentencepiece_lib.SentencePieceProcessor]:
+  """A SentencePiece model with sentinels, serialized and as a processor."""
+  proto = _proto.ModelProto.FromString(epath.Path(path).read_bytes())
+  kind = _proto.ModelProto.SentencePiece.USER_DEFINED
+  for i in reversed(range(extra_ids)):
+    proto.pieces.add(piece=f'▁<extra_id_{i}>', score=0.0, type=kind)
+  model = proto.SerializeToString()
+  processor = sentencepiece_lib.SentencePieceProcessor()
+  processor.LoadFromSerializedProto(model)
+  return model, processor
 
 
-class PythonVocabulary(seqio.Vocabulary):
-  """A seqio vocabulary that wraps a `Vocabulary`, and encodes in Python.
-
-  t5x cannot save its place in a tf.data pipeline that runs Python.
-  """
-
-  def __init__(self, vocabulary: Vocabulary) -> None:
-    """Wraps a vocabulary that seqio does not know."""
-    super().__init__(extra_ids=vocabulary.extra_ids)
-    self.wrapped = vocabulary
-
-  @property
-  def eos_id(self) -> int:
-    """The id that ends a text."""
-    return self.wrapped.eos_id
-
-  @property
-  def unk_id(self) -> None:
-    """None, as every id stands for a text of its own."""
-    return None
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return self.wrapped.size - self.wrapped.extra_ids
-
-  def _encode(self, s: str) -> list[int]:
-    return self.wrapped.encode(s)
-
-  def _decode(self, ids: Sequence[int]) -> str:
-    return self.wrapped.decode(list(ids))
-
-  def _encode_tf(self, s: tf.Tensor) -> tf.RaggedTensor:
-    """Token ids, int32 `[n, (tokens)]`, of texts, strings `[n]`."""
-
-    def encode_all(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-      rows = [self.wrapped.encode(text.decode()) for text in texts]
-      flat = [token for row in rows for token in row]
-      sizes = [len(row) for row in rows]
-      return np.array(flat, np.int32), np.array(sizes, np.int64)
-
-    flat, sizes = tf.numpy_function(encode_all, [s], [tf.int32, tf.int64])
-    flat, sizes = (tf.ensure_shape(x, [None]) for x in (flat, sizes))
-    return tf.RaggedTensor.from_row_lengths(flat, sizes, validate=False)
-
-  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    raise NotImplementedError('Answers are decoded outside of TensorFlow.')
-
-  def __eq__(self, other: object) -> bool:
-    """Whether both wrap the same vocabulary."""
-    return isinstance(other, PythonVocabulary) and self.wrapped == other.wrapped
-
-  def __hash__(self) -> int:
-    """The hash of the wrapped vocabulary."""
-    return hash(self.wrapped)
-
-
-def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
-  """A vocabulary in the form that seqio's features need."""
-  if isinstance(vocabulary, SeqioVocabulary):
-    return vocabulary.wrapped
-  return PythonVocabulary(vocabulary)
-
-
-def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
-  """The vocabulary of a seqio feature as a `Vocabulary`."""
-  if isinstance(vocabulary, PythonVocabulary):
-    return vocabulary.wrapped
-  return SeqioVocabulary(vocabulary)
-
-
-def runs_python(vocabulary: Vocabulary) -> bool:
-  """Whether a vocabulary has no TensorFlow operation, and encodes in Python."""
-  return isinstance(to_seqio(vocabulary), PythonVocabulary)
-
-
-def are_same(one: seqio.Vocabulary, other: seqio.Vocabulary) -> bool:
-  """Whether ids mean the same in both, whichever files they were read from."""
-  pieces = seqio.SentencePieceVocabulary
-  if isinstance(one, pieces) and isinstance(other, pieces):
-    return one.sp_model == other.sp_model  # the model includes the sentinels
-  return one == other
-
-
-def constant(ids: Sequence[int]) -> tf.Tensor:
-  """A part of a format as a tensor, int32 `[ids]`; it may be empty."""
-  return tf.constant(ids, tf.int32, [len(ids)])
-
-
-def encode(vocabulary: Any, texts: tf.Tensor) -> tf.RaggedTensor:
-  """Token ids of many texts at once, without EOS.
-
-  Args:
-    vocabulary: a `Vocabulary` or a seqio vocabulary.
-    texts: texts to encode, strings `[n]`.
-
-  Returns:
-    Token ids, int32 `[n, (tokens)]`.
-  """
-  inner = to_seqio(text_format.as_vocabulary(vocabulary))
-  if isinstance(inner, seqio.ByteVocabulary):
-    # Its encode_tf takes a single string. The texts are joined, encoded, and
-    # divided again: every byte is one id.
-    flat = inner.encode_tf(tf.strings.reduce_join(texts))
-    lengths = tf.cast(tf.strings.length(texts), tf.int64)
-    return tf.RaggedTensor.from_row_lengths(flat, lengths, validate=False)
-  return tf.cast(inner.encode_tf(texts), tf.int32)
+def _until(eos_id: int, ids: Sequence[int]) -> list[int]:
+  """Ids up to the first EOS, which is kept."""
+  own_ids = [int(i) for i in ids]
+  if eos_id in own_ids:
+    return own_ids[: own_ids.index(eos_id) + 1]
+  return own_ids

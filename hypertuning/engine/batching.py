@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -91,6 +91,28 @@ class TrainBatches:
     else:  # such checkpoints also have tf.data's iterator, which is not needed
       self._next_episode = int(position['batches']) * self._batch_size
     self._iterator = None
+
+
+def in_batches(
+  episodes: Sequence[Mapping[str, np.ndarray]], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields batches of episodes that are in memory.
+
+  Args:
+    episodes: model features of each episode.
+    batch_size: number of episodes per batch.
+
+  Yields:
+    Model features `[batch_size, ...]`, and `is_real`, int32 `[batch_size]`. It
+    is 1 on real rows, and 0 on the rows that fill up the last batch with the
+    first episodes.
+  """
+  count = len(episodes)
+  for first in range(0, count, batch_size):
+    numbers = np.arange(first, first + batch_size)
+    rows = [episodes[n % count] for n in numbers.tolist()]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    yield batch | {'is_real': (numbers < count).astype(np.int32)}
 
 
 def on_devices(

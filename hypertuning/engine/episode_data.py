@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from hypertuning.data import lengths as lengths_lib
 from hypertuning.engine import batching
 from hypertuning.engine.partitioning import Partitioner
+from hypertuning.evaluation.evaluations import Evaluation
 from hypertuning.models import HyperTuningModel
 
 
@@ -16,10 +17,12 @@ class EpisodeData(abc.ABC):
     lengths: room for the texts of an episode, in the form of
       TASK_FEATURE_LENGTHS.
     batch_size: number of episodes per batch, over all devices and microbatches.
+    seed: seed that the episodes are drawn with, and that of an evaluation.
   """
 
   lengths: lengths_lib.Lengths
   batch_size: int
+  seed: int
 
   @abc.abstractmethod
   def held_out(self) -> 'EpisodeData':
@@ -58,6 +61,21 @@ class EpisodeData(abc.ABC):
 
     Raises:
       UserError: there are no such episodes.
+    """
+
+  @abc.abstractmethod
+  def evaluations(
+    self, model: HyperTuningModel, num_batches: int | None = None
+  ) -> list[Evaluation]:
+    """The evaluation of each task, sorted by name.
+
+    Args:
+      model: the model that is evaluated.
+      num_batches: number of batches per task whose questions are read; None
+        reads all.
+
+    Raises:
+      UserError: there are no such episodes, or they cannot be evaluated.
     """
 
   @abc.abstractmethod

@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from hypertuning.data import lengths as lengths_lib
-from hypertuning.data import recording
+from hypertuning.data import recorded_questions, recording
 from hypertuning.engine import batching
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
+from hypertuning.evaluation.evaluations import Evaluation
 from hypertuning.models import HyperTuningModel
-from hypertuning.ranges import Count, Path
+from hypertuning.ranges import Count, Lengths, Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +39,14 @@ class RecordedData(EpisodeData):
   Attributes:
     path: folder of the recording.
     batch_size: number of episodes per batch, over all devices and microbatches.
+    required_lengths: TASK_FEATURE_LENGTHS that the recording must have; None
+      takes those that it has.
     binding: name that the user bound `path` to, for error messages.
   """
 
   path: Path
   batch_size: Count
+  required_lengths: Lengths | None = None
   binding: str = 'RECORDING'
 
   @functools.cached_property
@@ -53,24 +58,25 @@ class RecordedData(EpisodeData):
     """The lengths that the episodes were recorded with."""
     return self._recording.header.lengths
 
+  @property
+  def seed(self) -> int:  # type: ignore[override]
+    """The seed that the episodes were drawn with."""
+    return self._recording.header.seed
+
   def check(self, model: HyperTuningModel) -> None:
     """Refuses a recording that the model cannot read.
 
     Raises:
-      UserError: there is no recording, its text has another format than the
-        model's, it lacks a teacher's inputs, or the model has too few
-        embeddings or positions.
+      UserError: there is no recording, its lengths are not those that are
+        required, its text has another format than the model's, it lacks a
+        teacher's inputs, or the model has too few embeddings or positions.
     """
     header = self._recording.header
-    if header.fingerprint != recording.fingerprint(model.text_format):
-      raise UserError(
-        f'{self.binding} = {self.path!r}: its text is in {header.vocabulary}, '
-        f'but TEXT_FORMAT of the model is {model.text_format}, or has other '
-        'ids.'
-      )
+    recording.check_lengths(header, self.required_lengths, self._place)
+    recording.check_text(header, model.text_format, self._place)
     if model.is_taught and 'teacher_tokens' not in header.shapes:
       raise UserError(
-        f'{self.binding} = {self.path!r}: has no inputs for a teacher; record '
+        f'{self._place}: has no inputs for a teacher; record '
         'it with the model that is taught.'
       )
     batching.check_vocabulary(model)
@@ -80,8 +86,13 @@ class RecordedData(EpisodeData):
     """Refuses a training that needs more episodes than were recorded.
 
     Raises:
-      UserError: says how many were.
+      UserError: says how many were, or that the recording is for evaluation.
     """
+    if not self._recording.header.endless:
+      raise UserError(
+        f'{self._place}: has each episode of a split once, for evaluation; '
+        'record episodes of training with RECORD_STEPS.'
+      )
     count = self._recording.header.episodes
     if count < steps * self.batch_size:
       raise UserError(
@@ -111,14 +122,69 @@ class RecordedData(EpisodeData):
     del model  # which `check` has compared
     return Batches(functools.partial(self._batches, repeat, first))
 
+  def evaluations(
+    self, model: HyperTuningModel, num_batches: int | None = None
+  ) -> list[Evaluation]:
+    """The evaluation of each task of the recording, see `EpisodeData`.
+
+    Raises:
+      UserError: the episodes are those of training, or the questions are
+        missing or damaged.
+    """
+    members = self._recording.header.members
+    if not members:
+      return [self._evaluation(model, num_batches)]
+    return [
+      dataclasses.replace(
+        self, path=str(self._recording.folder / name)
+      )._evaluation(model, num_batches)
+      for name in members
+    ]
+
+  def _evaluation(
+    self, model: HyperTuningModel, num_batches: int | None
+  ) -> Evaluation:
+    header = self._recording.header
+    if header.measures is None:
+      raise UserError(
+        f'{self._place}: has episodes of training, and no questions; record a '
+        'split for evaluation, without RECORD_STEPS.'
+      )
+
+    def function(name: str) -> Callable[..., Any]:
+      return recorded_questions.function(name, self._recording)
+
+    count = None if num_batches is None else num_batches * self.batch_size
+    postprocess = header.measures.postprocess
+    return Evaluation(
+      header.task,
+      functools.partial(self.batches, model),
+      recorded_questions.read(self._recording).first(count),
+      model.text_format,
+      None if postprocess is None else function(postprocess),
+      [function(name) for name in header.measures.predict_metrics],
+      [function(name) for name in header.measures.score_metrics],
+    )
+
+  @property
+  def _place(self) -> str:
+    return f'{self.binding} = {self.path!r}'
+
   def _batches(self, repeat: bool, first: int) -> Iterator[batching.Batch]:
     size = self.batch_size
+    opening: batching.Batch = {}
     for batch in self._recording.batches(first, size):
       count = len(batch['target_tokens'])
       if repeat:
         if count == size:
           yield batch
         continue
-      places = np.arange(size - count) % count
-      rows = {name: np.concatenate([x, x[places]]) for name, x in batch.items()}
+      # The first episodes fill up the last batch, as with a task: in the phi
+      # mode 'other', the last episode may get the phi of one of them.
+      opening = opening or batch
+      places = np.arange(size - count) % len(opening['target_tokens'])
+      rows = {
+        name: np.concatenate([x, opening[name][places]])
+        for name, x in batch.items()
+      }
       yield {**rows, 'is_real': (np.arange(size) < count).astype(np.int32)}

@@ -23,6 +23,12 @@ FILE = 'settings.json'
 # Settings whose values are digests, which are not shown: they mean nothing to a
 # reader.
 _DIGESTS = ('rows of ', 'settings of ', 'episodes of ')
+# Recorded names of classes that have been renamed: one class once stood for all
+# vocabularies of seqio, and a run that recorded it may go on.
+_CLASS_NAMES = {
+  'ByteVocabulary': 'SeqioVocabulary',
+  'SentencePieceVocabulary': 'SeqioVocabulary',
+}
 # Fields of a model that change neither its results nor its parameters.
 _FREE_FIELDS = {'remat_policy', 'parent', 'name'}
 _MODEL_FIELDS = {
@@ -200,4 +206,5 @@ def text(value: Any) -> str:
     return repr(value)
   if isinstance(value, str):
     return value
-  return getattr(value, '__qualname__', type(value).__name__)
+  name = getattr(value, '__qualname__', type(value).__name__)
+  return _CLASS_NAMES.get(name, name)

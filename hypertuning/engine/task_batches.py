@@ -8,8 +8,6 @@ import tensorflow as tf
 from hypertuning.models import HyperTuningModel
 
 Lengths = Mapping[str, Any]
-# TensorFlow only reads data here; it must not reserve the memory of a GPU.
-tf.config.set_visible_devices([], 'GPU')
 
 
 def to_batches(

@@ -1,14 +1,17 @@
-"""The episodes that a command reads, and the batches it reads them in."""
+"""The episodes that a command reads, and the batches it reads them in.
+
+Methods that need seqio and TensorFlow import them: a command that reads a file
+in place of a task does without them.
+"""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
-
-from hypertuning.data import lookup, row_digest
-from hypertuning.engine import batching, restarts, task_batches
+from hypertuning.engine import batching, restarts
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
+from hypertuning.evaluation.evaluations import Evaluation
 from hypertuning.models import HyperTuningModel
 from hypertuning.ranges import Count, Lengths, Name, Natural
 
@@ -67,6 +70,8 @@ class TaskData(EpisodeData):
         task or its split does not exist, or the task's text has another format
         than the model's.
     """
+    from hypertuning.data import lookup
+
     batching.check_vocabulary(model)
     batching.check_positions(model, self.lengths)
     lookup.import_tasks(self.module)
@@ -82,8 +87,27 @@ class TaskData(EpisodeData):
   def check_steps(self, steps: int) -> None:
     """Refuses nothing: the episodes of a task are endless."""
 
+  def evaluations(
+    self, model: HyperTuningModel, num_batches: int | None = None
+  ) -> list[Evaluation]:
+    """The evaluation of each task of the mixture, see `EpisodeData`."""
+    from hypertuning.engine import task_evaluations
+
+    return task_evaluations.of_mixture(
+      model,
+      self.required_name,
+      self.lengths,
+      self.split,
+      self.seed,
+      self.use_cached,
+      self.batch_size,
+      num_batches,
+    )
+
   def settings(self) -> dict[str, str]:
     """The task and its arguments, and digests of its rows."""
+    from hypertuning.data import row_digest
+
     values = {
       'MIXTURE_OR_TASK_NAME': self.name,
       'TASK_FEATURE_LENGTHS': dict(self.lengths),
@@ -101,8 +125,8 @@ class TaskData(EpisodeData):
 
   def batches(
     self, model: HyperTuningModel, repeat: bool = False, first: int = 0
-  ) -> tf.data.Dataset:
-    """Batches of the model features, see `task_batches.to_batches`.
+  ) -> Iterable[batching.Batch]:
+    """A tf.data dataset of the model features, see `task_batches.to_batches`.
 
     Args:
       model: the model whose feature converter is used.
@@ -114,6 +138,9 @@ class TaskData(EpisodeData):
       UserError: there is no such task or split, or the lengths leave nothing of
         its texts.
     """
+    from hypertuning.data import lookup
+    from hypertuning.engine import task_batches
+
     episodes = lookup.episodes(
       self.required_name,
       self.lengths,

@@ -156,7 +156,7 @@ def _show(options: argparse.Namespace, show: types.ModuleType) -> int:
 def _validate(options: argparse.Namespace, show: types.ModuleType) -> int:
   from hypertuning.data import text_format, vocabularies
 
-  vocabulary = vocabularies.byte_vocabulary()
+  vocabulary: text_format.Vocabulary = vocabularies.byte_vocabulary()
   if options.vocabulary:
     vocabulary = vocabularies.sentencepiece(options.vocabulary)
   lines, usable = show.describe_file(

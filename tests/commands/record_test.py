@@ -13,6 +13,7 @@ import pytest
 import runner
 from hypothesis import strategies as st
 
+from hypertuning.data import recorder as recorder_lib
 from hypertuning.data import recording
 from hypertuning.data.tokenizer_json import TokenizerJson
 from hypertuning.engine import recorded_data, restarts
@@ -279,7 +280,7 @@ def _episodes(draw):
 @hypothesis.given(_episodes(), st.integers(1, 5), st.integers(0, 8), st.data())
 def test_any_episode_comes_back(tmp_path_factory, episodes, size, first, data):
   path = tmp_path_factory.mktemp('any')
-  recorder = recording.Recorder(str(path), LENGTHS)
+  recorder = recorder_lib.Recorder(str(path), LENGTHS)
   count = len(episodes['target_tokens'])
   for i in range(count):
     recorder.add({name: x[i] for name, x in episodes.items()})

@@ -10,7 +10,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypertuning.data import episodes, fewshot, fitting, vocabularies
+from hypertuning.data import (
+  episodes,
+  fewshot,
+  fitting,
+  seqio_vocabularies,
+  vocabularies,
+)
 from hypertuning.data.text_format import t5_format
 from hypertuning.errors import UserError
 
@@ -287,14 +293,16 @@ def test_sentencepiece_gives_the_ids_of_single_texts(tmp_path):
     minloglevel=2,
   )
   vocabulary = vocabularies.sentencepiece(str(tmp_path / 'm.model'))
-  rows = vocabularies.encode(vocabulary, tf.constant(['a model', '', 'few']))
+  rows = seqio_vocabularies.encode(
+    vocabulary, tf.constant(['a model', '', 'few'])
+  )
   assert rows.to_list() == [
     vocabulary.encode(text) for text in ('a model', '', 'few')
   ]
   shutil.copy(tmp_path / 'm.model', tmp_path / 'n.model')
   copy = vocabularies.sentencepiece(str(tmp_path / 'n.model'))
-  assert vocabularies.are_same(vocabulary, copy)
-  assert not vocabularies.are_same(vocabulary, FORMAT.vocabulary.wrapped)
+  assert vocabulary == copy
+  assert vocabulary != FORMAT.vocabulary
   assert t5_format(vocabulary) == t5_format(copy) != FORMAT
   form = t5_format(vocabulary)
   (sep_input,), (sep_target,) = form.inputs, form.targets

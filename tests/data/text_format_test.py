@@ -17,10 +17,12 @@ from hypertuning.data import (
   lookup,
   registry,
   request_files,
+  seqio_vocabularies,
   text_format,
   vocabularies,
 )
 from hypertuning.data.request_files import Request
+from hypertuning.data.seqio_vocabularies import to_seqio
 from hypertuning.errors import UserError
 from hypertuning.tasks import own
 
@@ -172,9 +174,7 @@ def test_training_and_a_file_give_the_same_layout(
     with pytest.raises(UserError, match='Line 1: .* has room for'):
       request_files.episodes([request], lengths, form, in_context)
     return
-  (features,) = request_files.episodes(
-    [request], lengths, form, in_context
-  ).as_numpy_iterator()
+  (features,) = request_files.episodes([request], lengths, form, in_context)
   want['targets'] = [form.encode('', 'targets') + list(form.target_end)] * 2
   assert unpadded(features) == want
 
@@ -186,7 +186,7 @@ def test_lines_are_laid_out_as_a_decoder_only_model_reads_them():
     {'hyper_inputs': 99, 'inputs': (1, 99), 'targets': (1, 9)},
     LINES,
     in_context=True,
-  ).as_numpy_iterator()
+  )
   tokens = features['inputs'][0].tolist()
   text = 'Say it.\n\nInput: a\nOutput: b\n\nInput: c\nOutput: d\n\nInput: e'
   assert LINES.vocabulary.decode(tokens) == text + '\nOutput:'
@@ -231,7 +231,7 @@ def test_formats_are_compared_and_not_only_vocabularies():
 
 
 def test_a_task_with_bare_features_is_compared_by_its_vocabulary():
-  features = {'targets': seqio.Feature(BYTES, rank=2)}
+  features = {'targets': seqio.Feature(to_seqio(BYTES), rank=2)}
   source = seqio.FunctionDataSource(
     lambda split, shuffle_files, seed=None: None, splits=('train',)
   )
@@ -317,5 +317,5 @@ def test_formats_need_neither_tensorflow_nor_seqio():
 
 def test_many_texts_are_encoded_as_single_ones_by_a_python_vocabulary():
   texts = ['a b', '', '\n\nc']
-  rows = vocabularies.encode(LINES.vocabulary, tf.constant(texts))
+  rows = seqio_vocabularies.encode(LINES.vocabulary, tf.constant(texts))
   assert rows.to_list() == [LINES.vocabulary.encode(text) for text in texts]

@@ -11,7 +11,12 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hypertuning.data import text_format, tokenizer_json, vocabularies
+from hypertuning.data import (
+  seqio_vocabularies,
+  text_format,
+  tokenizer_json,
+  vocabularies,
+)
 from hypertuning.data.tokenizer_json import TokenizerJson
 from hypertuning.errors import UserError
 
@@ -87,7 +92,9 @@ def test_id_0_is_padding_and_in_no_text(folder, kind):
     if not zero.startswith('<|'):
       assert vocabulary.encode(zero) == [swapped[1]]
   assert vocabulary.decode([*vocabulary.encode('a b'), 0, 0]) == 'a b'
-  rows = vocabularies.encode(vocabulary, tf.constant(['a b', '', '<|im_end|>']))
+  rows = seqio_vocabularies.encode(
+    vocabulary, tf.constant(['a b', '', '<|im_end|>'])
+  )
   assert rows.to_list() == [
     vocabulary.encode(text) for text in ('a b', '', '<|im_end|>')
   ]
@@ -167,7 +174,7 @@ def test_sentencepiece_of_llama_2(tmp_path):
   assert 0 not in ids and 2 not in ids
   assert vocabulary.decode(ids) == 'a few\n\U0001f600 </s>'
   # T5's way stays.
-  assert vocabularies.sentencepiece(path).vocab_size == size + 100
+  assert vocabularies.sentencepiece(path).size == size + 100
 
 
 def test_characters_that_would_become_padding_are_refused(tmp_path):

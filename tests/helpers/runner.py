@@ -49,6 +49,16 @@ TRAIN = {
   'EVAL_STEPS': 1,
   'CHECKPOINT_PERIOD': 2,
 }
+# The first line of a program that can import neither library.
+BLOCKED = (
+  'import sys\n'
+  'sys.modules.update(tensorflow=None, seqio=None, tensorflow_datasets=None)\n'
+)
+_COMMAND = """
+import runpy
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name='__main__')
+"""
 
 
 def model(hyper: bool = True, width: int = 16, vocab: int = 384, **overrides):
@@ -204,6 +214,21 @@ def run(name: str, files, bindings, **kwargs) -> subprocess.CompletedProcess:
   """Runs an entry point in a process of its own, away from the checkout."""
   return subprocess.run(
     command(name, files, bindings),
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=300,
+    **kwargs,
+  )
+
+
+def run_without_tensorflow(
+  name: str, files, bindings, **kwargs
+) -> subprocess.CompletedProcess:
+  """`run` in a process that can import neither TensorFlow nor seqio."""
+  arguments = [f'hypertuning.{name}', *flags(files, bindings)]
+  return subprocess.run(
+    [sys.executable, '-c', BLOCKED + _COMMAND, *arguments],
     env=environment(),
     capture_output=True,
     text=True,

@@ -9,8 +9,10 @@ from hypertuning.data import (
   aggregation,
   lookup,
   registry,
+  task_questions,
   text_format,
 )
+from hypertuning.data.questions import number_of
 from hypertuning.data.rows import Row, RowTask
 from hypertuning.errors import UserError
 from hypertuning.evaluation import scoring
@@ -43,7 +45,7 @@ def _register(folder, asked, train=None, name='mine', **more):
 def _questions(name, lengths=LONG, room=2):
   (task,) = lookup.members(name)
   episodes = lookup.episodes(name, lengths, 'validation')
-  return scoring.questions_of(task, episodes, room)
+  return task_questions.questions_of(task, episodes, room)
 
 
 def test_options_that_are_cut_to_the_same_tokens(tmp_path, monkeypatch, capfd):
@@ -72,7 +74,7 @@ def test_options_that_are_cut_to_the_same_tokens(tmp_path, monkeypatch, capfd):
   ):
     assert part in line
   asked = _questions('mine_score_eval')
-  assert scoring.number_of(asked.targets) == 8 == len(asked.counts)
+  assert number_of(asked.targets) == 8 == len(asked.counts)
 
 
 class _Letters:
@@ -137,8 +139,8 @@ def test_an_option_twice_counts_once():
 def test_what_is_not_asked_or_cut_is_said(tmp_path):
   _register(tmp_path, _rows(8), queries=4, name='four')
   asked = _questions('four', {**LENGTHS, 'targets': (3, 3)}, room=3)
-  assert asked.counts == [3, 3] and scoring.number_of(asked.targets) == 6
-  assert asked.notes == [
+  assert asked.counts == [3, 3] and number_of(asked.targets) == 6
+  assert asked.notes() == [
     "four: 6 of 8 queries are asked: TASK_FEATURE_LENGTHS['inputs'] and "
     "['targets'] have no room for more per episode.",
     "four: 4 of 6 targets are cut to TASK_FEATURE_LENGTHS['targets'].",
@@ -201,10 +203,10 @@ def test_options_that_the_vocabulary_does_not_know(tmp_path):
   _register(tmp_path, asked, **more)
   questions = _questions('unknown_score_eval')
   assert len(questions.targets) == 5
-  assert questions.notes == [
+  assert questions.notes() == [
     'unknown_score_eval: 2 of 5 questions have a right and a wrong option of '
     "the same tokens ('{' and '['), which cannot be ranked and count as wrong."
   ]
   _register(tmp_path, _rows(5, unknown[:1], unknown), **more)
   with pytest.raises(UserError, match='5 of 5 questions have .* know them'):
-    _questions('unknown_score_eval')
+    _questions('unknown_score_eval').notes()
