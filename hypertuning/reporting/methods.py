@@ -48,6 +48,13 @@ def methods(
   Raises:
     UserError: no finished run has the stage, phi mode, task or metric.
   """
+  absent = {
+    method: text
+    for method, text in (optional or {}).items()
+    if method in methods and not sweep.has(methods[method][0])
+  }
+  names_of_rows = [*methods]
+  methods = {m: place for m, place in methods.items() if m not in absent}
   if tasks is None:
     tasks = {task: task for task in _tasks(sweep, methods, metric)}
   columns = list(dict.fromkeys(tasks.values()))
@@ -64,13 +71,7 @@ def methods(
     }
     for method, (stage, phi) in methods.items()
   }
-  absent = {
-    method: text
-    for method, text in (optional or {}).items()
-    if method in table and all(x.unknown for x in table[method].values())
-  }
-  evaluated = {m: row for m, row in table.items() if m not in absent}
-  _check(evaluated, columns)
+  _check(table, columns)
   drawn = columns if drawn is None else drawn
   if unknown_columns := set(drawn) - set(columns):
     raise UserError(
@@ -84,7 +85,7 @@ def methods(
     name,
     title,
     text,
-    [Figure(_bars(evaluated, drawn, metric, name, highlighted), '', stages)],
+    [Figure(_bars(table, drawn, metric, name, highlighted), '', stages)],
     [
       Table(
         name,
@@ -95,11 +96,11 @@ def methods(
             *(
               Text(absent[method])
               if method in absent
-              else _cell_text(metric, row[column])
+              else _cell_text(metric, table[method][column])
               for column in columns
             ),
           ]
-          for method, row in table.items()
+          for method in names_of_rows
         ],
         [
           {

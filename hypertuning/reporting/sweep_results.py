@@ -101,6 +101,13 @@ class Sweep:
     """The path of the file that describes the sweep."""
     return self.folder / SWEEP_FILE
 
+  def has(self, name: str) -> bool:
+    """Whether the sweep has a stage, or such cells of it, see `stage`."""
+    first, *labels = name.split('/')
+    return first in self.stages and any(
+      {*labels} <= {*cell.point.values()} for cell in self.stages[first].cells
+    )
+
   def stage(self, name: str, axes: Sequence[str] = (SEED,)) -> Stage:
     """A stage, or those of its cells that have some labels.
 

@@ -85,6 +85,18 @@ def test_tasks_of_several_names_share_a_column(folder):
   ]
 
 
+def test_a_method_that_has_not_run_can_have_a_text(folder):
+  folder.evaluation('some', {'0': 90.0, '1': 80.0, '2': 85.0})
+  places = {'a': ('nope', 'generated'), 'b': ('some', 'generated')}
+  optional = {'a': 'not trained yet', 'b': 'not shown'}
+  table = only(
+    methods.methods(sweep(folder), methods=places, optional=optional)
+  )
+  (absent, number) = texts(table)
+  assert absent == ['a', 'not trained yet']
+  assert number[0] == 'b' and number[1].startswith('85.0 ± ')
+
+
 def test_one_run_has_its_interval_over_episodes(folder):
   folder.stage('a_eval', axes=())
   folder.cell('a_eval', results=[result('none', 50.0, accuracy_stderr=2.0)])

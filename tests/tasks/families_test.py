@@ -13,6 +13,7 @@ from hypertuning.tasks import (
   own,
   p3,
   symbol_tuning,
+  word_tables,
 )
 
 
@@ -26,6 +27,11 @@ def small(tmp_path_factory):
 def rows_of(name, split):
   source = seqio.TaskRegistry.get(name).source
   return list(source.get_dataset(split).as_numpy_iterator())
+
+
+def draw_rows(name, count):
+  source = seqio.TaskRegistry.get(name).source
+  return list(source.get_dataset('train').take(count).as_numpy_iterator())
 
 
 def test_t0_rates():
@@ -124,6 +130,88 @@ def test_natural_instructions_settings(small):
   with pytest.raises(UserError, match='no such list of tasks'):
     natural_instructions.natural_instructions(folder, 'ni_x', track='x')
     rows_of('ni_x', 'test')
+
+
+def test_natural_instructions_without_definitions(small):
+  """Other instances of the task are the shots, in both splits."""
+  folder = str(small / 'ni')
+  name = natural_instructions.natural_instructions(
+    folder, 'ni_own_shots', setting='shots', shots=(2, 5), queries=3
+  )
+  sizes = set()
+  source = seqio.TaskRegistry.get(name).source
+  for e in source.get_dataset('train').take(40).as_numpy_iterator():
+    sizes.add(len(e['shot_inputs']))
+    assert e['definition'] == b''
+    assert not {*e['shot_inputs']} & {*e['query_inputs'], b'one', b'two'}
+  assert sizes == {2, 3, 4, 5}
+  test = rows_of(name, 'test')
+  assert sum(len(e['query_inputs']) for e in test) == 100
+  assert all(len(e['shot_inputs']) == 5 for e in test)
+
+
+def test_natural_instructions_leaves_out_what_is_long(small, capfd):
+  """Inputs and targets are bytes: n0 to n9 have two, n10 to n99 three."""
+  folder = str(small / 'ni')
+  for longest, count in (((2, 1), 10), ((3, 2), 100), (None, 100)):
+    name = natural_instructions.natural_instructions(
+      *(folder, f'ni_{count}_{bool(longest)}'),
+      setting='shots',
+      shots=4,
+      longest=longest,
+    )
+    assert len(rows_of(name, 'test')) == count
+  name = natural_instructions.natural_instructions(
+    *(folder, 'ni_short'), setting='shots', shots=10, longest=(2, 1)
+  )
+  with pytest.raises(UserError, match='without tasks'):
+    rows_of(name, 'test')
+  assert 'left out, their instances are too long: 1' in capfd.readouterr().err
+
+
+def test_tasks_of_a_folder_are_a_mixture(tmp_path):
+  for task in ('red', 'blue'):
+    for part, first in (('train', 0), ('test', 50)):
+      family_files.write_lines(
+        tmp_path / f'{task}.{part}.jsonl',
+        [
+          {'input': f'{task} {n}', 'output': str(n % 2)}
+          for n in range(first, first + 12)
+        ],
+      )
+  fields = {'inputs': 'input', 'targets': 'output'}
+  name = own.task_folder(
+    str(tmp_path), ('red', 'blue'), 'colours', shots=4, fields=fields
+  )
+  members = [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+  assert sorted(members) == ['colours_blue', 'colours_red']
+  for e in rows_of('colours_red', 'validation'):
+    (query,) = e['query_inputs']
+    assert query.startswith(b'red 5') or query.startswith(b'red 6')
+    # Shots come from the file to train on.
+    assert all(int(x.split()[1]) < 12 for x in e['shot_inputs'])
+  with pytest.raises(UserError, match='green.train.jsonl: no such file'):
+    own.task_folder(str(tmp_path), ('green',), 'more', fields=fields)
+
+
+def test_a_table_of_words_answers_its_own_rows():
+  name = word_tables.word_tables('few_tables', tables=20, words=4, shots=(2, 6))
+  train, test = (
+    {e['task'] for e in rows}
+    for rows in (draw_rows(name, 99), rows_of(name, 'validation'))
+  )
+  assert len(test) == 2 and not train & test
+  for e in draw_rows(name, 30):
+    rows = zip(
+      [*e['shot_inputs'], *e['query_inputs']],
+      [*e['shot_targets'], *e['query_targets']],
+      strict=True,
+    )
+    table = {}
+    for one, other in rows:
+      for word, meaning in zip(one.split(), other.split(), strict=True):
+        assert table.setdefault(word, meaning) == meaning
+    assert len(set(table.values())) == len(table) <= 4
 
 
 def test_metaicl_reads_the_shots_of_a_seed(small):
