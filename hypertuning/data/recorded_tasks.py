@@ -61,7 +61,8 @@ def add(
   taught = set()
   for split, recorded in recordings.items():
     header = recorded.header
-    recording.check_text(header, form, f'{binding}.{split}')
+    place = f'{binding}.{split} = {folders[split]!r}'
+    recording.check_text(header, form, place)
     taught.add('teacher_tokens' in header.shapes)
   if len(taught) > 1:
     raise UserError(
