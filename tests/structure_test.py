@@ -119,7 +119,10 @@ IMPORT_EXCEPTIONS = {
   ('plan', 'train'): 'it plans the very arguments of the command train',
 }
 # Pure JAX: a process that only makes a network need not wait for TensorFlow.
-PURE = ('adapters', 'networks', 'hypermodels', 'objectives', 'models')
+PURE = (
+  *('adapters', 'networks', 'hypermodels', 'objectives', 'models'),
+  'evaluation',
+)
 PURE_EXCEPTIONS: dict[str, str] = {}
 _HEAVY = ('tensorflow', 'seqio', 'tensorflow_datasets')
 

@@ -61,7 +61,8 @@ def add(
   taught = set()
   for split, recorded in recordings.items():
     header = recorded.header
-    recording.check_text(header, form, f'{binding}.{split}')
+    place = f'{binding}.{split} = {folders[split]!r}'
+    recording.check_text(header, form, place)
     taught.add('teacher_tokens' in header.shapes)
   if len(taught) > 1:
     raise UserError(
@@ -70,14 +71,7 @@ def add(
     )
   registry.add_task(
     name,
-    source=seqio.FunctionDataSource(
-      functools.partial(_dataset, recordings),
-      splits=tuple(recordings),
-      num_input_examples={
-        split: recorded.header.episodes
-        for split, recorded in recordings.items()
-      },
-    ),
+    source=_Source(recordings),
     preprocessors=[functools.partial(_check_lengths, recordings=recordings)],
     output_features=features.output_features(form, taught=taught.pop()),
     metric_fns=[],
@@ -99,27 +93,69 @@ def _check_lengths(
   return ds
 
 
-def _dataset(
-  recordings: Mapping[str, Recording],
-  split: str,
-  shuffle_files: bool,
-  seed: int | None = None,
-) -> tf.data.Dataset:
-  """The episodes of a recording, with the features of a task, padded."""
-  del shuffle_files, seed  # training was drawn when it was recorded
-  recorded = recordings[split]
-  shapes = recorded.header.shapes
-  texts = {
-    key: _Texts(*arrays, shapes[key])
-    for key, arrays in recorded.ragged().items()
-  }
+class _Source(seqio.DataSource):
+  """The episodes of recordings, one per split.
 
-  @tf.autograph.experimental.do_not_convert
-  def episode(number: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {_TASK_NAMES[key]: x.of_episode(number) for key, x in texts.items()}
+  Training was shuffled when it was recorded, and is not shuffled again.
+  """
 
-  numbers = tf.data.Dataset.range(recorded.header.episodes)
-  return numbers.map(episode, num_parallel_calls=tf.data.AUTOTUNE)
+  def __init__(self, recordings: Mapping[str, Recording]) -> None:
+    """Takes the recording of each split."""
+    self._recordings = recordings
+    super().__init__(splits=list(recordings), performs_internal_shuffling=True)
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """True, as any number of hosts can divide the episodes among them."""
+    return True
+
+  def list_shards(self, split: str) -> list[str]:
+    """The name of the only shard."""
+    return [split]
+
+  def num_input_examples(self, split: str) -> None:
+    """Unknown to seqio, which would keep a small recording in its cache."""
+
+  def get_dataset(
+    self,
+    split: str = 'train',
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused: Any,
+  ) -> tf.data.Dataset:
+    """The episodes of a recording, with the features of a task, padded.
+
+    Args:
+      split: the split.
+      shuffle: part of seqio's signature, and ignored.
+      seed: part of seqio's signature, and ignored.
+      shard_info: the part of the episodes to return; None returns all.
+      **unused: seqio's other arguments.
+
+    Raises:
+      UserError: a part is missing or damaged.
+    """
+    del shuffle, seed, unused
+    recorded = self._recordings[split]
+    shapes = recorded.header.shapes
+    texts = {
+      key: _Texts(*arrays, shapes[key])
+      for key, arrays in recorded.ragged().items()
+    }
+
+    # Mapped as it is: t5x cannot save the place in a pipeline that calls
+    # another `tf.function`.
+    @tf.autograph.experimental.do_not_convert
+    def episode(number: tf.Tensor) -> dict[str, tf.Tensor]:
+      return {
+        _TASK_NAMES[key]: x.of_episode(number) for key, x in texts.items()
+      }
+
+    numbers = tf.data.Dataset.range(recorded.header.episodes)
+    if shard_info is not None:
+      numbers = numbers.shard(shard_info.num_shards, shard_info.index)
+    return numbers.map(episode, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class _Texts:

@@ -181,9 +181,9 @@ def _random(
 
 
 def _texts(
-  task: TuningTask, shots: Sequence[Example], asked: Sequence[Example]
+  task: TuningTask, shots: Sequence[Example], queries: Sequence[Example]
 ) -> Texts:
-  inputs, targets = zip(*asked, strict=True)
+  inputs, targets = zip(*queries, strict=True)
   return Texts(shots, inputs, targets, task.definition)
 
 

@@ -1,100 +1,27 @@
 """`hypertuning.record`, and training on what it wrote, without TensorFlow."""
 
-import json
 import shutil
-import subprocess
-import sys
 
-import bpe
 import hypothesis
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
+import recordings
 import runner
 from hypothesis import strategies as st
+from recordings import LENGTHS, MODEL, STEPS, TRAIN, gin_files
 
 from hypertuning.data import recorder as recorder_lib
 from hypertuning.data import recording
-from hypertuning.data.tokenizer_json import TokenizerJson
 from hypertuning.engine import recorded_data, restarts
 from hypertuning.errors import UserError
-
-LENGTHS = {'hyper_inputs': 60, 'inputs': (2, 24), 'targets': (2, 8)}
-STEPS = 4
-FORMAT = """
-from __gin__ import dynamic_registration
-from hypertuning.data import text_format
-
-include 'gin/models/formats/lines.gin'
-
-END_TOKEN = '<|im_end|>'
-VOCABULARY_FILE = '{folder}/tokenizer.json'
-text_format.custom_format.start = (1,)
-text_format.custom_format.between = {newlines}
-text_format.custom_format.target_end = {newline}
-"""
-TASK = """
-from __gin__ import dynamic_registration
-from hypertuning.tasks import own
-
-MIXTURE_OR_TASK_NAME = @own.task_file()
-own.task_file.name = 'recorded'
-own.task_file.train = '{folder}/rows.jsonl'
-own.task_file.validation = '{folder}/rows.jsonl'
-own.task_file.shots = 2
-own.task_file.queries = 2
-own.task_file.text_format = %TEXT_FORMAT
-"""
-MODEL = {
-  **{'VOCAB_SIZE': 512, 'EMB_DIM': 16, 'NUM_LAYERS': 1, 'NUM_HEADS': 2},
-  **{'HEAD_DIM': 8, 'MLP_DIM': 16, 'NUM_GISTS': 2, 'BATCH_SIZE': 8},
-}
-TRAIN = {
-  **MODEL,
-  **{'TRAIN_STEPS': STEPS, 'WARMUP_STEPS': 1, 'CHECKPOINT_PERIOD': 2},
-  **{'EVAL_PERIOD': 2, 'EVAL_STEPS': 2},
-}
-# Python in which neither library can be imported.
-WITHOUT = """
-import runpy, sys
-sys.modules.update(tensorflow=None, seqio=None, tensorflow_datasets=None)
-command = sys.argv.pop(1)
-sys.argv[0] = command
-runpy.run_module(command, run_name='__main__')
-"""
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A vocabulary, rows, and gin files of a format and a task."""
   path = tmp_path_factory.mktemp('record')
-  file = bpe.write(path / 'tokenizer.json')
-  newline = tuple(TokenizerJson(file, '<|im_end|>').encode('\n'))
-  rows = [
-    {'inputs': f'Is {i} even?', 'targets': ('yes', 'no')[i % 2]}
-    for i in range(12)
-  ]
-  (path / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-  text = FORMAT.replace('{newlines}', str(newline * 2))
-  text = text.replace('{newline}', str(newline))
-  (path / 'format.gin').write_text(text.replace('{folder}', str(path)))
-  (path / 'task.gin').write_text(TASK.replace('{folder}', str(path)))
+  recordings.write(path)
   return path
-
-
-def _files(folder, *files) -> list[str]:
-  return ['gin/models/hyper_llama.gin', str(folder / 'format.gin'), *files]
-
-
-def _without_tensorflow(command, files, bindings):
-  """A command in a process that cannot import TensorFlow."""
-  return subprocess.run(
-    [sys.executable, '-c', WITHOUT, command, *runner.flags(files, bindings)],
-    env=runner.environment(),
-    capture_output=True,
-    text=True,
-    check=False,
-  )
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +33,7 @@ def recorded(folder):
   ):
     result = runner.run(
       'record',
-      _files(folder, 'gin/local/record.gin', str(folder / 'task.gin')),
+      gin_files(folder, 'gin/local/record.gin', str(folder / 'task.gin')),
       {
         **MODEL,
         'TASK_FEATURE_LENGTHS': LENGTHS,
@@ -121,7 +48,7 @@ def recorded(folder):
 def test_training_on_a_recording_is_training_on_the_task(recorded):
   """Also where it is stopped; and it imports neither library."""
   optimizer = 'gin/optimizers/adamw.gin'
-  task_files = _files(
+  task_files = gin_files(
     recorded, optimizer, 'gin/local/train.gin', str(recorded / 'task.gin')
   )
   result = runner.run(
@@ -134,7 +61,7 @@ def test_training_on_a_recording_is_training_on_the_task(recorded):
     },
   )
   assert result.returncode == 0, result.stderr
-  files = _files(recorded, optimizer, 'gin/local/train_recorded.gin')
+  files = gin_files(recorded, optimizer, 'gin/local/train_recorded.gin')
   bindings = {
     **TRAIN,
     'RECORDING': str(recorded / 'train'),
@@ -142,7 +69,7 @@ def test_training_on_a_recording_is_training_on_the_task(recorded):
     'MODEL_DIR': str(recorded / 'from_recording'),
   }
   for steps in (2, STEPS):
-    result = _without_tensorflow(
+    result = recordings.without_tensorflow(
       'hypertuning.train', files, {**bindings, 'TRAIN_STEPS': steps}
     )
     assert result.returncode == 0, result.stderr
@@ -151,7 +78,7 @@ def test_training_on_a_recording_is_training_on_the_task(recorded):
     runner.losses(recorded / name) for name in ('from_recording', 'from_task')
   )
   assert ours == theirs and len(ours) == STEPS
-  result = _without_tensorflow(
+  result = recordings.without_tensorflow(
     'hypertuning.train', files, {**bindings, 'TRAIN_STEPS': STEPS + 1}
   )
   assert result.returncode == 2
@@ -212,7 +139,7 @@ def test_damaged_recordings_are_named(recorded, tmp_path, damage, words):
 def test_another_format_and_a_second_recording_are_refused(
   recorded, monkeypatch, capfd, tmp_path
 ):
-  files = _files(
+  files = gin_files(
     recorded, 'gin/optimizers/adamw.gin', 'gin/local/train_recorded.gin'
   )
   other = tmp_path / 'other.gin'
@@ -238,7 +165,7 @@ def test_another_format_and_a_second_recording_are_refused(
   assert 'TEXT_FORMAT of the model is' in error
   code, error = runner.main(
     'record',
-    _files(recorded, 'gin/local/record.gin', str(recorded / 'task.gin')),
+    gin_files(recorded, 'gin/local/record.gin', str(recorded / 'task.gin')),
     {
       **MODEL,
       'TASK_FEATURE_LENGTHS': LENGTHS,

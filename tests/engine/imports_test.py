@@ -9,7 +9,10 @@ import runner
 
 @pytest.mark.parametrize(
   'module',
-  ['checkpoints', 'optim', 'partitioning', 't5x_format', 'warm_start'],
+  [
+    *('checkpoints', 'optim', 'partitioning', 'recorded_data', 't5x_format'),
+    'warm_start',
+  ],
 )
 def test_no_tensorflow(module):
   code = (
