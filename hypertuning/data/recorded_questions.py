@@ -100,11 +100,11 @@ def function(name: str, recording: Recording) -> Function:
   module, _, attribute = name.partition(':')
   try:
     return getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+  except Exception as error:  # a user's module may raise any
     raise UserError(
       f'{recording.folder}: was recorded with the metric or postprocessor '
       f'{name!r}, which cannot be imported ({one_line(error)}): put the '
-      'function into a module that can be, and record again.'
+      'function into a module that can be here, and record again.'
     ) from error
 
 
