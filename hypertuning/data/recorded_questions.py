@@ -2,14 +2,16 @@
 
 A recording for evaluation has the file `questions.jsonl.gz`, one line per
 episode. Metrics and the postprocessor are functions, of which the header has
-the names, `module:function`. Reading a recording imports these modules.
+the names, `module:function`. As a
+recording is data, only functions of this library and of modules that the user
+names are called.
 """
 
 import gzip
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from hypertuning.errors import UserError, one_line
 
 FILE = 'questions.jsonl.gz'
 Function = Callable[..., Any]
+# Where metrics and postprocessors of this library are.
+_TRUSTED = ('hypertuning.data.metrics', 'hypertuning.tasks')
 
 
 def measures(
@@ -91,13 +95,27 @@ def read(recording: Recording) -> Questions:
     raise UserError(f'{path}: has no {error}; record it again.') from error
 
 
-def function(name: str, recording: Recording) -> Function:
+def function(
+  name: str, recording: Recording, modules: Sequence[str]
+) -> Function:
   """The function of a name in the header of a recording.
 
+  Args:
+    name: the name, `module:function`.
+    recording: the recording.
+    modules: value of METRIC_MODULES: modules of the user's own whose functions
+      may be called.
+
   Raises:
-    UserError: there is no such function.
+    UserError: there is no such function, or it may not be called.
   """
   module, _, attribute = name.partition(':')
+  if not any(f'{module}.'.startswith(f'{x}.') for x in (*_TRUSTED, *modules)):
+    raise UserError(
+      f'{recording.folder}: was recorded with the metric or postprocessor '
+      f"{name!r} of another module than this library's: if it is yours, bind "
+      f'METRIC_MODULES = ({module!r},).'
+    )
   try:
     return getattr(importlib.import_module(module), attribute)
   except Exception as error:  # a user's module may raise any

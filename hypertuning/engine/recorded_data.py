@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
 from hypertuning.evaluation.evaluations import Evaluation
 from hypertuning.models import HyperTuningModel
-from hypertuning.ranges import Count, Lengths, Path
+from hypertuning.ranges import Count, Lengths, Name, Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,15 @@ class RecordedData(EpisodeData):
     batch_size: number of episodes per batch, over all devices and microbatches.
     required_lengths: TASK_FEATURE_LENGTHS that the recording must have; None
       takes those that it has.
+    metric_modules: modules of the user's own whose functions may be the metrics
+      of an evaluation.
     binding: name that the user bound `path` to, for error messages.
   """
 
   path: Path
   batch_size: Count
   required_lengths: Lengths | None = None
+  metric_modules: Sequence[Name] = ()
   binding: str = 'RECORDING'
 
   @functools.cached_property
@@ -152,7 +155,9 @@ class RecordedData(EpisodeData):
       )
 
     def function(name: str) -> Callable[..., Any]:
-      return recorded_questions.function(name, self._recording)
+      return recorded_questions.function(
+        name, self._recording, self.metric_modules
+      )
 
     count = None if num_batches is None else num_batches * self.batch_size
     postprocess = header.measures.postprocess

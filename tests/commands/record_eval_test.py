@@ -245,12 +245,14 @@ def test_bad_recordings_are_refused_before_the_work(
       'questions.jsonl.gz: is damaged',
     ),
     (
-      lambda path: _change_metrics(path / 'draws', 'no_such_module:score'),
-      "'no_such_module:score', which cannot be imported",
+      lambda path: _change_metrics(path / 'draws', 'os:system'),
+      "'os:system' of another module .* METRIC_MODULES = .'os',.",
     ),
     (
-      lambda path: _change_metrics(path / 'draws', 'math:no_such_function'),
-      "'math:no_such_function', which cannot be imported",
+      lambda path: _change_metrics(
+        path / 'draws', 'hypertuning.data.metrics:no_such_function'
+      ),
+      "metrics:no_such_function', which cannot be imported",
     ),
   ],
 )
@@ -258,6 +260,16 @@ def test_damaged_questions_are_named(copy, model, damage, words):
   damage(copy)
   with pytest.raises(UserError, match=words):
     RecordedData(str(copy), SIZE).evaluations(model)
+
+
+def test_functions_of_a_module_that_the_user_names_are_called(copy, model):
+  _change_metrics(copy / 'draws', 'math:fsum')
+  data = RecordedData(str(copy), SIZE, metric_modules=('math',))
+  assert data.evaluations(model)
+  _change_metrics(copy / 'draws', 'no_such_module:score')
+  data = RecordedData(str(copy), SIZE, metric_modules=('no_such_module',))
+  with pytest.raises(UserError, match='which cannot be imported'):
+    data.evaluations(model)
 
 
 def _change_metrics(path, name) -> None:
