@@ -125,8 +125,8 @@ def test_numbers_are_those_of_the_task(folder, monkeypatch):
     },
   )
   assert done.returncode == 0, done.stderr
-  done = recordings.without_tensorflow(
-    'hypertuning.eval',
+  done = runner.run_without_tensorflow(
+    'eval',
     recordings.gin_files(folder, 'gin/local/eval_recorded.gin'),
     {
       **bindings,

@@ -69,8 +69,8 @@ def test_training_on_a_recording_is_training_on_the_task(recorded):
     'MODEL_DIR': str(recorded / 'from_recording'),
   }
   for steps in (2, STEPS):
-    result = recordings.without_tensorflow(
-      'hypertuning.train', files, {**bindings, 'TRAIN_STEPS': steps}
+    result = runner.run_without_tensorflow(
+      'train', files, {**bindings, 'TRAIN_STEPS': steps}
     )
     assert result.returncode == 0, result.stderr
   assert 'Going on from step 2.' in result.stderr
@@ -78,8 +78,8 @@ def test_training_on_a_recording_is_training_on_the_task(recorded):
     runner.losses(recorded / name) for name in ('from_recording', 'from_task')
   )
   assert ours == theirs and len(ours) == STEPS
-  result = recordings.without_tensorflow(
-    'hypertuning.train', files, {**bindings, 'TRAIN_STEPS': STEPS + 1}
+  result = runner.run_without_tensorflow(
+    'train', files, {**bindings, 'TRAIN_STEPS': STEPS + 1}
   )
   assert result.returncode == 2
   assert result.stderr.count('\n') == 1

@@ -1,11 +1,8 @@
 """A vocabulary, rows, a format and a tiny HyperLlama, to record and read."""
 
 import json
-import subprocess
-import sys
 
 import bpe
-import runner
 
 from hypertuning.data.tokenizer_json import TokenizerJson
 
@@ -44,14 +41,6 @@ TRAIN = {
   **{'TRAIN_STEPS': STEPS, 'WARMUP_STEPS': 1, 'CHECKPOINT_PERIOD': 2},
   **{'EVAL_PERIOD': 2, 'EVAL_STEPS': 2},
 }
-# Python in which neither library can be imported.
-WITHOUT = """
-import runpy, sys
-sys.modules.update(tensorflow=None, seqio=None, tensorflow_datasets=None)
-command = sys.argv.pop(1)
-sys.argv[0] = command
-runpy.run_module(command, run_name='__main__')
-"""
 
 
 def write(path) -> None:
@@ -72,14 +61,3 @@ def write(path) -> None:
 def gin_files(folder, *files) -> list[str]:
   """The gin files of the model, its format, and others."""
   return ['gin/models/hyper_llama.gin', str(folder / 'format.gin'), *files]
-
-
-def without_tensorflow(command, files, bindings):
-  """A command in a process that cannot import TensorFlow."""
-  return subprocess.run(
-    [sys.executable, '-c', WITHOUT, command, *runner.flags(files, bindings)],
-    env=runner.environment(),
-    capture_output=True,
-    text=True,
-    check=False,
-  )
