@@ -6,12 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from hypertuning.data import lookup, row_digest
-from hypertuning.engine import (
-  batching,
-  restarts,
-  task_batches,
-  task_evaluations,
-)
+from hypertuning.engine import batching, restarts, task_batches
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
 from hypertuning.evaluation.evaluations import Evaluation
@@ -92,6 +87,9 @@ class TaskData(EpisodeData):
     self, model: HyperTuningModel, num_batches: int | None = None
   ) -> list[Evaluation]:
     """The evaluation of each task of the mixture, see `EpisodeData`."""
+    # It loads seqio and TensorFlow, which are slow to import.
+    from hypertuning.engine import task_evaluations
+
     return task_evaluations.of_mixture(
       model,
       self.required_name,
