@@ -16,7 +16,7 @@ import runner
 import seqio
 
 from hypertuning import gin_utils
-from hypertuning.data import row_files
+from hypertuning.data import request_files, row_files, tuning_files
 from hypertuning.sweeping import expansion
 
 ROOT = runner.ROOT
@@ -234,10 +234,14 @@ def test_json_blocks_are_rows_or_requests(block, folder):
   lines = block.text.replace(', ...', '').splitlines()
   for line in lines:
     fields = json.loads(line)
-    if 'queries' not in fields:
-      path = folder / 'block.jsonl'
-      path.write_text(line)
-      assert row_files.read(str(path))
+    path = folder / 'block.jsonl'
+    path.write_text(line)
+    reader = row_files
+    if 'queries' in fields:
+      reader = request_files
+    elif 'test' in fields:
+      reader = tuning_files
+    assert reader.read(str(path))
 
 
 @pytest.mark.parametrize('block', _of_kind('gin'), ids=lambda b: b.text[:24])
