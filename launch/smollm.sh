@@ -108,7 +108,8 @@ if [[ -n $train ]]; then
     "--gin.RECORDING='$runs/recorded/$kind/train'" \
     "--gin.EVAL_RECORDING='$runs/recorded/$kind/validation'" \
     "--gin.INITIAL_CHECKPOINT_PATH='$base'" "--gin.MODEL_DIR='$runs/train_$kind'" \
-    "--gin.TRAIN_STEPS=$steps" "--gin.BATCH_SIZE=$batch"
+    "--gin.TRAIN_STEPS=$steps" "--gin.WARMUP_STEPS=$(((steps + 22) / 23))" \
+    "--gin.BATCH_SIZE=$batch"
   hypermodel=$runs/hypermodel_$kind.safetensors
   rm -f "$hypermodel"
   "$python" -m hypertuning.convert --trained --source="$runs/train_$kind" \

@@ -136,6 +136,40 @@ def test_quickstart_files_parse(files):
   )
 
 
+_SMOLLM = ('models/hyper_llama', 'models/sizes/smollm2_135m')
+_PLACES = {
+  'record': ('RECORDING',),
+  'train': (
+    *('RECORDING', 'EVAL_RECORDING', 'INITIAL_CHECKPOINT_PATH', 'MODEL_DIR'),
+  ),
+}
+_DATA = ('FUNCTION_VECTORS_DIR', 'NI_DIR', 'P3_DIR', 'CLASSIFICATION_DIR')
+
+
+@pytest.mark.parametrize(
+  'files, names',
+  [
+    (('record', 'tasks'), _PLACES['record']),
+    (('record', 'tasks_data'), (*_PLACES['record'], *_DATA)),
+    (('train',), _PLACES['train']),
+  ],
+)
+def test_smollm_files_parse(files, names):
+  """launch/smollm.sh binds folders and numbers; all else is in the files."""
+  more = {
+    'train': ['TRAIN_STEPS = 100'],
+    'tasks_data': ["SYMBOL_FILES = ('some.jsonl',)"],
+  }
+  gin_utils.parse(
+    [
+      f'gin/{x}.gin'
+      for x in (*_SMOLLM, *(f'experiments/smollm/{y}' for y in files))
+    ],
+    [f"{name} = 'somewhere'" for name in names] + more.get(files[-1], []),
+  )
+  assert gin.query_parameter('gist/adapters.LoRASpec.rank') is not None
+
+
 def _model():
   with gin.unlock_config():
     return gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()

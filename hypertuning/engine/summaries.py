@@ -160,7 +160,8 @@ class Progress:
     line = f'{self._label}: {self._done}/{self._total}{values}, {speed}'
     if not rate:
       return line
-    return f'{line}, {(self._total - self._done) / rate:.0f} s left'
+    left = tqdm.tqdm.format_interval((self._total - self._done) / rate)
+    return f'{line}, {left} left'
 
 
 def write_jsonl(

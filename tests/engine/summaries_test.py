@@ -57,7 +57,7 @@ def test_progress_without_a_terminal_is_lines(capsys):
   assert lines[1].startswith('run: 4/5 loss=2.50, ')
   assert lines[2] == 'between'
   assert lines[3].startswith('run: 5/5 loss=1.25, ')
-  assert lines[3].endswith('/s, 0 s left')
+  assert lines[3].endswith('/s, 00:00 left')
 
 
 def test_progress_is_quiet_between_lines(capsys):
