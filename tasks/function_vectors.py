@@ -39,6 +39,7 @@ def function_vectors(
   shots: Shots = 16,
   queries: Count = 1,
   most_asked: Count | None = None,
+  visits: Count | None = None,
   draws: Draws = 1,
   train_episodes: Count | None = None,
   in_context: bool = False,
@@ -56,6 +57,9 @@ def function_vectors(
     queries: number of queries per episode.
     most_asked: number of rows of a held-out task that become queries, which are
       its first ones; None takes all rows. Shots come from all of its rows.
+    visits: number of visits to each held-out task, which then come in turn, so
+      that an episode's neighbour is another task; each visit draws its queries
+      and its shots. None makes every row a query once.
     draws: number of draws of shots per validation row; a sequence selects draws
       by their numbers.
     train_episodes: number of training episodes in a cache, see
@@ -88,6 +92,7 @@ def function_vectors(
     },
     shots,
     queries,
+    visits=visits,
     draws=draws,
     train_episodes=train_episodes,
     text_format=text_format,

@@ -35,6 +35,7 @@ def episodes(
   shots: Shots = 10,
   queries: Count = 4,
   most_asked: Count | None = 32,
+  visits: Count | None = None,
   draws: Draws = 1,
   train_episodes: Count | None = None,
   in_context: bool = False,
@@ -51,6 +52,9 @@ def episodes(
     queries: number of queries per episode.
     most_asked: number of rows of a held-out task that become queries; None
       takes all rows. Shots come from all of its rows.
+    visits: number of visits to each held-out task, which then come in turn, so
+      that an episode's neighbour is another task; each visit draws its queries
+      and its shots. None makes every row a query once.
     draws: number of draws of shots per validation row; a sequence selects draws
       by their numbers.
     train_episodes: number of training episodes in a cache, see
@@ -64,7 +68,8 @@ def episodes(
       rows.
   """
   registered = _register(
-    name, shots, queries, most_asked, draws, train_episodes, text_format
+    *(name, shots, queries, most_asked, visits, draws, train_episodes),
+    text_format,
   )
   for task in registered:  # refuses a task that is too small now
     source = seqio.TaskRegistry.get(task).source
@@ -78,6 +83,7 @@ def _register(
   shots: Shots,
   queries: int,
   most_asked: int | None,
+  visits: int | None,
   draws: int | Sequence[int],
   train_episodes: int | None,
   text_format: TextFormat | None,
@@ -95,6 +101,7 @@ def _register(
       },
       shots,
       queries,
+      visits=visits,
       draws=draws,
       train_episodes=train_episodes,
       text_format=text_format,
@@ -121,4 +128,4 @@ def _first_asked(task: RowTask, count: int | None) -> RowTask:
   return dataclasses.replace(task, rows=task.rows[:count], pool=task.rows)
 
 
-_register(NAME, 10, 4, 32, 1, None, None)
+_register(NAME, 10, 4, 32, None, 1, None, None)
