@@ -9,6 +9,7 @@ t5x wrote them in Orbax's format or in its own.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -192,8 +193,8 @@ def restore_variables(
     are joined. A public T5 gives `{'token_embedder': ..., 'encoder': ...,
     'decoder': ...}`.
   """
-  if path.endswith(trained_file.SUFFIX):
-    trained, part = trained_file.read(path, binding)
+  if os.fspath(path).endswith(trained_file.SUFFIX):
+    trained, part = trained_file.read(os.fspath(path), binding)
     frozen = read_frozen(epath.Path(path), part, moved)
     return trees.join(trained, frozen)
   folder = checkpoint_folders.find(path, binding)
