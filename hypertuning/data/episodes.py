@@ -12,6 +12,7 @@ from hypertuning.data import row_table, sampling
 from hypertuning.data.rows import Tasks, as_task, for_tuning
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
+from hypertuning.ranges import Shots
 
 # Number of episodes in a split without end; no run draws so many.
 _ENDLESS = 2**40
@@ -38,7 +39,7 @@ class EpisodeSource(seqio.DataSource):
   def __init__(
     self,
     tasks: Mapping[str, Callable[[], Tasks]],
-    shots: sampling.Shots | Mapping[str, sampling.Shots],
+    shots: Shots | Mapping[str, Shots],
     queries: int,
     balanced: bool = False,
     visits: int | None = 4,

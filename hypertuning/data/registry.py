@@ -10,10 +10,10 @@ from hypertuning.data import features, fewshot, metrics, symbols, vocabularies
 from hypertuning.data.episodes import EpisodeSource
 from hypertuning.data.fewshot import SCORE_EVAL
 from hypertuning.data.rows import Tasks
-from hypertuning.data.sampling import Shots
 from hypertuning.data.text_format import TextFormat, check
 from hypertuning.errors import UserError
 from hypertuning.old_names import takes_text_format
+from hypertuning.ranges import Shots
 
 # Suffixes of the names of a task's forms. In the form `IN_CONTEXT`, the
 # downstream model reads the definition and the shots before each query; in

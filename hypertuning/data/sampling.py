@@ -14,10 +14,9 @@ import tensorflow as tf
 
 from hypertuning.data import packed_ids
 from hypertuning.data.row_table import Table
+from hypertuning.ranges import Shots
 
 Episode = dict[str, tf.Tensor]
-# A number of shots, or the least and the greatest of numbers that are drawn.
-Shots = int | tuple[int, int]
 
 
 def least(shots: Shots) -> int:
