@@ -29,7 +29,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from hypertuning import files, quiet
+from hypertuning import files, quiet, saved_config
 from hypertuning.errors import UserError, one_line
 
 _SOURCE, _OUTPUT, _LIKE, _BASE = '--source', '--output', '--like', '--base'
@@ -160,7 +160,8 @@ def trained(run: str, output: pathlib.Path, base: str) -> None:
 
   variables, part = checkpoints.restore_trained(run, _SOURCE)
   files.check_writable(output.parent, _OUTPUT)
-  size = trained_file.save(output, variables, part, base)
+  built = trained_file.Built(*(saved_config.model_of(run) or ('', None)))
+  size = trained_file.save(output, variables, part, base, built)
   print(f'{output}: {size:,} bytes.')
 
 

@@ -10,12 +10,15 @@ run was trained on:
 """
 
 import re
+from typing import Any
 
 import gin
 from gin import config as gin_config
+from gin import config_parser
 
 from hypertuning import files, gin_effect
 
+MODEL_FILE, _CONFIG_FILE = 'model.gin', 'config.gin'
 # The macro that is bound to None in `model.gin`: neither decoding nor scoring
 # needs an optimizer.
 _LEFT_OUT = 'OPTIMIZER'
@@ -28,7 +31,7 @@ def save(folder: str, command: str) -> None:
     folder: folder that has the results of a command.
     command: name of that command, see `text`.
   """
-  files.write_text(folder, 'config.gin', text(command))
+  files.write_text(folder, _CONFIG_FILE, text(command))
 
 
 def text(command: str) -> str:
@@ -55,6 +58,77 @@ def command_of(config: str) -> str | None:
   return heading[1] if heading else None
 
 
+def model_of(path: str) -> tuple[str, Any] | None:
+  """How the model of a run is built.
+
+  Args:
+    path: folder of a run, or of one of its checkpoints.
+
+  Returns:
+    The text of `model.gin`, and TASK_FEATURE_LENGTHS of the run, which is None
+    if the run has recorded none. None for a run whose model was built without
+    gin, and for any other folder.
+  """
+  place = files.folder(path)
+  for folder in (place, place.parent):
+    if (folder / MODEL_FILE).is_file():
+      config, lengths = folder / _CONFIG_FILE, None
+      if config.is_file():
+        lengths = macro(config.read_text(), 'TASK_FEATURE_LENGTHS')
+      return (folder / MODEL_FILE).read_text(), lengths
+  return None
+
+
+def macro(config: str, name: str) -> Any:
+  """The value of a macro in a saved configuration.
+
+  Args:
+    config: text of a `config.gin`.
+    name: name of the macro; its value may contain other macros.
+
+  Returns:
+    The value, or None if there is no such macro.
+  """
+  reader = _Values()
+  reader.values = {
+    statement.selector: statement.value
+    for statement in config_parser.ConfigParser(config, reader)
+    if isinstance(statement, config_parser.BindingStatement)
+    and not statement.arg_name
+  }
+  return reader.resolve(name)
+
+
+class _Macro(str):
+  """The name of a macro, in the place of its value."""
+
+
+class _Values(config_parser.ParserDelegate):
+  """Reads the values of macros without looking anything else up."""
+
+  values: dict[str, Any]
+
+  def configurable_reference(self, *unused: Any) -> None:
+    """A reference, whose value is not needed."""
+
+  def macro(self, name: str) -> _Macro:
+    """A macro within a value."""
+    return _Macro(name)
+
+  def resolve(self, name: str) -> Any:
+    """The value of a macro, in which no macros are left."""
+    return self._filled(self.values.get(name))
+
+  def _filled(self, value: Any) -> Any:
+    if isinstance(value, _Macro):
+      return self.resolve(value)
+    if isinstance(value, dict):
+      return {key: self._filled(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+      return type(value)(self._filled(x) for x in value)
+    return value
+
+
 def save_model(folder: str) -> None:
   """Writes `model.gin`, unless the model was built without gin.
 
@@ -65,7 +139,7 @@ def save_model(folder: str) -> None:
     macros=['MODEL'], empty_macro=_LEFT_OUT
   )
   if config:
-    files.write_text(folder, 'model.gin', _model_text(config))
+    files.write_text(folder, MODEL_FILE, _model_text(config))
 
 
 def _model_text(config: dict) -> str:

@@ -82,6 +82,11 @@ LAYERS = {
     *('errors', 'files', 'text_files', 'padding', 'trees', 'networks', 'data'),
     'engine',
   },
+  # Of networks, no more than `models` does: any family is loaded in one way.
+  'api': {
+    *('errors', 'files', 'text_files', 'trees', 'gin_utils', 'saved_config'),
+    *('adapters', 'data', 'models', 'engine', 'conversion'),
+  },
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {
     *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),

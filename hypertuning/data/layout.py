@@ -12,6 +12,7 @@ import numpy as np
 from hypertuning.data import lengths as lengths_lib
 from hypertuning.data.lengths import Lengths
 from hypertuning.data.text_format import TextFormat
+from hypertuning.errors import UserError
 from hypertuning.padding import is_real
 
 _Ids = list[int]
@@ -65,13 +66,7 @@ def task_features(
   assert hyper_room is not None and input_room is not None
   assert target_room is not None
   definition = _definition(texts.definition, form)
-  shots = [
-    [
-      *(*form.inputs, *form.encode(inputs, 'inputs')),
-      *(*form.targets, *form.encode(targets, 'targets'), *form.between),
-    ]
-    for inputs, targets in texts.shots
-  ]
+  shots = _shots(texts.shots, form)
   start = list(form.start)
   query_room = input_room - len(form.start + form.inputs + form.targets)
   queries = [
@@ -123,6 +118,35 @@ def task_features(
   }
 
 
+def chunks_needed(
+  shots: Sequence[tuple[str, str]], definition: str, room: int, form: TextFormat
+) -> int:
+  """The number of texts of a hypermodel into which all examples fit.
+
+  Args:
+    shots: examples, as pairs of input and target.
+    definition: text that says what the task is, which each text begins with.
+    room: number of tokens per text.
+    form: format that gives the ids around each part of a text.
+
+  Raises:
+    UserError: an example does not even fit alone; names it.
+  """
+  inside = room - len(form.start) - len(form.end)
+  ids, most = _shots(shots, form), len(shots)
+  numbers = _chunk_numbers(
+    ids, inside, _definition(definition, form), form, most
+  )
+  if most in numbers:
+    number = numbers.index(most)
+    raise UserError(
+      f'examples: number {number + 1} has {len(ids[number])} tokens, but the '
+      f'hypermodel reads texts of {room} tokens'
+      + (', the definition included.' if definition else '.')
+    )
+  return max(numbers, default=0) + 1
+
+
 def model_features(
   features: Mapping[str, np.ndarray], lengths: Lengths, taught: bool = False
 ) -> dict[str, np.ndarray]:
@@ -152,6 +176,17 @@ def model_features(
       features['teacher_inputs'], shapes['teacher_tokens']
     )
   return found
+
+
+def _shots(shots: Sequence[tuple[str, str]], form: TextFormat) -> list[_Ids]:
+  """The ids of every example, with those around it and behind it."""
+  return [
+    [
+      *(*form.inputs, *form.encode(inputs, 'inputs')),
+      *(*form.targets, *form.encode(targets, 'targets'), *form.between),
+    ]
+    for inputs, targets in shots
+  ]
 
 
 def _definition(text: str, form: TextFormat) -> _Ids:

@@ -1,0 +1,145 @@
+"""Loads a model by a name, a folder or a file."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+
+from hypertuning import files, saved_config
+from hypertuning.api import fingerprints, network, places, public_models
+from hypertuning.api.model import Model
+from hypertuning.api.phi import Base
+from hypertuning.conversion import sources
+from hypertuning.data import lengths as lengths_lib
+from hypertuning.engine import batching, train_state, trained_file
+from hypertuning.engine.partitioning import Partitioner
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+
+_CPU_DTYPE = 'float32'  # a CPU computes in bfloat16 by way of float32
+
+
+def load(
+  model: str | os.PathLike,
+  *,
+  base: str | os.PathLike | None = None,
+  dtype: str | None = None,
+) -> Model:
+  """Loads a model; it uses one device, and needs no TensorFlow.
+
+  Args:
+    model: the name of a public model, such as 'smollm2-135m'; a folder that
+      `hypertuning.convert` made; the folder of a run, or of one of its
+      checkpoints; or a file of `hypertuning.convert --trained`.
+    base: folder of the frozen model, where a run or a file does not hold it and
+      it has been moved.
+    dtype: dtype that the networks compute in, 'float32' or 'bfloat16'; None
+      takes float32 on a CPU, and that of the model elsewhere.
+
+  Raises:
+    UserError: there is no such model, or it is damaged; the message says what
+      to do.
+  """
+  place = find(os.fspath(model), None if base is None else os.fspath(base))
+  if dtype is None and jax.default_backend() == 'cpu':
+    dtype = _CPU_DTYPE
+  built = build(place, dtype)
+  lengths = {**place.lengths, 'inputs': (1, 1), 'targets': (1, 2)}
+  partitioner = Partitioner(devices=(jax.local_devices()[0],))
+  params, frozen = train_state.restore_variables(
+    built,
+    lengths_lib.shapes(lengths, 1, built.is_taught),
+    partitioner,
+    place.checkpoint,
+    moved=place.moved,
+  )
+  downstream = {
+    **params.get('downstream', {}),
+    **frozen.get('downstream', {}),
+  }
+  described = Base(
+    place.name,
+    place.hugging_face,
+    built.module.downstream.config,
+    fingerprints.fingerprint(downstream),
+  )
+  return Model(
+    built, params, frozen, described, place.lengths, partitioner, place.missing
+  )
+
+
+def find(model: str, base: str | None = None) -> places.Place:
+  """Where a model is, see `load`.
+
+  Raises:
+    UserError: there is no such model.
+  """
+  if model in public_models.MODELS:
+    return _public(model, base)
+  path = pathlib.Path(files.folder(model, 'load'))
+  if path.suffix == trained_file.SUFFIX and not path.is_dir():
+    part, _ = trained_file.read_header(str(path), 'load')
+    folder, hugging_face = _base_of(part.initial.path, base)
+    return places.trained(path, folder, model, hugging_face)
+  if not path.is_dir():
+    known = ', '.join(public_models.MODELS)
+    raise UserError(
+      f'load: {model!r}: there is no such folder or file, and no public model '
+      f'has this name; {known} do.'
+    )
+  if (path / sources.CONFIG_FILE).is_file():
+    if not (path / saved_config.MODEL_FILE).is_file():
+      raise UserError(
+        f'load: {model!r} holds files of Hugging Face: convert them first, '
+        f'python -m hypertuning.convert --source={model} --output=FOLDER'
+      )
+    return places.converted(path, model, model)
+  return places.run(path, base)
+
+
+def build(place: places.Place, dtype: str | None = None) -> HyperTuningModel:
+  """The networks and the text format of a model, without its weights.
+
+  Args:
+    place: where the model is.
+    dtype: see `load`.
+
+  Raises:
+    UserError: its gin files are damaged, or its vocabulary is missing.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    gin_files = list(place.files)
+    if place.text:
+      files.write_text(folder, saved_config.MODEL_FILE, place.text)
+      gin_files.insert(0, str(pathlib.Path(folder, saved_config.MODEL_FILE)))
+    built = network.read(gin_files, place.bindings, dtype)
+  batching.check_vocabulary(built)
+  return built
+
+
+def _public(name: str, base: str | None) -> places.Place:
+  """A public model, with the hypermodel of this package if it has one."""
+  public = public_models.MODELS[name]
+  folder = pathlib.Path(base) if base else public_models.converted(name)
+  path = public_models.hypermodel(public)
+  if path.is_file():
+    return places.trained(path, folder, name, public.hugging_face)
+  place = places.converted(folder, name, public.hugging_face)
+  return place.without_hypermodel(
+    f'The hypermodel of {name} is not trained yet: launch/smollm.sh --train '
+    'trains one, and load(FILE) reads its file.'
+  )
+
+
+def _base_of(name: str, base: str | None) -> tuple[pathlib.Path, str]:
+  """The folder of the frozen model of a file, and its name elsewhere."""
+  if base:
+    return pathlib.Path(files.folder(base, 'base')), base
+  for key, public in public_models.MODELS.items():
+    if public.base == name:
+      return public_models.converted(key), public.hugging_face
+  raise UserError(
+    f'load: the frozen model of this file is {name!r}; give its folder: '
+    'load(..., base=FOLDER).'
+  )

@@ -1,0 +1,369 @@
+"""A loaded model: makes phi from examples, answers and scores with it."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypertuning import adapters as adapters_lib
+from hypertuning.adapters import Adapters
+from hypertuning.api import buckets, questions, stepping
+from hypertuning.api import phi as phi_lib
+from hypertuning.api.phi import Base, Phi
+from hypertuning.api.questions import Example, Question
+from hypertuning.data import layout
+from hypertuning.engine.partitioning import Partitioner
+from hypertuning.errors import UserError
+from hypertuning.models import HyperTuningModel
+
+_MOST_CHUNKS = 32
+_MOST_ROWS = 32
+_SEED = 0
+
+
+class Model:
+  """A frozen model and, if it has one, the hypermodel that adapts it.
+
+  `hypertuning.load` makes one. Methods may be called from one thread at a time.
+
+  Attributes:
+    base: the frozen model, see `Base`.
+    lengths: the TASK_FEATURE_LENGTHS that the hypermodel was trained with.
+  """
+
+  def __init__(
+    self,
+    network: HyperTuningModel,
+    params: Any,
+    frozen: Any,
+    base: Base,
+    lengths: Mapping[str, Any],
+    partitioner: Partitioner,
+    missing: str = '',
+  ) -> None:
+    """Takes the parts of a model; `hypertuning.load` reads them.
+
+    Args:
+      network: the networks and their text format.
+      params: trainable variables.
+      frozen: frozen variables.
+      base: what the frozen model is.
+      lengths: see the class.
+      partitioner: the device.
+      missing: why there is no hypermodel, and what to do, as a sentence.
+    """
+    self.base, self.lengths = base, lengths
+    self._network, self._params, self._frozen = network, params, frozen
+    self._missing = missing
+    self._partitioner = partitioner
+    self._generate = partitioner.compile(self._make_adapters)
+    self._scores = partitioner.compile(self._make_scores)
+    self._texts = partitioner.compile(self._make_texts)
+    self._stepper = stepping.Stepper(network, partitioner)
+
+  @property
+  def has_hypermodel(self) -> bool:
+    """Whether `adapt` works."""
+    return self._network.has_hypermodel
+
+  @property
+  def text_format(self) -> Any:
+    """The `TextFormat` of what the model reads."""
+    return self._network.text_format
+
+  def adapt(
+    self,
+    examples: Sequence[Example],
+    *,
+    definition: str = '',
+    draws: int = 1,
+    seed: int = _SEED,
+  ) -> Phi:
+    """Makes phi from examples of a task, in one forward pass.
+
+    Args:
+      examples: pairs of input and target. Where they do not fit into one text
+        of the hypermodel, they are read in chunks.
+      definition: text that says what the task is.
+      draws: number of orders of the examples whose mean phi is taken. The first
+        order is the given one.
+      seed: seed of the other orders.
+
+    Returns:
+      The phi of the task.
+
+    Raises:
+      UserError: the model has no hypermodel; or an example is no pair of texts,
+        has no target, or is longer than all that the hypermodel reads.
+    """
+    pairs = questions.check_examples(examples)
+    if not self.has_hypermodel:
+      raise UserError(self._missing or 'This model has no hypermodel.')
+    if draws < 1:
+      raise UserError(f'draws = {draws}: give 1 or more.')
+    begin = time.perf_counter()
+    tokens, chunks = self._hyper_tokens(pairs, definition, draws, seed)
+    adapters = jax.device_get(
+      self._generate(self._params, self._frozen, {'hyper_tokens': tokens})
+    )
+    made = {
+      **{'examples': len(pairs), 'draws': draws, 'chunks': chunks},
+      'seconds': round(time.perf_counter() - begin, 4),
+    }
+    return Phi(adapters, self.base, made)
+
+  def answer(
+    self,
+    queries: Sequence[str],
+    phi: Phi | Sequence[Phi] | None = None,
+    *,
+    examples: Sequence[Example] = (),
+    definition: str = '',
+    max_tokens: int | None = None,
+  ) -> list[str]:
+    """Answers queries.
+
+    Args:
+      queries: inputs of a task.
+      phi: the task's phi; or one phi per query, which may belong to different
+        tasks; None for none.
+      examples: examples that the model reads before every query, in place of
+        phi.
+      definition: text that says what the task is, before the examples.
+      max_tokens: number of tokens of an answer; None takes as many as the
+        hypermodel was trained with.
+
+    Returns:
+      One answer per query.
+
+    Raises:
+      UserError: an argument is of another form, phi is of another model, or a
+        text is longer than the model has positions for.
+    """
+    texts = questions.check_texts(queries, 'queries')
+    if max_tokens is not None and max_tokens < 1:
+      raise UserError(f'max_tokens = {max_tokens}: give 1 or more.')
+    limit = max_tokens or self.lengths['targets'][-1]
+    wanted = self._questions(texts, phi, examples, definition)
+    answers = []
+    for part in _parts(wanted):
+      batch, adapters = self.batch(part, limit)
+      tokens = self._texts(self._params, self._frozen, batch, adapters)
+      for row in np.asarray(tokens)[: len(part), 0, :limit]:
+        answers.append(self.text_format.answer(row))
+    return answers
+
+  def score(
+    self,
+    query: str,
+    targets: Sequence[str],
+    phi: Phi | None = None,
+    *,
+    examples: Sequence[Example] = (),
+    definition: str = '',
+  ) -> list[float]:
+    """Log-probabilities of the possible targets of a query.
+
+    Args:
+      query: an input of the task.
+      targets: texts that are scored.
+      phi: the task's phi; None for none.
+      examples: see `answer`.
+      definition: see `answer`.
+
+    Returns:
+      The natural logarithm of the probability of each whole target, with its
+      end.
+
+    Raises:
+      UserError: see `answer`.
+    """
+    (text,) = questions.check_texts([query], 'query')
+    ends = questions.check_texts(targets, 'targets')
+    wanted = [
+      question.with_target(target)
+      for question, target in zip(
+        self._questions([text] * len(ends), phi, examples, definition),
+        ends,
+        strict=True,
+      )
+    ]
+    scores: list[float] = []
+    for part in _parts(wanted):
+      batch, adapters = self.batch(part, 1)
+      found = self._scores(self._params, self._frozen, batch, adapters)
+      scores += np.asarray(found, float)[: len(part), 0].tolist()
+    return scores
+
+  def stream(
+    self, wanted: Sequence[Question], max_tokens: int
+  ) -> Iterator[list[str]]:
+    """Answers questions token by token, by greedy decoding.
+
+    Args:
+      wanted: questions whose phi has one `questions.signature`.
+      max_tokens: number of tokens of an answer.
+
+    Yields:
+      The answers so far, one per question, after each token. The last ones are
+      those that `answer` gives.
+
+    Raises:
+      UserError: a text is longer than the model has positions for.
+    """
+    batch, adapters = self.batch(wanted, max_tokens)
+    ends = set(self.text_format.end_ids)
+    ids, memory = self._stepper.start(
+      *(self._params, self._frozen, batch, adapters)
+    )
+    rows: list[list[int]] = [[] for _ in wanted]
+    is_done = [False] * len(wanted)
+    for _ in range(max_tokens):
+      for n, token in enumerate(np.asarray(ids)[: len(wanted)].tolist()):
+        if not is_done[n]:
+          rows[n].append(token)
+          is_done[n] = token in ends
+      yield [self.text_format.answer(row) for row in rows]
+      if all(is_done):
+        return
+      ids, memory = self._stepper.next(
+        *(self._params, self._frozen, ids, memory)
+      )
+
+  def load_phi(self, path: str | os.PathLike, row: int = 0) -> Phi:
+    """Reads a phi of this model, see `phi.read`."""
+    return phi_lib.read(path, self.base, row)
+
+  def batch(
+    self, wanted: Sequence[Question], new_tokens: int
+  ) -> tuple[dict[str, np.ndarray], Adapters | None]:
+    """Questions as the features that the network reads, and their phi.
+
+    Args:
+      wanted: questions whose phi has one `questions.signature`.
+      new_tokens: number of tokens that an answer has room for.
+
+    Raises:
+      UserError: a text is longer than the model has positions for.
+    """
+    features, adapters = questions.batch(wanted, self.text_format, new_tokens)
+    check = getattr(self.base.config, 'check_positions', None)
+    if check:
+      tokens = questions.size(features)
+      prefix = 0
+      if isinstance(adapters, adapters_lib.Prefix):
+        prefix = max(s.key.shape[1] for s in adapters.sites.values())
+      check(prefix + tokens, f'a prefix of {prefix} and a text of {tokens}')
+    return features, adapters
+
+  def _questions(
+    self,
+    texts: Sequence[str],
+    phi: Phi | Sequence[Phi] | None,
+    examples: Sequence[Example],
+    definition: str,
+  ) -> list[Question]:
+    """One question per text; refuses a phi of another model."""
+    if examples and phi is not None:
+      raise UserError('Give phi or examples, not both.')
+    pairs = questions.check_examples(examples) if examples else []
+    if phi is None or isinstance(phi, Phi):
+      phis: list[Phi | None] = [phi] * len(texts)
+    else:
+      phis = list(phi)
+    if len(phis) != len(texts):
+      raise UserError(f'phi: {len(phis)} of them, for {len(texts)} queries.')
+    for one in phis:
+      if one is not None and one.base.fingerprint != self.base.fingerprint:
+        raise UserError(
+          f'phi: was made for {one.base.name}, whose weights are others than '
+          f'those of {self.base.name}.'
+        )
+    return [
+      Question(text, '', one.adapters if one else None, pairs, definition)
+      for text, one in zip(texts, phis, strict=True)
+    ]
+
+  def _hyper_tokens(
+    self,
+    pairs: Sequence[Example],
+    definition: str,
+    draws: int,
+    seed: int,
+  ) -> tuple[np.ndarray, int]:
+    """Token ids that the hypermodel reads, and the number of chunks."""
+    room = self.lengths['hyper_inputs']
+    room = room[-1] if isinstance(room, tuple | list) else room
+    form = self.text_format
+    orders = [list(range(len(pairs)))]
+    random = np.random.default_rng(seed)
+    orders += [
+      random.permutation(len(pairs)).tolist() for _ in range(draws - 1)
+    ]
+    drawn = [[pairs[i] for i in order] for order in orders]
+    least = {'inputs': (1, len(form.query('')) + 8), 'targets': (1, 8)}
+    chunks = max(
+      layout.chunks_needed(shots, definition, room, form) for shots in drawn
+    )
+    if chunks > _MOST_CHUNKS:
+      raise UserError(
+        f'examples: {len(pairs)} of them need {chunks} texts of {room} tokens, '
+        f'the most that the hypermodel was trained on; {_MOST_CHUNKS} such '
+        'texts are read. Give fewer examples.'
+      )
+    size: Any = room if chunks == 1 else (chunks, room)
+    laid_out = [
+      layout.task_features(
+        layout.Texts(shots, [''], [''], definition),
+        {'hyper_inputs': size, **least},
+        form,
+      )['hyper_inputs']
+      for shots in drawn
+    ]
+    longest = buckets.length(max(x.shape[-1] for x in laid_out), room)
+    shape = (draws, longest) if chunks == 1 else (draws, chunks, longest)
+    tokens = np.zeros(shape, np.int32)
+    for row, x in zip(tokens, laid_out, strict=True):
+      row[..., : x.shape[-1]] = x
+    return tokens, chunks
+
+  def _make_adapters(
+    self, params: Any, frozen: Any, batch: Mapping[str, jax.Array]
+  ) -> Adapters:
+    made = self._network.generate_adapters(params, batch, {'frozen': frozen})
+    assert made is not None
+    draws = batch['hyper_tokens'].shape[0]
+    return adapters_lib.average(made, draws)
+
+  def _make_scores(
+    self, params: Any, frozen: Any, batch: Any, adapters: Adapters | None
+  ) -> jax.Array:
+    return self._network.score_batch(
+      params, batch, flax_mutables={'frozen': frozen}, adapters=adapters
+    )
+
+  def _make_texts(
+    self, params: Any, frozen: Any, batch: Any, adapters: Adapters | None
+  ) -> jax.Array:
+    return self._network.predict_batch(
+      *(params, batch, jax.random.key(_SEED)),
+      flax_mutables={'frozen': frozen},
+      adapters=adapters,
+    )
+
+
+def _parts(wanted: Sequence[Question]) -> list[Sequence[Question]]:
+  """Questions in batches, whose phi are of one kind and size, in order."""
+  parts: list[list[Question]] = []
+  for question in wanted:
+    if (
+      not parts
+      or len(parts[-1]) == _MOST_ROWS
+      or questions.signature(parts[-1][0]) != questions.signature(question)
+    ):
+      parts.append([])
+    parts[-1].append(question)
+  return list(parts)
