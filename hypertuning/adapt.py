@@ -1,5 +1,10 @@
 """Tunes the adapters of held-out tasks, each task by itself.
 
+    python -m hypertuning.adapt --examples=mine.jsonl --output=phi.safetensors
+
+makes the adapter of one task in one forward pass, and needs no gin file: see
+`shell.adapt`. With gin files:
+
     python -m hypertuning.adapt --gin_file=gin/models/hyper_t5_prefix.gin \\
       --gin_file=... --gin_file=gin/local/adapt.gin \\
       --gin.CHECKPOINT_PATH="'run'" --gin.ADAPT_OUTPUT_DIR="'run/adapt'"
@@ -16,8 +21,9 @@ With ADAPT_INPUT, a JSONL file with one task per line, no seqio task is needed:
 """
 
 if __name__ == '__main__':
-  from hypertuning import gin_utils
+  from hypertuning import command_line, gin_utils
 
+  command_line.run_without_gin('hypertuning.shell.adapt')
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.adapt', 'adapt')
 

@@ -29,8 +29,8 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from hypertuning import files, quiet, saved_config
-from hypertuning.errors import UserError, one_line
+from hypertuning import command_line, files, saved_config
+from hypertuning.errors import UserError
 
 _SOURCE, _OUTPUT, _LIKE, _BASE = '--source', '--output', '--like', '--base'
 _CHECKPOINT = 'checkpoint_0'
@@ -38,31 +38,26 @@ _CHECKPOINT = 'checkpoint_0'
 _BYTES_PER_ARRAY = 8192
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command, and returns its exit code.
+def main(arguments: Sequence[str]) -> None:
+  """Runs the command.
 
   Args:
-    arguments: arguments of the command line; None takes those of the process.
+    arguments: arguments of the command line.
+
+  Raises:
+    UserError: a flag, a file or a folder is at fault.
   """
-  quiet.hush_logs()
-  try:
-    options = _options(arguments)
-    if options.trained:
-      trained(options.source, _new_file(options.output), options.base)
-      return 0
-    source = _local(options.source, _SOURCE)
-    output = _new_folder(options.output)
-    if options.to_hugging_face:
-      like = _local(options.like, _LIKE) if options.like else None
-      to_hugging_face(source, output, like)
-    else:
-      convert(source, output)
-  except UserError as error:
-    print(f'error: {one_line(error)}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130  # the exit code of a shell after SIGINT
-  return 0
+  options = _options(arguments)
+  if options.trained:
+    trained(options.source, _new_file(options.output), options.base)
+    return
+  source = _local(options.source, _SOURCE)
+  output = _new_folder(options.output)
+  if options.to_hugging_face:
+    like = _local(options.like, _LIKE) if options.like else None
+    to_hugging_face(source, output, like)
+  else:
+    convert(source, output)
 
 
 def convert(source_path: pathlib.Path, output: pathlib.Path) -> None:
@@ -165,15 +160,9 @@ def trained(run: str, output: pathlib.Path, base: str) -> None:
   print(f'{output}: {size:,} bytes.')
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
   """The flags; a wrong one is a `UserError`."""
-  parser = argparse.ArgumentParser(
-    'python -m hypertuning.convert',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    exit_on_error=False,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser('hypertuning.convert', __doc__)
   parser.add_argument(_SOURCE, help='what is converted: a folder or a file')
   parser.add_argument(_OUTPUT, help='a new folder')
   parser.add_argument(
@@ -194,12 +183,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     help='with --to_hugging_face, a folder that this command made, whose '
     'configuration and vocabulary the checkpoint has; by default its own',
   )
-  try:
-    options, rest = parser.parse_known_args(arguments)
-  except argparse.ArgumentError as error:
-    raise UserError(f'{error}. --help lists the flags.') from error
-  if rest:
-    raise UserError(f'{rest[0]!r} is no flag; --help lists the flags.')
+  options = parser.parse_args(arguments)
   for flag in (_SOURCE, _OUTPUT):
     if not getattr(options, flag.removeprefix('--')):
       raise UserError(f'{flag} is required; --help lists the flags.')
@@ -297,5 +281,4 @@ def _bar(size: int) -> tqdm.tqdm:
 
 
 if __name__ == '__main__':
-  with quiet.closed_pipes():
-    sys.exit(main())
+  command_line.run_process(main)

@@ -1,5 +1,10 @@
 """Answers queries with a checkpoint, given examples of each task.
 
+    python -m hypertuning.infer --phi=phi.safetensors --query=fast
+
+answers with an adapter, and needs no gin file: see `shell.infer`. With gin
+files:
+
     python -m hypertuning.infer --gin_file=gin/models/hyper_t5_prefix.gin \\
       --gin_file=... --gin_file=gin/local/infer.gin \\
       --gin.CHECKPOINT_PATH="'run'" --gin.INFER_INPUT="'tasks.jsonl'" \\
@@ -13,8 +18,9 @@ one line per query, and on request the generated adapters.
 """
 
 if __name__ == '__main__':
-  from hypertuning import gin_utils
+  from hypertuning import command_line, gin_utils
 
+  command_line.run_without_gin('hypertuning.shell.infer')
   # Before the imports below; the docstring of `gin_utils.run` says why.
   gin_utils.run('hypertuning.infer', 'infer')
 

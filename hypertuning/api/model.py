@@ -10,16 +10,14 @@ import numpy as np
 
 from hypertuning import adapters as adapters_lib
 from hypertuning.adapters import Adapters
-from hypertuning.api import buckets, questions, stepping
+from hypertuning.api import examples_text, questions, stepping, tuning
 from hypertuning.api import phi as phi_lib
 from hypertuning.api.phi import Base, Phi
 from hypertuning.api.questions import Example, Question
-from hypertuning.data import layout
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
-_MOST_CHUNKS = 32
 _MOST_ROWS = 32
 _SEED = 0
 
@@ -105,7 +103,10 @@ class Model:
     if draws < 1:
       raise UserError(f'draws = {draws}: give 1 or more.')
     begin = time.perf_counter()
-    tokens, chunks = self._hyper_tokens(pairs, definition, draws, seed)
+    tokens, chunks = examples_text.hyper_tokens(
+      *(pairs, definition, draws, seed),
+      *(self.lengths['hyper_inputs'], self.text_format),
+    )
     adapters = jax.device_get(
       self._generate(self._params, self._frozen, {'hyper_tokens': tokens})
     )
@@ -233,6 +234,59 @@ class Model:
         *(self._params, self._frozen, ids, memory)
       )
 
+  def tune(
+    self,
+    examples: Sequence[Example],
+    phi: Phi | None = None,
+    *,
+    definition: str = '',
+    steps: int = 50,
+    learning_rate: float = 1e-3,
+    batch_size: int = 8,
+    seed: int = _SEED,
+  ) -> Phi:
+    """Goes on from phi by gradient, on the examples of the task.
+
+    Args:
+      examples: pairs of input and target.
+      phi: the phi that tuning starts from; None for that of `adapt`.
+      definition: text that says what the task is, for `adapt`.
+      steps: number of steps of Adam.
+      learning_rate: learning rate.
+      batch_size: number of examples per step.
+      seed: seed of the order of the examples.
+
+    Returns:
+      The tuned phi; its `made` also has `steps`, `tuning_seconds` (of the steps
+      alone, without compilation) and `loss` (in nats per token of the targets
+      of the examples).
+
+    Raises:
+      UserError: see `adapt` and `answer`; or a number is too small.
+    """
+    pairs = questions.check_examples(examples)
+    for name, value in (('steps', steps), ('batch_size', batch_size)):
+      if value < 1:
+        raise UserError(f'{name} = {value}: give 1 or more.')
+    if learning_rate <= 0:
+      raise UserError(f'learning_rate = {learning_rate}: give more than 0.')
+    start = phi or self.adapt(pairs, definition=definition)
+    self._check_base(start)
+    adapters, seconds, loss = tuning.tune(
+      *(self._network, self._params, self._frozen, self._partitioner),
+      *(start.adapters, pairs),
+      steps=steps,
+      learning_rate=learning_rate,
+      batch_size=batch_size,
+      seed=seed,
+    )
+    done = {
+      'steps': start.made.get('steps', 0) + steps,
+      'tuning_seconds': round(seconds, 4),
+      'loss': round(loss, 4),
+    }
+    return Phi(adapters, self.base, {**start.made, **done})
+
   def load_phi(self, path: str | os.PathLike, row: int = 0) -> Phi:
     """Reads a phi of this model, see `phi.read`."""
     return phi_lib.read(path, self.base, row)
@@ -277,58 +331,20 @@ class Model:
     if len(phis) != len(texts):
       raise UserError(f'phi: {len(phis)} of them, for {len(texts)} queries.')
     for one in phis:
-      if one is not None and one.base.fingerprint != self.base.fingerprint:
-        raise UserError(
-          f'phi: was made for {one.base.name}, whose weights are others than '
-          f'those of {self.base.name}.'
-        )
+      if one is not None:
+        self._check_base(one)
     return [
       Question(text, '', one.adapters if one else None, pairs, definition)
       for text, one in zip(texts, phis, strict=True)
     ]
 
-  def _hyper_tokens(
-    self,
-    pairs: Sequence[Example],
-    definition: str,
-    draws: int,
-    seed: int,
-  ) -> tuple[np.ndarray, int]:
-    """Token ids that the hypermodel reads, and the number of chunks."""
-    room = self.lengths['hyper_inputs']
-    room = room[-1] if isinstance(room, tuple | list) else room
-    form = self.text_format
-    orders = [list(range(len(pairs)))]
-    random = np.random.default_rng(seed)
-    orders += [
-      random.permutation(len(pairs)).tolist() for _ in range(draws - 1)
-    ]
-    drawn = [[pairs[i] for i in order] for order in orders]
-    least = {'inputs': (1, len(form.query('')) + 8), 'targets': (1, 8)}
-    chunks = max(
-      layout.chunks_needed(shots, definition, room, form) for shots in drawn
-    )
-    if chunks > _MOST_CHUNKS:
+  def _check_base(self, phi: Phi) -> None:
+    """Refuses a phi of another model."""
+    if phi.base.fingerprint != self.base.fingerprint:
       raise UserError(
-        f'examples: {len(pairs)} of them need {chunks} texts of {room} tokens, '
-        f'the most that the hypermodel was trained on; {_MOST_CHUNKS} such '
-        'texts are read. Give fewer examples.'
+        f'phi: was made for {phi.base.name}, whose weights are others than '
+        f'those of {self.base.name}.'
       )
-    size: Any = room if chunks == 1 else (chunks, room)
-    laid_out = [
-      layout.task_features(
-        layout.Texts(shots, [''], [''], definition),
-        {'hyper_inputs': size, **least},
-        form,
-      )['hyper_inputs']
-      for shots in drawn
-    ]
-    longest = buckets.length(max(x.shape[-1] for x in laid_out), room)
-    shape = (draws, longest) if chunks == 1 else (draws, chunks, longest)
-    tokens = np.zeros(shape, np.int32)
-    for row, x in zip(tokens, laid_out, strict=True):
-      row[..., : x.shape[-1]] = x
-    return tokens, chunks
 
   def _make_adapters(
     self, params: Any, frozen: Any, batch: Mapping[str, jax.Array]

@@ -17,8 +17,8 @@ from hypertuning.engine import t5x_format
 WIDTH, INNER, LAYERS = 1024, 25_600, 4
 _COMMAND = r"""
 import pathlib, re, sys
-from hypertuning import convert
-code = convert.main(sys.argv[1:])
+from hypertuning import command_line, convert
+code = command_line.run(convert.main, sys.argv[1:])
 # getrusage's number begins with the peak of the process that started this one.
 status = pathlib.Path('/proc/self/status').read_text()
 used = 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])

@@ -34,9 +34,12 @@ TEXT = (
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('smollm2') / 'out'
-  from hypertuning import convert
+  from hypertuning import command_line, convert
 
-  assert convert.main([f'--source={PATH}', f'--output={folder}']) == 0
+  assert (
+    command_line.run(convert.main, [f'--source={PATH}', f'--output={folder}'])
+    == 0
+  )
   return folder
 
 

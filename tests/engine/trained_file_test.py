@@ -8,7 +8,7 @@ import pytest
 import runner
 import safetensors.numpy
 
-from hypertuning import convert, trees
+from hypertuning import command_line, convert, trees
 from hypertuning.engine import checkpoints
 from hypertuning.errors import UserError
 
@@ -26,8 +26,9 @@ def runs(tmp_path_factory):
 
 def _convert(runs, capfd, *flags, source='run', output='part.safetensors'):
   capfd.readouterr()
-  code = convert.main(
-    [f'--source={runs / source}', f'--output={runs / output}', *flags]
+  code = command_line.run(
+    convert.main,
+    [f'--source={runs / source}', f'--output={runs / output}', *flags],
   )
   return code, capfd.readouterr().err
 

@@ -6,15 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from hypertuning import convert, gin_utils
+from hypertuning import command_line, convert, gin_utils
 from hypertuning.engine import checkpoints
 
 
 def main(capfd, source, output, *flags) -> tuple[int, str]:
   """Exit code and standard error of the command."""
   capfd.readouterr()
-  code = convert.main(
-    [f'--source={source}', f'--output={output}', *map(str, flags)]
+  code = command_line.run(
+    convert.main,
+    [f'--source={source}', f'--output={output}', *map(str, flags)],
   )
   return code, capfd.readouterr().err
 

@@ -1,0 +1,1 @@
+"""Commands that need no gin file: `adapt --examples`, `infer --phi`."""

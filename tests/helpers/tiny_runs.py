@@ -1,0 +1,44 @@
+"""Runs of tiny models that gin has configured, to be loaded from Python."""
+
+import pathlib
+
+import runner
+
+from hypertuning import gin_utils, train
+
+HERE = pathlib.Path(__file__).parent
+FAMILIES = {
+  'prefix': (*runner.TRAIN_FILES,),
+  'lora': (
+    'gin/models/hyper_t5_lora.gin',
+    *runner.TRAIN_FILES[1:],
+  ),
+  'hyper_llama': (
+    str(HERE / 'tiny_hyper_llama.gin'),
+    *runner.TRAIN_FILES[2:],
+  ),
+}
+_WIDTHS = {
+  'prefix': runner.TRAIN,
+  'lora': {
+    **{k: v for k, v in runner.TRAIN.items() if k != 'PREFIX_LENGTH'},
+    'LORA_RANK': 4,
+  },
+  'hyper_llama': {
+    'MIXTURE_OR_TASK_NAME': 'toy_symbols_of_decoder',
+    'MIXTURE_OR_TASK_MODULE': 'decoder_tasks',
+    **{k: runner.TRAIN[k] for k in ('BATCH_SIZE', 'EVAL_STEPS')},
+    **{'TRAIN_STEPS': 6, 'WARMUP_STEPS': 1, 'EVAL_PERIOD': 3},
+    **{'CHECKPOINT_PERIOD': 2, 'TASK_FEATURE_LENGTHS': runner.LENGTHS},
+  },
+}
+
+
+def make(folder, family: str, **bindings) -> str:
+  """Trains a run of a family for a few steps, and returns its folder."""
+  values = {**_WIDTHS[family], 'MODEL_DIR': str(folder), **bindings}
+  gin_utils.parse(
+    FAMILIES[family], [f'{name} = {value!r}' for name, value in values.items()]
+  )
+  gin_utils.call(train.train)
+  return str(folder)
