@@ -18,24 +18,14 @@ says in which folder its base is.
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import tqdm
-from etils import epath
-
-from hypertuning import command_line, files, saved_config
-from hypertuning.errors import UserError
+from hypertuning import files, folders, quiet
+from hypertuning.errors import UserError, one_line
 
 _SOURCE, _OUTPUT, _LIKE, _BASE = '--source', '--output', '--like', '--base'
-_CHECKPOINT = 'checkpoint_0'
-# For the description of an array, and the smallest part of a disk.
-_BYTES_PER_ARRAY = 8192
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,17 +37,25 @@ def main(arguments: Sequence[str]) -> None:
   Raises:
     UserError: a flag, a file or a folder is at fault.
   """
-  options = _options(arguments)
-  if options.trained:
-    trained(options.source, _new_file(options.output), options.base)
-    return
-  source = _local(options.source, _SOURCE)
-  output = _new_folder(options.output)
-  if options.to_hugging_face:
-    like = _local(options.like, _LIKE) if options.like else None
-    to_hugging_face(source, output, like)
-  else:
-    convert(source, output)
+  quiet.hush_logs()
+  try:
+    options = _options(arguments)
+    if options.trained:
+      trained(options.source, _new_file(options.output), options.base)
+      return 0
+    source = folders.local(options.source, _SOURCE)
+    output = _new_folder(options.output)
+    if options.to_hugging_face:
+      like = folders.local(options.like, _LIKE) if options.like else None
+      to_hugging_face(source, output, like)
+    else:
+      convert(source, output)
+  except UserError as error:
+    print(f'error: {one_line(error)}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130  # the exit code of a shell after SIGINT
+  return 0
 
 
 def convert(source_path: pathlib.Path, output: pathlib.Path) -> None:
@@ -72,33 +70,9 @@ def convert(source_path: pathlib.Path, output: pathlib.Path) -> None:
       not read; or the folder cannot be written.
   """
   # jax takes a second to import: bad arguments are refused before.
-  from hypertuning.conversion import (
-    checkpoint_writer,
-    families,
-    gin_file,
-    pairing,
-    sources,
-    vocabulary,
-  )
+  from hypertuning.conversion import model_folder, sources
 
-  source = sources.open_source(source_path, _SOURCE)
-  family = families.find(source.fields)
-  config = family.config(source.fields)
-  pairs = pairing.pair(source, family, family.variables(config))
-  contents = source.vocabulary_files()
-  size = sum(
-    int(np.prod(source.arrays[name].shape)) * source.arrays[name].dtype.itemsize
-    for _, name in pairs
-  )
-  with _written(output, size, len(pairs), contents) as folder:
-    own = vocabulary.read(contents, folder, source.fields, source.place)
-    config = config.replace(vocab_size=own.rows(config.vocab_size))
-    files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
-    files.write_text(folder, 'model.gin', gin_file.text(config, own, output))
-    with _bar(size) as bar:
-      checkpoint_writer.write(
-        epath.Path(folder / _CHECKPOINT), source, pairs, own, bar.update
-      )
+  model_folder.write(sources.open_source(source_path, _SOURCE), output, _OUTPUT)
 
 
 def to_hugging_face(
@@ -119,24 +93,18 @@ def to_hugging_face(
     UserError: there is no such checkpoint, or it does not fit the
       configuration; or the folder cannot be written.
   """
-  from hypertuning.conversion import (
-    families,
-    hugging_face,
-    sources,
-    vocabulary,
-  )
+  from hypertuning.conversion import hugging_face, model_folder, sources
+  from hypertuning.conversion.checkpoint_source import CheckpointSource
 
-  like = like or hugging_face.origin(source_path)
-  fields = sources.read_config(like)
-  family = families.find(fields)
-  config = family.config(fields)
-  contents = sources.vocabulary_files(like)
-  own = vocabulary.read(contents, like, fields, str(like))
-  arrays = hugging_face.Arrays(source_path, _SOURCE, family, config, own)
-  with _written(output, arrays.size, 1, contents) as folder:
-    files.write_text(folder, sources.CONFIG_FILE, fields.text())
-    with _bar(arrays.size) as bar:
-      hugging_face.write(folder, arrays, own, bar.update)
+  source = CheckpointSource(source_path, _SOURCE, like)
+  contents = source.vocabulary_files()
+  room = model_folder.room(source.size, 1, contents)
+  with folders.written(output, _OUTPUT, room) as folder:
+    for name, data in contents.items():
+      (folder / name).write_bytes(data)
+    files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
+    with model_folder.bar(source.size) as bar:
+      hugging_face.write(folder, source, bar.update)
 
 
 def trained(run: str, output: pathlib.Path, base: str) -> None:
@@ -196,23 +164,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
   return options
 
 
-def _local(path: str, flag: str) -> pathlib.Path:
-  """A path on a disk; a bucket is refused."""
-  place = files.folder(path, flag)
-  if files.is_remote(place):
-    raise UserError(
-      f'{flag} = {path!r}: is in a bucket; convert on a disk, and copy.'
-    )
-  return pathlib.Path(place)
-
-
 def _new_folder(path: str) -> pathlib.Path:
   """The folder that is to be made; one that has files is refused."""
-  place = _local(path, _OUTPUT)
-  if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-    raise UserError(
-      f'{_OUTPUT} = {path!r}: is there already; give a new folder.'
-    )
+  place = folders.new_folder(path, _OUTPUT)
   if set('[]') & set(str(place)):
     raise UserError(
       f'{_OUTPUT} = {path!r}: checkpoints cannot be in a folder with [ or ] in '
@@ -223,61 +177,12 @@ def _new_folder(path: str) -> pathlib.Path:
 
 def _new_file(path: str) -> pathlib.Path:
   """The file of a trained part that is to be made."""
-  place = _local(path, _OUTPUT)
+  place = folders.local(path, _OUTPUT)
   if place.suffix != '.safetensors':
     raise UserError(f'{_OUTPUT} = {path!r}: give a name in .safetensors.')
   if place.exists():
     raise UserError(f'{_OUTPUT} = {path!r}: is there already; name a new file.')
   return place
-
-
-@contextlib.contextmanager
-def _written(
-  output: pathlib.Path,
-  size: int,
-  arrays: int,
-  contents: Mapping[str, bytes],
-) -> Iterator[pathlib.Path]:
-  """A context in which a folder is written; it is then complete, or absent.
-
-  Args:
-    output: the folder that appears at the end of the context.
-    size: number of bytes of the arrays.
-    arrays: number of arrays.
-    contents: files that are written first, by name.
-
-  Yields:
-    The temporary folder, which has these files.
-
-  Raises:
-    UserError: the folder cannot be written.
-  """
-  room = size + arrays * _BYTES_PER_ARRAY + sum(map(len, contents.values()))
-  files.check_writable(output, _OUTPUT, room)
-  folder = output.with_name(f'.{os.getpid()}.tmp.{output.name}')
-  try:
-    folder.mkdir(parents=True)
-    for name, data in contents.items():
-      (folder / name).write_bytes(data)
-    yield folder
-    os.replace(folder, output)
-  except OSError as error:
-    raise UserError(
-      f'{_OUTPUT} = {str(output)!r}: cannot be written ({files.reason(error)}).'
-    ) from error
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _bar(size: int) -> tqdm.tqdm:
-  """A bar that counts bytes, on a terminal."""
-  return tqdm.tqdm(
-    total=size,
-    unit='B',
-    unit_scale=True,
-    dynamic_ncols=True,
-    disable=not sys.stderr.isatty(),
-  )
 
 
 if __name__ == '__main__':

@@ -35,6 +35,7 @@ LAYERS = {
   'files': {'errors'},
   'gin_effect': {'errors', 'text_files'},
   'locks': {'errors', 'files'},
+  'folders': {'errors', 'files'},
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
@@ -80,7 +81,7 @@ LAYERS = {
   # the format of checkpoints.
   'conversion': {
     *('errors', 'files', 'text_files', 'padding', 'trees', 'networks', 'data'),
-    'engine',
+    *('engine', 'folders'),
   },
   # Of networks, no more than `models` does: any family is loaded in one way.
   'api': {

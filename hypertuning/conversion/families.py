@@ -10,8 +10,11 @@ import jax.numpy as jnp
 from hypertuning import trees
 from hypertuning.conversion import llama, t5
 from hypertuning.conversion.fields import Fields
+from hypertuning.errors import UserError
 from hypertuning.networks.llama import Llama
+from hypertuning.networks.llama_config import LlamaConfig
 from hypertuning.networks.t5 import T5
+from hypertuning.networks.t5_config import T5Config
 
 # Ours have inputs before outputs.
 _TRANSPOSED = ('kernel', 'rel_embedding')
@@ -56,9 +59,11 @@ class Family:
 
   Attributes:
     network: class of our network.
+    config_class: class of our network's config.
     model_types: values of `model_type` in a `config.json`.
     architecture: name of Hugging Face's class, for a `config.json` that is
       made from another file.
+    task: Hugging Face's name of what the class does, such as `CAUSAL_LM`.
     config: function that makes the network's config from a `config.json`.
     their_name: function that turns our name of a variable into Hugging Face's.
     embedding: Hugging Face's name of the table of embeddings.
@@ -69,8 +74,10 @@ class Family:
   """
 
   network: Callable[..., Any]
+  config_class: type
   model_types: Sequence[str]
   architecture: str
+  task: str
   config: Callable[[Fields], Any]
   their_name: Callable[[str], str]
   embedding: str
@@ -113,8 +120,10 @@ class Family:
 
 LLAMA = Family(
   Llama,
+  LlamaConfig,
   llama.MODEL_TYPES,
   llama.ARCHITECTURE,
+  llama.TASK,
   llama.config,
   llama.their_name,
   llama.EMBEDDING,
@@ -124,8 +133,10 @@ LLAMA = Family(
 )
 T5_FAMILY = Family(
   T5,
+  T5Config,
   t5.MODEL_TYPES,
   t5.ARCHITECTURE,
+  t5.TASK,
   t5.config,
   t5.their_name,
   t5.EMBEDDING,
@@ -133,6 +144,9 @@ T5_FAMILY = Family(
   t5.COMPUTED,
   t5.COPIES,
 )
+
+
+_FAMILIES = (LLAMA, T5_FAMILY)
 
 
 def find(fields: Fields) -> Family:
@@ -144,11 +158,29 @@ def find(fields: Fields) -> Family:
   Raises:
     UserError: no family has this `model_type`.
   """
-  families = (LLAMA, T5_FAMILY)
-  for family in families:
+  for family in _FAMILIES:
     if fields.get('model_type') in family.model_types:
       return family
-  known = ', '.join(x for family in families for x in family.model_types)
+  known = ', '.join(x for family in _FAMILIES for x in family.model_types)
   raise fields.refuse(
     'model_type', f'this architecture is not read, {known} are'
+  )
+
+
+def find_by_config(config: Any) -> Family:
+  """The family of a network.
+
+  Args:
+    config: config of the network.
+
+  Raises:
+    UserError: no family has such a config.
+  """
+  for family in _FAMILIES:
+    if isinstance(config, family.config_class):
+      return family
+  known = ', '.join(family.architecture for family in _FAMILIES)
+  raise UserError(
+    f'{type(config).__name__}: transformers has no such architecture; there '
+    f'are {known}.'
   )

@@ -6,6 +6,7 @@ from hypertuning.networks.rotary import Rotary, RotaryScaling
 
 MODEL_TYPES = ('llama',)
 ARCHITECTURE = 'LlamaForCausalLM'
+TASK = 'CAUSAL_LM'
 EMBEDDING, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 # Tables of angles, which older files hold and which follow from the
 # configuration.

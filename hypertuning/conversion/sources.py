@@ -4,6 +4,7 @@ Arrays are read by rows, so that a large one need never be in memory as a whole.
 """
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,11 @@ class Stored(NamedTuple):
 
   shape: tuple[int, ...]
   dtype: np.dtype
+
+  @property
+  def size(self) -> int:
+    """Number of bytes."""
+    return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Rows(Protocol):

@@ -5,6 +5,7 @@ from hypertuning.networks.t5_config import T5Config
 
 MODEL_TYPES = ('t5', 'mt5')
 ARCHITECTURE = 'T5ForConditionalGeneration'
+TASK = 'SEQ_2_SEQ_LM'
 EMBEDDING, HEAD = 'shared.weight', 'lm_head.weight'
 # A table that some old files hold, and that no model reads.
 COMPUTED = (
