@@ -83,10 +83,10 @@ LAYERS = {
     *('errors', 'files', 'text_files', 'padding', 'trees', 'networks', 'data'),
     *('engine', 'folders'),
   },
-  # Of networks, no more than `models` does: any family is loaded in one way.
-  'api': {
-    *('errors', 'files', 'text_files', 'trees', 'gin_utils', 'saved_config'),
-    *('adapters', 'data', 'models', 'engine', 'conversion'),
+  # Of engine, where checkpoints are.
+  'exporting': {
+    *('errors', 'files', 'folders', 'adapters', 'networks', 'conversion'),
+    *('engine', 'quantization'),
   },
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {
