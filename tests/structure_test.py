@@ -20,7 +20,7 @@ PACKAGE = ROOT / 'hypertuning'
 
 COMMANDS = (
   *('train', 'eval', 'infer', 'adapt', 'record'),
-  *('sweep', 'report', 'plan', 'convert'),
+  *('sweep', 'report', 'plan', 'convert', 'export'),
 )
 # What each module or package of the library may import of the library. Leaves
 # come first; nothing imports a command, `t5x_engine`, `benchmarks` or `tasks`.
@@ -86,7 +86,18 @@ LAYERS = {
   # Of engine, where checkpoints are.
   'exporting': {
     *('errors', 'files', 'folders', 'adapters', 'networks', 'conversion'),
-    *('engine', 'quantization'),
+    *('engine', 'quantization', 'trees'),
+  },
+  # Of networks, no more than `models` does: any family is loaded in one way.
+  'api': {
+    *('errors', 'files', 'text_files', 'trees', 'gin_utils', 'saved_config'),
+    *('adapters', 'data', 'models', 'engine', 'conversion', 'exporting'),
+  },
+  'command_line': {'errors', 'quiet'},
+  # Commands without gin files.
+  'shell': {
+    *('errors', 'files', 'text_files', 'command_line', 'adapters', 'data'),
+    'api',
   },
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {

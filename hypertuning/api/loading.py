@@ -58,14 +58,36 @@ def load(
     **params.get('downstream', {}),
     **frozen.get('downstream', {}),
   }
-  described = Base(
-    place.name,
-    place.hugging_face,
-    built.module.downstream.config,
-    fingerprints.fingerprint(downstream),
-  )
+  described = _base(place, built, fingerprints.fingerprint(downstream))
   return Model(
     built, params, frozen, described, place.lengths, partitioner, place.missing
+  )
+
+
+def describe(
+  model: str | os.PathLike, base: str | os.PathLike | None = None
+) -> Base:
+  """What a model's frozen part is, without its weights.
+
+  Args:
+    model: see `load`.
+    base: see `load`.
+
+  Returns:
+    A `Base` without a fingerprint.
+
+  Raises:
+    UserError: see `load`.
+  """
+  place = find(os.fspath(model), None if base is None else os.fspath(base))
+  return _base(place, build(place), '')
+
+
+def _base(place: places.Place, built: HyperTuningModel, mark: str) -> Base:
+  return Base(
+    *(place.name, place.folder, place.hugging_face),
+    built.module.downstream.config,
+    mark,
   )
 
 
@@ -94,7 +116,7 @@ def find(model: str, base: str | None = None) -> places.Place:
         f'load: {model!r} holds files of Hugging Face: convert them first, '
         f'python -m hypertuning.convert --source={model} --output=FOLDER'
       )
-    return places.converted(path, model, model)
+    return places.converted(path, model, '')
   return places.run(path, base)
 
 
@@ -135,7 +157,7 @@ def _public(name: str, base: str | None) -> places.Place:
 def _base_of(name: str, base: str | None) -> tuple[pathlib.Path, str]:
   """The folder of the frozen model of a file, and its name elsewhere."""
   if base:
-    return pathlib.Path(files.folder(base, 'base')), base
+    return pathlib.Path(files.folder(base, 'base')), ''
   for key, public in public_models.MODELS.items():
     if public.base == name:
       return public_models.converted(key), public.hugging_face

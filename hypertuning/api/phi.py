@@ -10,6 +10,7 @@ import numpy as np
 
 from hypertuning.adapters import Adapters, KeyValue, LoRA, Site, io
 from hypertuning.errors import UserError
+from hypertuning.exporting import merged, peft_lora, peft_prefix, rotated_cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +52,63 @@ class Phi:
     config = {**self.made, 'fingerprint': self.base.fingerprint}
     io.save(self.adapters, path, model=self.base.name, config=config)
 
+  def to_peft(self, folder: str | os.PathLike, base: str | None = None) -> None:
+    """Writes a folder that Hugging Face's PEFT loads.
+
+    LoRA of any network becomes PEFT's LoRA, a prefix of a Llama PEFT's prefix
+    tuning. docs/adapters.md says how each is used.
+
+    Args:
+      folder: folder that is made.
+      base: name or path of the base for `transformers`, which PEFT keeps; None
+        takes the public name of the model, if it has one.
+
+    Raises:
+      UserError: PEFT cannot hold this phi, which the message says why; or the
+        folder has files already or cannot be written.
+    """
+    write = peft_lora.write if self.kind == 'lora' else peft_prefix.write
+    name = self.base.hugging_face if base is None else base
+    write(self.adapters, self.base.config, os.fspath(folder), name)
+
+  def to_cache(self, path: str | os.PathLike) -> None:
+    """Writes a prefix of a Llama as keys and values for `transformers`.
+
+    See `exporting.rotated_cache`, whose `load` makes a cache of the file.
+
+    Args:
+      path: path of a new safetensors file.
+
+    Raises:
+      UserError: this phi is no prefix of a Llama, or the file cannot be
+        written.
+    """
+    if os.path.exists(path):
+      raise UserError(f'{path}: is there already; name a new file.')
+    rotated_cache.save(self.adapters, self.base.config, path)
+
+  def merge(
+    self, folder: str | os.PathLike, checkpoint: str | None = None
+  ) -> None:
+    """Writes a model that has this LoRA in its weights, and needs no adapter.
+
+    Args:
+      folder: folder that is made, like those of `hypertuning.convert`.
+      checkpoint: folder of `hypertuning.convert` with the base's weights; None
+        takes the one that the model was loaded from.
+
+    Raises:
+      UserError: this phi is no LoRA, there is no such folder, or it cannot be
+        written.
+    """
+    base = checkpoint or self.base.folder
+    if not base:
+      raise UserError(
+        f'{self.base.name} was not loaded from a folder of '
+        'hypertuning.convert; give such a folder with its base.'
+      )
+    merged.write(self.adapters, self.base.config, base, folder)
+
   def __repr__(self) -> str:
     made = ', '.join(f'{name}={value}' for name, value in self.made.items())
     return f'<Phi: {self.kind}, {self.num_bytes:,} bytes, {made}>'
@@ -62,12 +120,15 @@ class Base:
 
   Attributes:
     name: the name or folder that it was loaded by.
-    hugging_face: name or folder of the same model for `transformers`.
+    folder: folder of `hypertuning.convert` with its weights; '' for none.
+    hugging_face: its name for `transformers`; '' for none.
     config: its network's configuration.
-    fingerprint: hexadecimal digest of a sample of its weights.
+    fingerprint: hexadecimal digest of a sample of its weights; '' if they have
+      not been read.
   """
 
   name: str
+  folder: str
   hugging_face: str
   config: Any
   fingerprint: str
@@ -86,8 +147,8 @@ def read(path: str | os.PathLike, base: Base, row: int = 0) -> Phi:
       model, or it has no such row.
   """
   header = io.read_header(path)
-  fingerprint = header.config.get('fingerprint', base.fingerprint)
-  if fingerprint != base.fingerprint:
+  mark = header.config.get('fingerprint')
+  if mark and base.fingerprint and mark != base.fingerprint:
     raise UserError(
       f'{path}: was made for {header.model}, whose weights are others than '
       f'those of {base.name}.'

@@ -27,7 +27,8 @@ class Place:
     files: gin files that build it.
     bindings: further bindings, `NAME = value`.
     checkpoint: path of its checkpoint, or of the file of its trained part.
-    hugging_face: name or folder of its frozen model for `transformers`.
+    hugging_face: name of its frozen model for `transformers`; '' for none.
+    folder: folder of `hypertuning.convert` with its frozen model; '' for none.
     moved: new folders of the checkpoints that hold its frozen part.
     lengths: TASK_FEATURE_LENGTHS that it was trained with.
     missing: why it has no hypermodel, as a sentence; '' if it has one.
@@ -41,6 +42,7 @@ class Place:
   hugging_face: str
   moved: Mapping[str, str]
   lengths: Mapping[str, Any]
+  folder: str = ''
   missing: str = ''
   text: str = ''
 
@@ -70,6 +72,7 @@ def converted(folder: pathlib.Path, name: str, hugging_face: str) -> Place:
     hugging_face,
     {},
     _LENGTHS,
+    str(folder),
     f'{name} is a frozen model without a hypermodel: load a run that trained '
     'one, or a file that `python -m hypertuning.convert --trained` wrote.',
   )
@@ -99,8 +102,9 @@ def run(folder: pathlib.Path, base: str | None) -> Place:
     moved = _moved(checkpoint_folders.find(str(folder), 'load'), base)
     bindings = _vocabulary(pathlib.Path(base), text)
   return Place(
-    *(str(folder), [], bindings, str(folder), base or str(folder), moved),
+    *(str(folder), [], bindings, str(folder), '', moved),
     lengths or _LENGTHS,
+    base or '',
     text=text,
   )
 
@@ -129,6 +133,7 @@ def trained(
     hugging_face,
     {part.initial.path: str(base)},
     model.lengths or _LENGTHS,
+    str(base),
     text=model.gin,
   )
 

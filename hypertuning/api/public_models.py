@@ -8,9 +8,11 @@ import pathlib
 import sys
 
 from hypertuning import files, saved_config
+from hypertuning.conversion import model_folder, sources
 from hypertuning.errors import UserError
 
-CACHE = 'HYPERTUNING_CACHE'
+CACHE = 'HYPERTUNING_CACHE'  # the environment variable
+_FLAG = 'load'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +88,9 @@ def converted(name: str) -> pathlib.Path:
   """
   folder = cache_folder(name)
   if not (folder / saved_config.MODEL_FILE).is_file():
-    print(f'converting {name} into {folder}', file=sys.stderr)
-    raise NotImplementedError
+    path = weights(MODELS[name])
+    print(f'Converting {path.name} once, into {folder}', file=sys.stderr)
+    model_folder.write(sources.open_source(path, _FLAG), folder, CACHE)
   return folder
 
 

@@ -1,7 +1,9 @@
 """What the commands without gin files have in common."""
 
+import contextlib
 import os
 import typing
+from collections.abc import Iterator
 
 from hypertuning import files
 from hypertuning.command_line import Parser
@@ -10,6 +12,7 @@ from hypertuning.errors import UserError
 
 if typing.TYPE_CHECKING:
   from hypertuning.api.model import Model
+  from hypertuning.api.phi import Base
 
 DEFAULT_MODEL = 'smollm2-135m'
 
@@ -37,15 +40,34 @@ def load_model(name: str, base: str | None) -> 'Model':
     UserError: there is none; the message names the flag.
   """
   # jax takes a second to import: wrong flags and files are refused before.
-  from hypertuning.api.loading import load
+  from hypertuning.api import loading
 
+  with _named():
+    return loading.load(name, base=base)
+
+
+def describe(name: str, base: str | None) -> 'Base':
+  """What the model that the flags name is, without its weights.
+
+  Raises:
+    UserError: there is none; the message names the flag.
+  """
+  from hypertuning.api import loading
+
+  with _named():
+    return loading.describe(name, base)
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+  """Lets errors name the flag in place of the function."""
   try:
-    return load(name, base=base)
+    yield
   except UserError as error:
     message = str(error)
-    if message.startswith('load: '):
-      raise UserError(f'--model: {message.removeprefix("load: ")}') from error
-    raise
+    if not message.startswith('load: '):
+      raise
+    raise UserError(f'--model: {message.removeprefix("load: ")}') from error
 
 
 def new_file(path: str, flag: str) -> str:
@@ -54,10 +76,21 @@ def new_file(path: str, flag: str) -> str:
   Raises:
     UserError: the file is there, or its folder cannot be written.
   """
-  if os.path.exists(path):
-    raise UserError(f'{flag} = {path!r}: is there already; name a new file.')
+  check_new(path, flag)
   files.check_file(path, flag)
   return path
+
+
+def check_new(path: str, flag: str) -> None:
+  """Refuses a path that is there, unless it is an empty folder.
+
+  Raises:
+    UserError: the path is there.
+  """
+  if os.path.exists(path) and not (
+    os.path.isdir(path) and not os.listdir(path)
+  ):
+    raise UserError(f'{flag} = {path!r}: is there already; give a new name.')
 
 
 def examples(path: str) -> tuple[list[tuple[str, str]], str]:
