@@ -303,14 +303,19 @@ class Model:
     Raises:
       UserError: a text is longer than the model has positions for.
     """
-    features, adapters = questions.batch(wanted, self.text_format, new_tokens)
-    check = getattr(self.base.config, 'check_positions', None)
-    if check:
-      tokens = questions.size(features)
-      prefix = 0
-      if isinstance(adapters, adapters_lib.Prefix):
-        prefix = max(s.key.shape[1] for s in adapters.sites.values())
-      check(prefix + tokens, f'a prefix of {prefix} and a text of {tokens}')
+    features, adapters, tokens = questions.batch(
+      wanted, self.text_format, new_tokens
+    )
+    if isinstance(adapters, adapters_lib.Prefix):
+      tokens += max(s.key.shape[1] for s in adapters.sites.values())
+    # Relative positions have no end.
+    most = getattr(self.base.config, 'max_length', None) or tokens
+    if tokens > most:
+      raise UserError(
+        f'A question and its answer take {tokens} tokens with what stands '
+        f'before them, but {self.base.name} has {most} positions: shorten it, '
+        'give fewer examples, or lower max_tokens.'
+      )
     return features, adapters
 
   def _questions(

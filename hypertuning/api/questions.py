@@ -45,7 +45,7 @@ class Question:
 
 def batch(
   questions: Sequence[Question], form: TextFormat, new_tokens: int
-) -> tuple[dict[str, np.ndarray], Adapters | None]:
+) -> tuple[dict[str, np.ndarray], Adapters | None, int]:
   """The features of some questions, one row per question.
 
   Args:
@@ -57,8 +57,9 @@ def batch(
 
   Returns:
     Model features `[rows, 1, tokens]`, where the first question fills up the
-    rows to a power of two, and phi: `[1, ...]` if all questions have the same,
-    else `[rows, ...]`; None without phi.
+    rows to a power of two; phi, `[1, ...]` if all questions have the same, else
+    `[rows, ...]`, or None; and the greatest number of tokens that a question
+    and its answer take, without padding.
   """
   count = buckets.rows(len(questions))
   padded = [*questions, *[questions[0]] * (count - len(questions))]
@@ -99,20 +100,14 @@ def batch(
   rows = [layout.model_features(row, lengths) for row in laid_out]
   rows += [rows[0]] * (count - len(rows))
   features = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-  return features, _joined([question.adapters for question in padded])
+  phi = _joined([question.adapters for question in padded])
+  return features, phi, longest + room['targets'][1]
 
 
 def signature(question: Question) -> tuple:
   """What questions of one batch have in common: kind and sizes of their phi."""
   leaves, tree = jax.tree.flatten(question.adapters)
   return tree, *((leaf.shape, leaf.dtype.name) for leaf in leaves)
-
-
-def size(features: Mapping[str, np.ndarray]) -> int:
-  """The number of tokens that the rows of a batch can grow to."""
-  return (
-    features['input_tokens'].shape[-1] + features['target_tokens'].shape[-1]
-  )
 
 
 def _input_room(question: Question, form: TextFormat) -> int:

@@ -77,7 +77,7 @@ def _features(
   pairs: Sequence[Example], form: TextFormat
 ) -> dict[str, np.ndarray]:
   """Inputs, targets and weights of all examples, `[examples, tokens]`."""
-  batch, _ = questions.batch(
+  batch, _, _ = questions.batch(
     [Question(inputs, targets) for inputs, targets in pairs], form, 1
   )
   names = ('input_tokens', 'target_tokens', 'target_weights')
