@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 
@@ -45,11 +46,10 @@ def load(
   if dtype is None and jax.default_backend() == 'cpu':
     dtype = _CPU_DTYPE
   built = build(place, dtype)
-  lengths = {**place.lengths, 'inputs': (1, 1), 'targets': (1, 2)}
   partitioner = Partitioner(devices=(jax.local_devices()[0],))
   params, frozen = train_state.restore_variables(
     built,
-    lengths_lib.shapes(lengths, 1, built.is_taught),
+    lengths_lib.shapes(_smallest(built), 1, built.is_taught),
     partitioner,
     place.checkpoint,
     moved=place.moved,
@@ -103,7 +103,7 @@ def find(model: str, base: str | None = None) -> places.Place:
   if path.suffix == trained_file.SUFFIX and not path.is_dir():
     part, _ = trained_file.read_header(str(path), 'load')
     folder, hugging_face = _base_of(part.initial.path, base)
-    return places.trained(path, folder, model, hugging_face)
+    return places.trained(path, folder, str(path), hugging_face)
   if not path.is_dir():
     known = ', '.join(public_models.MODELS)
     raise UserError(
@@ -116,7 +116,7 @@ def find(model: str, base: str | None = None) -> places.Place:
         f'load: {model!r} holds files of Hugging Face: convert them first, '
         f'python -m hypertuning.convert --source={model} --output=FOLDER'
       )
-    return places.converted(path, model, '')
+    return places.converted(path, str(path), '')
   return places.run(path, base)
 
 
@@ -138,6 +138,13 @@ def build(place: places.Place, dtype: str | None = None) -> HyperTuningModel:
     built = network.read(gin_files, place.bindings, dtype)
   batching.check_vocabulary(built)
   return built
+
+
+def _smallest(built: HyperTuningModel) -> dict[str, Any]:
+  """Lengths of a batch, on which no weight depends."""
+  lengths: dict[str, Any] = {'hyper_inputs': 1, 'inputs': (1, 1)}
+  lengths['targets'] = (1, 2)
+  return lengths | ({'teacher_inputs': (1, 1)} if built.is_taught else {})
 
 
 def _public(name: str, base: str | None) -> places.Place:

@@ -45,8 +45,13 @@ class Phi:
       path: path of the file.
 
     Raises:
-      UserError: the file cannot be written, or is there already.
+      UserError: the file cannot be written, or is there already; or phi is a
+        prefix with a mask, as examples of different lengths in context are.
     """
+    if getattr(self.adapters, 'mask', None) is not None:
+      raise UserError(
+        'phi: a prefix with a mask has no file; keep the examples instead.'
+      )
     if os.path.exists(path):
       raise UserError(f'{path}: is there already; name a new file.')
     config = {**self.made, 'fingerprint': self.base.fingerprint}
