@@ -199,8 +199,8 @@ def test_pool_too_small_and_shots_at_most():
 def test_rows_can_be_their_own_pool():
   both = rows(0, 6)
   tasks = {name: RowTask(both, pool=both) for name in 'ab'}
-  registry.add_episodes('both', {'validation': lambda: tasks}, shots=5)
-  episodes = examples('both')
+  registry.add_episodes('own_pool', {'validation': lambda: tasks}, shots=5)
+  episodes = examples('own_pool')
   assert [e['task'] for e in episodes] == [b'a'] * 6 + [b'b'] * 6
   for episode in episodes:
     said = FORMAT.readable(episode['hyper_inputs'])
