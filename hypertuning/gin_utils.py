@@ -63,8 +63,8 @@ def run(module: str, function: str, configured: bool = True) -> None:
   """Runs a command; a user's error is one line, with exit code 2.
 
   Commands call this before their own imports, for three reasons. `--help` is
-  answered at once. The lines that TensorFlow prints when it is imported are
-  hidden. And gin configures the module `module`: the module that Python runs is
+  answered at once. What libraries print when they are imported is hidden. And
+  gin configures the module `module`: the module that Python runs is
   a copy of it, called `__main__`.
 
   Args:
@@ -85,9 +85,8 @@ def run(module: str, function: str, configured: bool = True) -> None:
           f'{rest[1]!r} is not a flag; gin files are given as --gin_file=..., '
           'bindings as --gin.NAME=value.'
         )
-      with quiet.hidden_stderr():  # gin files import modules, too
-        imported = importlib.import_module(module)
-        parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
+      imported = importlib.import_module(module)
+      parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
       target = getattr(imported, function)
       if not configured:

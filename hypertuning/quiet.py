@@ -1,18 +1,23 @@
 """Keeps what libraries print and do on their own away from a command's user."""
 
 import contextlib
+import importlib.abc
+import importlib.machinery
 import logging
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from absl import logging as absl_logging
 
 from hypertuning.errors import UserError
+
+_LOUD_MODULE = 'tensorflow'
 
 
 @contextlib.contextmanager
@@ -78,8 +83,39 @@ def end_process(code: int) -> NoReturn:
 
 
 def hush_logs() -> None:
-  """Silences the logs of libraries, except errors."""
+  """Silences the logs of libraries, except errors, in this process."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   absl_logging.set_verbosity(absl_logging.ERROR)
   for name in ('orbax', 'jax', 'tensorflow'):
     logging.getLogger(name).setLevel(logging.ERROR)
+  if not any(isinstance(finder, _HushedFinder) for finder in sys.meta_path):
+    sys.meta_path.insert(0, _HushedFinder())
+
+
+class _HushedFinder(importlib.abc.MetaPathFinder):
+  """Hides what TensorFlow prints while it is imported, whoever imports it.
+
+  Its C++ parts print what CPU and GPU they have found as soon as they are
+  loaded, before they read TF_CPP_MIN_LOG_LEVEL. An import that fails shows all
+  that it has printed.
+  """
+
+  def find_spec(
+    self,
+    fullname: str,
+    path: Sequence[str] | None,
+    target: types.ModuleType | None = None,
+  ) -> importlib.machinery.ModuleSpec | None:
+    """Finds the loud module as Python does; no other module."""
+    if fullname != _LOUD_MODULE:
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+    if spec and spec.loader:
+      load = spec.loader.exec_module
+
+      def load_quietly(module: types.ModuleType) -> None:
+        with hidden_stderr():
+          load(module)
+
+      spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
+    return spec

@@ -32,12 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
   try:
     # This imports TensorFlow, which takes seconds: bad arguments are refused
     # before.
-    with quiet.hidden_stderr():
-      import tensorflow as tf
+    from hypertuning.tasks import show
 
-      from hypertuning.tasks import show
-
-      tf.config.set_visible_devices([], 'GPU')  # prints a line if there is none
     return {'list': _list, 'show': _show, 'validate': _validate}[
       options.command
     ](options, show)
@@ -126,8 +122,7 @@ def _import_all(modules: list[str]) -> None:
 
   for module_info in pkgutil.iter_modules(tasks.__path__):
     if not module_info.name.startswith('_'):
-      with quiet.hidden_stderr():
-        importlib.import_module(f'hypertuning.tasks.{module_info.name}')
+      importlib.import_module(f'hypertuning.tasks.{module_info.name}')
   for module in modules:
     lookup.import_tasks(module, '--module')
 
