@@ -78,6 +78,11 @@ setuptools.setup(
       'pytest-xdist>=3.8',
       'ruff>=0.17.6',
     ],
+    'docs': [
+      'mkdocs>=1.6.1,<2',  # material is a theme of version 1
+      'mkdocs-material>=9.8.2',
+      'mkdocstrings[python]>=1.0.8',
+    ],
     'gguf': ['gguf>=0.19'],  # converts GGUF files; `hf` converts torch's
     # Rows of tasks/knowledge.py are made from these, and none is shipped.
     # num2words and pycountry are LGPL; the others are permissive or in the

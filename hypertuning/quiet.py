@@ -86,7 +86,7 @@ def hush_logs() -> None:
   """Silences the logs of libraries, except errors, in this process."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   absl_logging.set_verbosity(absl_logging.ERROR)
-  for name in ('orbax', 'jax', 'tensorflow'):
+  for name in ('orbax', 'jax', 'tensorflow', 'matplotlib'):
     logging.getLogger(name).setLevel(logging.ERROR)
   if not any(isinstance(finder, _HushedFinder) for finder in sys.meta_path):
     sys.meta_path.insert(0, _HushedFinder())

@@ -1,29 +1,27 @@
 """What README.md and docs/ show works: blocks are run, parsed or dry-run."""
 
-import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import pages
 import pytest
 import runner
 import seqio
+import tiny_runs
 
-from hypertuning import gin_utils
+from hypertuning import command_line, gin_utils
+from hypertuning.api import public_models
 from hypertuning.data import request_files, row_files, tuning_files
 from hypertuning.sweeping import expansion
 
 ROOT = runner.ROOT
-PAGES = [
-  *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md')),
-  *sorted((ROOT / 'docs').glob('*.md')),
-]
 _TRAIN_FILES = (
   'gin/models/hyper_t5_prefix.gin',
   'gin/models/sizes/tiny.gin',
@@ -50,6 +48,8 @@ RUN_WITH = {
     *_SMALL,
     *('TRAIN_STEPS=2', 'WARMUP_STEPS=1', 'EVAL_PERIOD=0'),
   ),
+  'hypertuning.eval': _SMALL,
+  'hypertuning.infer': _SMALL,
   'hypertuning.record': ('RECORD_STEPS=2',),
   'hypertuning.benchmarks.input_pipeline': (
     *_SMALL,
@@ -59,6 +59,12 @@ RUN_WITH = {
     *_SMALL,
     *("CHECKPOINT_PATH='runs/mine'", 'ROUNDS=1', 'CALLS_A_ROUND=1'),
   ),
+}
+# Commands without gin files, which are run with a tiny model.
+PLAIN = ('hypertuning.adapt', 'hypertuning.infer', 'hypertuning.export')
+# Blocks of Python that are only compiled, by a text that is in the block.
+COMPILED = {
+  'transformers.DynamicCache': 'needs PyTorch; tests/exporting run it',
 }
 # Commands whose gin files and bindings are parsed, and no more.
 PARSED = {
@@ -83,98 +89,6 @@ LOOKED_AT = {
 RUN_ELSEWHERE = {'transformers.DynamicCache': 'tests/exporting/prefix_test.py'}
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-  """A fenced or indented block of a page."""
-
-  page: pathlib.Path
-  language: str
-  text: str
-
-  @property
-  def kind(self) -> str:
-    """What the block is written in."""
-    if self.language in ('python', 'json', 'gin', 'text'):
-      return self.language
-    if self.text.startswith('{'):
-      return 'json'
-    is_gin = '__gin__' in self.text or re.match(r'[A-Z_]+ = ', self.text)
-    return 'gin' if is_gin else 'shell'
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-  """One command line: environment, program and its arguments."""
-
-  environment: tuple[str, ...]
-  words: tuple[str, ...]
-
-  @property
-  def program(self) -> str:
-    """The module of `python -m`, or the first word."""
-    is_module = self.words[:2] == ('python', '-m')
-    return self.words[2] if is_module else self.words[0]
-
-  @property
-  def arguments(self) -> list[str]:
-    """The words behind the program."""
-    return list(self.words[self.words.index(self.program) + 1 :])
-
-  def __str__(self) -> str:
-    return shlex.join(self.words)
-
-
-def _blocks(page: pathlib.Path) -> Iterator[Block]:
-  text = page.read_text('utf-8')
-  fence = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-  for language, body in fence.findall(text):
-    yield Block(page, language, body)
-  rest = fence.sub('', text)
-  for body in re.findall(r'(?<=\n\n)((?:    .*\n)+)', rest):
-    yield Block(page, '', re.sub(r'^    ', '', body, flags=re.MULTILINE))
-  # Commands within a sentence, over the end of a line or not.
-  spans = re.findall(r'`((?:[A-Z]+=\S+ )?(?:python|launch/)[^`]+)`', rest)
-  for span in spans:
-    if re.match(r'([A-Z]+=\S+ )?(python -m hypertuning|launch/\w+\.\w+)', span):
-      yield Block(page, 'shell', ' '.join(span.split()))
-
-
-def _commands(text: str) -> Iterator[Command]:
-  exported: list[str] = []
-  for line in text.replace('\\\n', ' ').splitlines():
-    words: list[str] = []
-    for word in [*shlex.split(line, comments=True), '&&']:
-      if word != '&&':
-        words.append(word)
-        continue
-      if words[:1] == ['export']:
-        exported += words[1:]
-      elif words:
-        start = next(i for i, w in enumerate(words) if not _is_setting(w))
-        environment = (*exported, *words[:start])
-        yield Command(environment, tuple(words[start:]))
-      words = []
-
-
-def _is_setting(word: str) -> bool:
-  return bool(re.match(r'[A-Z_]+=', word))
-
-
-BLOCKS = [block for page in PAGES for block in _blocks(page)]
-COMMANDS = list(
-  dict.fromkeys(
-    command
-    for block in BLOCKS
-    if block.kind == 'shell'
-    for command in _commands(block.text)
-  )
-)
-
-
-def _of_kind(kind: str) -> list[Block]:
-  return [block for block in BLOCKS if block.kind == kind]
-
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Iterator[pathlib.Path]:
   """A working directory with the files that the pages speak of."""
@@ -190,8 +104,11 @@ def folder(tmp_path_factory) -> Iterator[pathlib.Path]:
     ]
     text = '\n'.join(json.dumps(values) for values in rows)
     (path / f'{name}.jsonl').write_text(text)
-  stages = [b.text for b in _of_kind('gin') if 'STAGES =' in b.text]
+  stages = [b.text for b in pages.blocks('gin') if 'STAGES =' in b.text]
   (path / 'mine.gin').write_text(stages[0])
+  shots = [{'inputs': '1', 'targets': 'a'}, {'inputs': '2', 'targets': 'b'}]
+  task = {'examples': shots, 'queries': ['3']}
+  (path / 'tasks.jsonl').write_text(json.dumps(task))
   before = os.getcwd()
   os.chdir(path)
   yield path
@@ -210,23 +127,55 @@ def registered() -> Iterator[None]:
 
 
 def test_every_program_of_the_pages_is_known():
-  known = {*RUN_WITH, *PARSED, *LOOKED_AT, 'hypertuning.tasks'}
+  known = {*RUN_WITH, *PLAIN, *PARSED, *LOOKED_AT, 'hypertuning.tasks'}
   known |= {'launch/tpu.py'}
-  programs = {c.program for c in COMMANDS if c.arguments}
-  programs |= {c.program for c in COMMANDS if c.program.startswith('launch/')}
+  programs = {c.program for c in pages.COMMANDS if c.arguments}
+  programs |= {
+    c.program for c in pages.COMMANDS if c.program.startswith('launch/')
+  }
   assert programs <= known
   # What no page shows any more needs no entry.
   assert known <= programs
 
 
-@pytest.mark.parametrize('block', _of_kind('python'), ids=lambda b: b.page.name)
-def test_python_blocks_run(block, folder, registered):
-  for text, path in RUN_ELSEWHERE.items():
-    if text in block.text:
-      assert text in (ROOT / path).read_text('utf-8')
-      return
+@pytest.fixture(scope='module')
+def tiny_run(tmp_path_factory) -> str:
+  """A run whose phi is LoRA, in place of a public model."""
+  folder = tmp_path_factory.mktemp('tiny') / 'run'
+  lengths = {**runner.LENGTHS, 'hyper_inputs': 128}
+  return tiny_runs.make(folder, 'lora', TASK_FEATURE_LENGTHS=lengths)
+
+
+def _run_python(page: pathlib.Path, model: str) -> None:
+  """Runs the blocks of a page as one program.
+
+  Args:
+    page: the page.
+    model: what is loaded in place of a public model.
+  """
+  namespace = {'__name__': 'block'}
+  for block in pages.blocks('python'):
+    if block.page == page:
+      text = block.text
+      for name in public_models.MODELS:
+        text = text.replace(repr(name), repr(model))
+      code = compile(text, str(page), 'exec')
+      if not any(part in text for part in COMPILED):
+        exec(code, namespace)
+
+
+_PYTHON_PAGES = pytest.mark.parametrize(
+  'page',
+  dict.fromkeys(block.page for block in pages.blocks('python')),
+  ids=lambda page: page.name,
+)
+
+
+@_PYTHON_PAGES
+def test_python_blocks_run(page, tiny_run, tmp_path, monkeypatch, registered):
+  monkeypatch.chdir(tmp_path)
   known = set(seqio.TaskRegistry.names())
-  exec(compile(block.text, str(block.page), 'exec'), {'__name__': 'block'})
+  _run_python(page, tiny_run)
   names = set(seqio.TaskRegistry.names()) - known
   for name in names:
     task = seqio.get_mixture_or_task(name)
@@ -235,7 +184,24 @@ def test_python_blocks_run(block, folder, registered):
     assert {'hyper_inputs', 'inputs', 'targets'} <= set(episode)
 
 
-@pytest.mark.parametrize('block', _of_kind('json'), ids=lambda b: b.page.name)
+@pytest.mark.slow
+@_PYTHON_PAGES
+def test_python_blocks_run_with_the_public_model(page, tmp_path, monkeypatch):
+  name, model = next(iter(public_models.MODELS.items()))
+  if repr(name) not in page.read_text('utf-8'):
+    pytest.skip('loads no public model')
+  if not importlib.util.find_spec(model.module):
+    pytest.skip(f'{model.package} is not installed')
+  if not public_models.hypermodel(model).is_file():
+    pytest.skip(f'{model.hypermodel} is not trained yet')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv(public_models.CACHE, str(tmp_path / 'cache'))
+  _run_python(page, name)
+
+
+@pytest.mark.parametrize(
+  'block', pages.blocks('json'), ids=lambda b: b.page.name
+)
 def test_json_blocks_are_rows_or_requests(block, folder):
   lines = block.text.replace(', ...', '').splitlines()
   for line in lines:
@@ -250,7 +216,9 @@ def test_json_blocks_are_rows_or_requests(block, folder):
     assert reader.read(str(path))
 
 
-@pytest.mark.parametrize('block', _of_kind('gin'), ids=lambda b: b.text[:24])
+@pytest.mark.parametrize(
+  'block', pages.blocks('gin'), ids=lambda b: b.text[:24]
+)
 def test_gin_blocks_parse(block, folder):
   contexts = [
     files for text, files in GIN_CONTEXT.items() if text in block.text
@@ -277,11 +245,13 @@ def _check_sweep(folder: pathlib.Path) -> None:
 
 
 def _selected(*programs: str) -> pytest.MarkDecorator:
-  chosen = [c for c in COMMANDS if c.program in programs]
+  chosen = [c for c in pages.COMMANDS if c.program in programs]
   return pytest.mark.parametrize('command', chosen, ids=lambda c: str(c)[:60])
 
 
-def _main(command: Command, further: list[str], monkeypatch, capfd) -> str:
+def _main(
+  command: pages.Command, further: list[str], monkeypatch, capfd
+) -> str:
   """Runs an entry point in this process; gives what it prints."""
   source = (ROOT / command.program.replace('.', '/')).with_suffix('.py')
   function = re.search(
@@ -301,12 +271,43 @@ def _main(command: Command, further: list[str], monkeypatch, capfd) -> str:
 @pytest.mark.slow
 def test_commands_run(folder, monkeypatch, capfd):
   """In the order of the page: training first, which another starts from."""
-  for command in COMMANDS:
-    if command.program in RUN_WITH and command.arguments:
+  for command in pages.COMMANDS:
+    if command.program in RUN_WITH and command.has_gin:
       bindings = RUN_WITH[command.program]
       further = [f'--gin.{binding}' for binding in bindings]
       assert _main(command, further, monkeypatch, capfd)
   assert (folder / 'runs/mine/checkpoint_2').exists()
+
+
+def _plain(page: pathlib.Path) -> list[pages.Command]:
+  return [
+    command
+    for command in pages.commands(page)
+    if command.program in PLAIN and command.arguments and not command.has_gin
+  ]
+
+
+@pytest.mark.parametrize(
+  'page', filter(_plain, pages.PAGES), ids=lambda page: page.name
+)
+def test_commands_without_gin_files_run(page, folder, tiny_run, capfd):
+  """Those of a page in their order: one reads what another has written."""
+  written = []
+  for command in _plain(page):
+    module = importlib.import_module(command.program)
+    if command.program != 'hypertuning.export':
+      short = command.program.rpartition('.')[2]
+      module = importlib.import_module(f'hypertuning.shell.{short}')
+    arguments = [*command.arguments, f'--model={tiny_run}']
+    code = command_line.run(module.main, arguments)
+    captured = capfd.readouterr()
+    assert not code, captured.err
+    assert captured.out
+    written += re.findall(r'--output=(\S+)', str(command))
+  # Another page may write files of the same names.
+  for name in written:
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @_selected('hypertuning.tasks')
