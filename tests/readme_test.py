@@ -164,14 +164,14 @@ def _run_python(page: pathlib.Path, model: str) -> None:
         exec(code, namespace)
 
 
-_PYTHON_PAGES = pytest.mark.parametrize(
-  'page',
-  dict.fromkeys(block.page for block in pages.blocks('python')),
-  ids=lambda page: page.name,
-)
+def _pages_with_python(text: str = '') -> pytest.MarkDecorator:
+  """Pages with blocks of Python that hold a text."""
+  found = [b.page for b in pages.blocks('python') if text in b.text]
+  unique = list(dict.fromkeys(found))
+  return pytest.mark.parametrize('page', unique, ids=lambda page: page.name)
 
 
-@_PYTHON_PAGES
+@_pages_with_python()
 def test_python_blocks_run(page, tiny_run, tmp_path, monkeypatch, registered):
   monkeypatch.chdir(tmp_path)
   known = set(seqio.TaskRegistry.names())
@@ -185,11 +185,9 @@ def test_python_blocks_run(page, tiny_run, tmp_path, monkeypatch, registered):
 
 
 @pytest.mark.slow
-@_PYTHON_PAGES
+@_pages_with_python('hypertuning.load(')
 def test_python_blocks_run_with_the_public_model(page, tmp_path, monkeypatch):
   name, model = next(iter(public_models.MODELS.items()))
-  if repr(name) not in page.read_text('utf-8'):
-    pytest.skip('loads no public model')
   if not importlib.util.find_spec(model.module):
     pytest.skip(f'{model.package} is not installed')
   if not public_models.hypermodel(model).is_file():
@@ -288,7 +286,7 @@ def _plain(page: pathlib.Path) -> list[pages.Command]:
 
 
 @pytest.mark.parametrize(
-  'page', filter(_plain, pages.PAGES), ids=lambda page: page.name
+  'page', list(filter(_plain, pages.PAGES)), ids=lambda page: page.name
 )
 def test_commands_without_gin_files_run(page, folder, tiny_run, capfd):
   """Those of a page in their order: one reads what another has written."""

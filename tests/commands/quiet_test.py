@@ -92,6 +92,15 @@ def test_training_and_evaluation_print_lines_of_ours(tmp_path):
   done = _run('-m', 'hypertuning.eval', *flags, folder=tmp_path)
   assert not _lines(done)
   assert 'evaluating toy_symbols' in done.stderr
+  (tmp_path / 'mine.jsonl').write_text('{"inputs": "a", "targets": "xy"}\n')
+  flags = (
+    '--examples=mine.jsonl',
+    f'--model={run}',
+    '--output=phi.safetensors',
+  )
+  done = _run('-m', 'hypertuning.adapt', *flags, folder=tmp_path)
+  assert not _lines(done)
+  assert 'a prefix of' in done.stdout
 
 
 @pytest.mark.slow
