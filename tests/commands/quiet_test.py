@@ -91,7 +91,7 @@ def test_training_and_evaluation_print_lines_of_ours(tmp_path):
   )
   done = _run('-m', 'hypertuning.eval', *flags, folder=tmp_path)
   assert not _lines(done)
-  assert 'evaluating toy_symbols' in done.stderr
+  assert 'queries are asked' in done.stderr
   (tmp_path / 'mine.jsonl').write_text('{"inputs": "a", "targets": "xy"}\n')
   flags = (
     '--examples=mine.jsonl',
