@@ -67,6 +67,7 @@ model=(--gin_file=gin/models/hyper_llama.gin --gin_file="$base/model.gin")
 folders=()
 kind=knowledge
 tasks=(--gin_file=gin/experiments/smollm/tasks.gin)
+held_out=("${tasks[@]}")
 if [[ -n $data ]]; then
   kind=data
   classification=$data/icl/classification
@@ -81,6 +82,11 @@ if [[ -n $data ]]; then
     "--gin.SYMBOL_FILES=('$classification/imdb.train.jsonl',
       '$classification/yelp.train.jsonl', '$classification/mnli.train.jsonl')"
   )
+  held_out=(
+    --gin_file=gin/experiments/smollm/tasks_data_held_out.gin
+    "--gin.FUNCTION_VECTORS_DIR='$data/icl/function_vectors'"
+    "--gin.CLASSIFICATION_DIR='$classification'"
+  )
 fi
 
 hypermodel=hypertuning/shipped/smollm2_135m.safetensors
@@ -90,12 +96,12 @@ if [[ -n $train ]]; then
   record() {
     [[ -f $runs/recorded/$kind/$1/recording.json ]] ||
       "$python" -m hypertuning.record "${model[@]}" \
-        --gin_file=gin/experiments/smollm/record.gin "${tasks[@]}" \
+        --gin_file=gin/experiments/smollm/record.gin \
         "--gin.RECORDING='$runs/recorded/$kind/$1'" "--gin.BATCH_SIZE=$batch" \
         "--gin.SPLIT='$1'" "${@:2}"
   }
-  record train "--gin.RECORD_STEPS=$steps"
-  record validation --gin.RECORD_STEPS=None
+  record train "${tasks[@]}" "--gin.RECORD_STEPS=$steps"
+  record validation "${held_out[@]}" --gin.RECORD_STEPS=None
   device=$("$python" -c 'import jax; print(jax.default_backend())')
   numbers=()
   if [[ $device == cpu ]]; then
