@@ -40,6 +40,7 @@ setuptools.setup(
   package_dir=_DATA,
   package_data={
     'hypertuning.reporting': ['*.jinja', '*.csv'],
+    'hypertuning.serving': ['static/*'],
     **{name: ['*.gin', '*.jsonl', '*.csv'] for name in _DATA},
   },
   install_requires=[
@@ -74,6 +75,7 @@ setuptools.setup(
       'hypothesis>=6.170',
       'importlib-resources>=7.1',  # TFDS needs it to write a data set
       'mypy>=2.4.1',
+      'playwright>=1.65',  # drives a Chromium that is installed already
       'pytest>=9.2',
       'pytest-xdist>=3.8',
       'ruff>=0.17.6',
@@ -96,6 +98,11 @@ setuptools.setup(
       'periodictable>=2.1',
       'pycountry>=26.2.16',
       'wordfreq>=3.1.1',
+    ],
+    'serve': [
+      'fastapi>=0.165',
+      'fastapi-offline>=1.7.7',  # its /docs without another host
+      'uvicorn>=0.54',
     ],
     'plan': ['libtpu>=0.0.52'],  # the TPU compiler; needs no TPU
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],

@@ -68,6 +68,13 @@ class Model:
     return self._network.has_hypermodel
 
   @property
+  def missing(self) -> str:
+    """Why there is no hypermodel, and what to do; '' if there is one."""
+    if self.has_hypermodel:
+      return ''
+    return self._missing or 'This model has no hypermodel.'
+
+  @property
   def text_format(self) -> Any:
     """The `TextFormat` of what the model reads."""
     return self._network.text_format
@@ -99,7 +106,7 @@ class Model:
     """
     pairs = questions.check_examples(examples)
     if not self.has_hypermodel:
-      raise UserError(self._missing or 'This model has no hypermodel.')
+      raise UserError(self.missing)
     if draws < 1:
       raise UserError(f'draws = {draws}: give 1 or more.')
     begin = time.perf_counter()
@@ -215,24 +222,25 @@ class Model:
     Raises:
       UserError: a text is longer than the model has positions for.
     """
+    for answers in self.progress(wanted, max_tokens):
+      yield [answer.text for answer in answers]
+
+  def progress(
+    self, wanted: Sequence[Question], max_tokens: int
+  ) -> Iterator[list[stepping.Progress]]:
+    """`stream`, with numbers of tokens, and whether each answer is complete."""
     batch, adapters = self.batch(wanted, max_tokens)
-    ends = set(self.text_format.end_ids)
-    ids, memory = self._stepper.start(
-      *(self._params, self._frozen, batch, adapters)
-    )
-    rows: list[list[int]] = [[] for _ in wanted]
-    is_done = [False] * len(wanted)
-    for _ in range(max_tokens):
-      for n, token in enumerate(np.asarray(ids)[: len(wanted)].tolist()):
-        if not is_done[n]:
-          rows[n].append(token)
-          is_done[n] = token in ends
-      yield [self.text_format.answer(row) for row in rows]
-      if all(is_done):
-        return
-      ids, memory = self._stepper.next(
-        *(self._params, self._frozen, ids, memory)
-      )
+    read = np.count_nonzero(batch['input_tokens'][: len(wanted), 0], axis=-1)
+    for rows in self._stepper.decode(
+      *(self._params, self._frozen, batch, adapters),
+      *(self.text_format.end_ids, len(wanted), max_tokens),
+    ):
+      yield [
+        stepping.Progress(
+          self.text_format.answer(row.ids), tokens, len(row.ids), row.is_done
+        )
+        for row, tokens in zip(rows, read.tolist(), strict=True)
+      ]
 
   def tune(
     self,

@@ -69,6 +69,7 @@ def batch(
     'targets': (
       1,
       max(
+        2,  # a token, and the end
         new_tokens,
         *(
           len(form.encode(question.target, 'targets')) + len(form.target_end)

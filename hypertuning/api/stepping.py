@@ -1,10 +1,12 @@
 """Greedy decoding one token at a time, so that a caller sees each of them."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hypertuning import trees
 from hypertuning.adapters import Adapters
@@ -12,6 +14,31 @@ from hypertuning.engine.partitioning import Partitioner
 from hypertuning.models import HyperTuningModel
 
 Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """An answer after some of its tokens.
+
+  Attributes:
+    text: the answer so far.
+    read: number of tokens that the network read before it.
+    written: number of tokens of the answer so far, with that of its end.
+    is_done: whether the answer is complete.
+  """
+
+  text: str
+  read: int
+  written: int
+  is_done: bool
+
+
+@dataclasses.dataclass
+class Row:
+  """Ids of one answer so far, and whether the last of them ends it."""
+
+  ids: list[int] = dataclasses.field(default_factory=list)
+  is_done: bool = False
 
 
 class Stepper:
@@ -66,6 +93,42 @@ class Stepper:
     """
     outputs: tuple[jax.Array, Any] = self._next(params, frozen, ids, memory)
     return outputs
+
+  def decode(
+    self,
+    params: Any,
+    frozen: Any,
+    batch: Batch,
+    adapters: Adapters | None,
+    ends: Collection[int],
+    count: int,
+    max_tokens: int,
+  ) -> Iterator[list[Row]]:
+    """Decodes until all answers are complete.
+
+    Args:
+      params: trainable variables.
+      frozen: frozen variables.
+      batch: see `start`.
+      adapters: see `start`.
+      ends: ids that end an answer.
+      count: number of rows of the batch that are questions; the others fill it.
+      max_tokens: number of tokens of an answer.
+
+    Yields:
+      The first `count` rows, which grow, after each token.
+    """
+    ids, memory = self.start(params, frozen, batch, adapters)
+    rows = [Row() for _ in range(count)]
+    for _ in range(max_tokens):
+      for row, token in zip(rows, np.asarray(ids).tolist(), strict=False):
+        if not row.is_done:
+          row.ids.append(token)
+          row.is_done = token in ends
+      yield rows
+      if all(row.is_done for row in rows):
+        return
+      ids, memory = self.next(params, frozen, ids, memory)
 
   def _read_inputs(
     self, params: Any, frozen: Any, batch: Batch, adapters: Adapters | None
