@@ -20,7 +20,7 @@ PACKAGE = ROOT / 'hypertuning'
 
 COMMANDS = (
   *('train', 'eval', 'infer', 'adapt', 'record'),
-  *('sweep', 'report', 'plan', 'convert', 'export'),
+  *('sweep', 'report', 'plan', 'convert', 'export', 'serve'),
 )
 # What each module or package of the library may import of the library. Leaves
 # come first; nothing imports a command, `t5x_engine`, `benchmarks` or `tasks`.
@@ -99,6 +99,7 @@ LAYERS = {
     *('errors', 'files', 'text_files', 'command_line', 'adapters', 'data'),
     'api',
   },
+  'serving': {'errors', 'api'},
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {
     *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),

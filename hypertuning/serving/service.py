@@ -197,6 +197,7 @@ async def lines(
       else:
         number, text = answer
         yield schemas.Part(query=number, text=text).model_dump_json() + '\n'
+        await asyncio.sleep(0)  # a client that goes away is noticed here
   except UserError as error:
     yield schemas.Error(error=one_line(error)).model_dump_json() + '\n'
 

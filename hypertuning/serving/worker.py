@@ -224,9 +224,10 @@ class Worker:
       )
       if sum(row.lengths) > self._limits.question_tokens:
         raise UserError(
-          f'queries: with what stands before it, one needs '
-          f'{sum(row.lengths):,} tokens, and at most {self._limits.question_tokens:,} are read; '
-          'give fewer examples, or adapt.'
+          'queries: with what stands before it, one needs '
+          f'{sum(row.lengths):,} tokens, and at most '
+          f'{self._limits.question_tokens:,} are read; give '
+          'fewer examples, or adapt.'
         )
     except Exception as error:
       row.fail(_reason(error))
