@@ -7,53 +7,45 @@
 The page makes an adapter from examples, and answers with the frozen model, the
 adapted model, and the model with the examples in context, side by side.
 docs/serving.md describes the JSON interface; /docs on the server tries it out.
-It needs `pip install "hypertuning[serve]"`. Ctrl-C ends it.
+It needs `pip install '.[serve]'`. Ctrl-C ends it.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 
 from hypertuning import command_line
 from hypertuning.errors import UserError
+from hypertuning.shell import flags
 
 _MODULE = 'hypertuning.serve'
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> command_line.Parser:
   """The flags."""
-  flags = command_line.Parser(_MODULE, __doc__)
-  flags.add_argument(
-    '--model',
-    default='smollm2-135m',
-    help='name of a public model, a folder of a run or of '
-    'hypertuning.convert, or a file of its --trained (%(default)s)',
-  )
-  flags.add_argument(
-    '--base', help='folder of the frozen model, where the model lacks it'
-  )
-  flags.add_argument(
+  made = command_line.Parser(_MODULE, __doc__)
+  flags.add_model(made)
+  made.add_argument(
     '--host',
     default='127.0.0.1',
     help='address; 0.0.0.0 lets other machines in (%(default)s)',
   )
-  flags.add_argument(
+  made.add_argument(
     '--port', type=int, default=8000, help='0 takes a free one (%(default)s)'
   )
-  flags.add_argument(
+  made.add_argument(
     '--keep',
     type=int,
     default=256,
     help='number of adapters that are kept in memory (%(default)s)',
   )
-  flags.add_argument(
+  made.add_argument(
     '--rows',
     type=int,
     default=32,
     help='number of questions that are answered in one batch (%(default)s)',
   )
-  return flags
+  return made
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,26 +59,26 @@ def main(arguments: Sequence[str]) -> None:
       there is no such model.
   """
   options = parser().parse_args(arguments)
-  for flag, most in (('port', 65535), ('keep', 1_000_000), ('rows', 32)):
-    least = 0 if flag == 'port' else 1
-    if not least <= getattr(options, flag) <= most:
+  for name, most in (('port', 65535), ('keep', 1_000_000), ('rows', 32)):
+    least = 0 if name == 'port' else 1
+    if not least <= getattr(options, name) <= most:
       raise UserError(
-        f'--{flag} = {getattr(options, flag)}: give {least:,} to {most:,}.'
+        f'--{name} = {getattr(options, name)}: give {least:,} to {most:,}.'
       )
   try:
     # The libraries of the extra.
     from hypertuning.serving import app, gate, server
   except ImportError as error:
     raise UserError(
-      f'The server needs {error.name}: pip install "hypertuning[serve]"'
+      f"The server needs {error.name}: pip install '.[serve]'"
     ) from error
   listening = server.bind(options.host, options.port)
   with listening:
-    from hypertuning.api import loading, public_models
+    from hypertuning.api import public_models
     from hypertuning.serving import compiling, limits, service, warm_up
 
     compiling.keep(public_models.cache_folder('compiled'))
-    model = loading.load(options.model, base=options.base)
+    model = flags.load_model(options.model, options.base)
     _say(f'{options.model} is loaded; compiling its common sizes')
     warm_up.warm_up(model, options.rows)
     bounds = dataclasses.replace(

@@ -159,7 +159,7 @@ def _t5_peer(
     import transformers
   except ImportError as error:
     raise UserError(
-      f'{error}: the peer is transformers; pip install "hypertuning[hf]".'
+      f"{error}: the peer is transformers; pip install '.[hf]'."
     ) from error
   sizes: dict[str, Any] = {
     'vocab_size': config.vocab_size,

@@ -71,7 +71,7 @@ def test_a_missing_extra():
   )
   assert done.returncode == 2
   assert done.stderr == (
-    'error: The server needs fastapi: pip install "hypertuning[serve]"\n'
+    "error: The server needs fastapi: pip install '.[serve]'\n"
   )
 
 
