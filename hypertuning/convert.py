@@ -7,7 +7,9 @@
 Reads a folder of Hugging Face's (safetensors, or files of torch without
 executing code in them) or a GGUF file. OUTPUT gets `checkpoint_0`, the
 vocabulary, and `model.gin`, which comes after the gin file of the network, such
-as gin/models/llama.gin. It appears with all of its files or not at all.
+as gin/models/llama.gin. It appears with all of its files or not at all. With
+--to_hugging_face, a run of ours is a source too: its frozen model leaves, and
+its `model.gin` says what it is.
 
     python -m hypertuning.convert --trained --source=run --base=smollm2_135m \\
       --output=hypermodel.safetensors
@@ -87,24 +89,23 @@ def to_hugging_face(
       its checkpoints.
     output: folder that is made.
     like: folder that `convert` made, from which the configuration and the
-      vocabulary are taken; by default the source's own.
+      vocabulary are taken; by default the source's own, see
+      `api.frozen_source`.
 
   Raises:
     UserError: there is no such checkpoint, or it does not fit the
       configuration; or the folder cannot be written.
   """
-  from hypertuning.conversion import hugging_face, model_folder, sources
-  from hypertuning.conversion.checkpoint_source import CheckpointSource
+  from hypertuning.api import frozen_source
+  from hypertuning.conversion import hugging_face
 
-  source = CheckpointSource(source_path, _SOURCE, like)
-  contents = source.vocabulary_files()
-  room = model_folder.room(source.size, 1, contents)
-  with folders.written(output, _OUTPUT, room) as folder:
-    for name, data in contents.items():
-      (folder / name).write_bytes(data)
-    files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
-    with model_folder.bar(source.size) as bar:
-      hugging_face.write(folder, source, bar.update)
+  source = frozen_source.read(source_path, _SOURCE, like)
+  hugging_face.write(source, output, _OUTPUT)
+  if not source.vocabulary_files():
+    print(
+      f'{output}: without a tokenizer, as the vocabulary of {source_path} has '
+      'no file: its ids come from this library (load(...).text_format).'
+    )
 
 
 def trained(run: str, output: pathlib.Path, base: str) -> None:

@@ -92,6 +92,7 @@ LAYERS = {
   'api': {
     *('errors', 'files', 'text_files', 'trees', 'gin_utils', 'saved_config'),
     *('adapters', 'data', 'models', 'engine', 'conversion', 'exporting'),
+    'folders',
   },
   'command_line': {'errors', 'quiet'},
   # Commands without gin files.

@@ -30,6 +30,9 @@ class Model:
   Attributes:
     base: the frozen model, see `Base`.
     lengths: the TASK_FEATURE_LENGTHS that the hypermodel was trained with.
+    network: the networks and their text format.
+    params: trainable variables.
+    frozen: frozen variables.
   """
 
   def __init__(
@@ -54,7 +57,7 @@ class Model:
       missing: why there is no hypermodel, and what to do, as a sentence.
     """
     self.base, self.lengths = base, lengths
-    self._network, self._params, self._frozen = network, params, frozen
+    self.network, self.params, self.frozen = network, params, frozen
     self._missing = missing
     self._partitioner = partitioner
     self._generate = partitioner.compile(self._make_adapters)
@@ -65,7 +68,7 @@ class Model:
   @property
   def has_hypermodel(self) -> bool:
     """Whether `adapt` works."""
-    return self._network.has_hypermodel
+    return self.network.has_hypermodel
 
   @property
   def missing(self) -> str:
@@ -77,7 +80,7 @@ class Model:
   @property
   def text_format(self) -> Any:
     """The `TextFormat` of what the model reads."""
-    return self._network.text_format
+    return self.network.text_format
 
   def adapt(
     self,
@@ -115,7 +118,7 @@ class Model:
       *(self.lengths['hyper_inputs'], self.text_format),
     )
     adapters = jax.device_get(
-      self._generate(self._params, self._frozen, {'hyper_tokens': tokens})
+      self._generate(self.params, self.frozen, {'hyper_tokens': tokens})
     )
     made = {
       **{'examples': len(pairs), 'draws': draws, 'chunks': chunks},
@@ -159,7 +162,7 @@ class Model:
     answers = []
     for part in _parts(wanted):
       batch, adapters = self.batch(part, limit)
-      tokens = self._texts(self._params, self._frozen, batch, adapters)
+      tokens = self._texts(self.params, self.frozen, batch, adapters)
       for row in np.asarray(tokens)[: len(part), 0, :limit]:
         answers.append(self.text_format.answer(row))
     return answers
@@ -202,7 +205,7 @@ class Model:
     scores: list[float] = []
     for part in _parts(wanted):
       batch, adapters = self.batch(part, 1)
-      found = self._scores(self._params, self._frozen, batch, adapters)
+      found = self._scores(self.params, self.frozen, batch, adapters)
       scores += np.asarray(found, float)[: len(part), 0].tolist()
     return scores
 
@@ -230,17 +233,21 @@ class Model:
   ) -> Iterator[list[stepping.Progress]]:
     """`stream`, with numbers of tokens, and whether each answer is complete."""
     batch, adapters = self.batch(wanted, max_tokens)
-    read = np.count_nonzero(batch['input_tokens'][: len(wanted), 0], axis=-1)
-    for rows in self._stepper.decode(
-      *(self._params, self._frozen, batch, adapters),
-      *(self.text_format.end_ids, len(wanted), max_tokens),
-    ):
-      yield [
-        stepping.Progress(
-          self.text_format.answer(row.ids), tokens, len(row.ids), row.is_done
-        )
-        for row, tokens in zip(rows, read.tolist(), strict=True)
-      ]
+    ends = set(self.text_format.end_ids)
+    ids, memory = self._stepper.start(
+      *(self.params, self.frozen, batch, adapters)
+    )
+    rows: list[list[int]] = [[] for _ in wanted]
+    is_done = [False] * len(wanted)
+    for _ in range(max_tokens):
+      for n, token in enumerate(np.asarray(ids)[: len(wanted)].tolist()):
+        if not is_done[n]:
+          rows[n].append(token)
+          is_done[n] = token in ends
+      yield [self.text_format.answer(row) for row in rows]
+      if all(is_done):
+        return
+      ids, memory = self._stepper.next(*(self.params, self.frozen, ids, memory))
 
   def tune(
     self,
@@ -281,7 +288,7 @@ class Model:
     start = phi or self.adapt(pairs, definition=definition)
     self._check_base(start)
     adapters, seconds, loss = tuning.tune(
-      *(self._network, self._params, self._frozen, self._partitioner),
+      *(self.network, self.params, self.frozen, self._partitioner),
       *(start.adapters, pairs),
       steps=steps,
       learning_rate=learning_rate,
@@ -362,7 +369,7 @@ class Model:
   def _make_adapters(
     self, params: Any, frozen: Any, batch: Mapping[str, jax.Array]
   ) -> Adapters:
-    made = self._network.generate_adapters(params, batch, {'frozen': frozen})
+    made = self.network.generate_adapters(params, batch, {'frozen': frozen})
     assert made is not None
     draws = batch['hyper_tokens'].shape[0]
     return adapters_lib.average(made, draws)
@@ -370,14 +377,14 @@ class Model:
   def _make_scores(
     self, params: Any, frozen: Any, batch: Any, adapters: Adapters | None
   ) -> jax.Array:
-    return self._network.score_batch(
+    return self.network.score_batch(
       params, batch, flax_mutables={'frozen': frozen}, adapters=adapters
     )
 
   def _make_texts(
     self, params: Any, frozen: Any, batch: Any, adapters: Adapters | None
   ) -> jax.Array:
-    return self._network.predict_batch(
+    return self.network.predict_batch(
       *(params, batch, jax.random.key(_SEED)),
       flax_mutables={'frozen': frozen},
       adapters=adapters,

@@ -11,31 +11,13 @@ import numpy as np
 from etils import epath
 
 from hypertuning import trees
-from hypertuning.conversion import families, sources, vocabulary
+from hypertuning.conversion import families, origins, sources
 from hypertuning.conversion.families import Variable
+from hypertuning.conversion.origins import Origin
 from hypertuning.conversion.sources import Rows, Stored
 from hypertuning.conversion.token_rows import TokenRows
 from hypertuning.engine import checkpoint_folders, t5x_format
 from hypertuning.errors import UserError
-
-
-def _origin(source: pathlib.Path, binding: str) -> pathlib.Path:
-  """The folder whose configuration a checkpoint has.
-
-  Args:
-    source: a folder that `convert` made, or the folder of its checkpoint.
-    binding: name of the flag or argument that gives the path.
-
-  Raises:
-    UserError: neither has a `config.json`.
-  """
-  for folder in (source, source.parent):
-    if (folder / sources.CONFIG_FILE).is_file():
-      return folder
-  raise UserError(
-    f'{binding} = {str(source)!r}: has no {sources.CONFIG_FILE}; give a folder '
-    'that hypertuning.convert made, or name one as --like.'
-  )
 
 
 class CheckpointSource:
@@ -46,28 +28,28 @@ class CheckpointSource:
   """
 
   def __init__(
-    self, path: pathlib.Path, binding: str, like: pathlib.Path | None = None
+    self, path: pathlib.Path, binding: str, origin: Origin | None = None
   ) -> None:
     """Finds the arrays.
 
     Args:
       path: folder of a run, or of one of its checkpoints.
       binding: flag that gives the path, for error messages.
-      like: folder that `convert` made, which has the model's configuration and
-        vocabulary; by default `path` or the folder above it.
+      origin: the model's configuration and vocabulary; by default those of
+        `path` or the folder above it.
 
     Raises:
       UserError: there is no checkpoint, or it has other variables.
     """
-    like = like or _origin(path, binding)
-    self.place = str(like)
-    self.fields = sources.read_config(like)
-    self._like = like
+    if origin is None:
+      like = origins.find(path)
+      if like is None:
+        raise origins.missing(path, binding)
+      origin = origins.from_folder(like)
+    self.place, self.fields = origin.place, origin.fields
+    self._vocabulary, self._files = origin.vocabulary, origin.files
     family = families.find(self.fields)
     config = family.config(self.fields)
-    self._vocabulary = vocabulary.read(
-      self.vocabulary_files(), like, self.fields, self.place
-    )
     folder = checkpoint_folders.find(str(path), binding)
     variables = family.variables(config)
     self._tokens = self._vocabulary.rows(config.vocab_size)
@@ -93,7 +75,12 @@ class CheckpointSource:
 
   def vocabulary_files(self) -> Mapping[str, bytes]:
     """The content of the files of the vocabulary, by name."""
-    return sources.vocabulary_files(self._like)
+    return self._files
+
+  @property
+  def swapped_ids(self) -> tuple[int, int] | None:
+    """Two ids that have changed places, see `TokenizerJson.swapped_ids`."""
+    return self._vocabulary.swapped
 
 
 def _dtype(array: Any) -> np.dtype:

@@ -65,6 +65,8 @@ class Family:
       made from another file.
     task: Hugging Face's name of what the class does, such as `CAUSAL_LM`.
     config: function that makes the network's config from a `config.json`.
+    fields: function that makes the fields of a `config.json` from the network's
+      config.
     their_name: function that turns our name of a variable into Hugging Face's.
     embedding: Hugging Face's name of the table of embeddings.
     head: Hugging Face's name of the head, which has a row per token.
@@ -79,6 +81,7 @@ class Family:
   architecture: str
   task: str
   config: Callable[[Fields], Any]
+  fields: Callable[[Any], dict[str, Any]]
   their_name: Callable[[str], str]
   embedding: str
   head: str
@@ -125,6 +128,7 @@ LLAMA = Family(
   llama.ARCHITECTURE,
   llama.TASK,
   llama.config,
+  llama.fields,
   llama.their_name,
   llama.EMBEDDING,
   llama.HEAD,
@@ -138,6 +142,7 @@ T5_FAMILY = Family(
   t5.ARCHITECTURE,
   t5.TASK,
   t5.config,
+  t5.fields,
   t5.their_name,
   t5.EMBEDDING,
   t5.HEAD,

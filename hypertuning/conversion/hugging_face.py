@@ -1,4 +1,4 @@
-"""Writes the weights of a folder that `transformers` reads."""
+"""Writes a folder that `transformers` reads."""
 
 import json
 import pathlib
@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hypertuning import files, folders
+from hypertuning.conversion import model_folder, sources
 from hypertuning.conversion.pairing import rows_per_block
 from hypertuning.conversion.sources import Source
 
@@ -20,7 +22,29 @@ _DTYPES = {
 }
 
 
-def write(
+def write(source: Source, output: pathlib.Path, binding: str) -> None:
+  """Writes a model, with its configuration and the files of its vocabulary.
+
+  Args:
+    source: the model's weights.
+    output: folder that is made; it appears whole or not at all.
+    binding: name of the flag or argument that gives the folder.
+
+  Raises:
+    UserError: the folder has files already, or cannot be written.
+  """
+  contents = source.vocabulary_files()
+  size = sum(stored.size for stored in source.arrays.values())
+  room = model_folder.room(size, 1, contents)
+  with folders.written(output, binding, room) as folder:
+    for name, data in contents.items():
+      (folder / name).write_bytes(data)
+    files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
+    with model_folder.bar(size) as bar:
+      _write_weights(folder, source, bar.update)
+
+
+def _write_weights(
   folder: pathlib.Path,
   source: Source,
   report: Callable[[int], object],

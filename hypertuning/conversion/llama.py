@@ -1,5 +1,7 @@
 """Llama: Hugging Face's configuration and names of variables, as ours."""
 
+from typing import Any
+
 from hypertuning.conversion.fields import Fields
 from hypertuning.networks.llama_config import LlamaConfig
 from hypertuning.networks.rotary import Rotary, RotaryScaling
@@ -60,6 +62,46 @@ def config(fields: Fields) -> LlamaConfig:
     norm_epsilon=fields.number('rms_norm_eps', 1e-6),
     tied_embedding=bool(fields.get('tie_word_embeddings', False)),
   )
+
+
+def fields(config: LlamaConfig) -> dict[str, Any]:
+  """The inverse of `config`: fields of a `config.json`.
+
+  Args:
+    config: our configuration of a model. How it computes, such as its dtype,
+      is in no field.
+  """
+  scaling = config.rotary.scaling
+  rope: dict[str, Any] = {
+    'rope_type': 'llama3' if scaling else 'default',
+    'rope_theta': config.rotary.theta,
+  }
+  if scaling:
+    rope |= {
+      'factor': scaling.factor,
+      'low_freq_factor': scaling.low_freq_factor,
+      'high_freq_factor': scaling.high_freq_factor,
+      'original_max_position_embeddings': scaling.original_length,
+    }
+  return {
+    'model_type': MODEL_TYPES[0],
+    'hidden_act': 'silu',
+    'attention_bias': False,
+    'mlp_bias': False,
+    'vocab_size': config.vocab_size,
+    'hidden_size': config.emb_dim,
+    'num_hidden_layers': config.num_layers,
+    'num_attention_heads': config.num_heads,
+    'num_key_value_heads': config.num_kv_heads,
+    'head_dim': config.head_dim,
+    'intermediate_size': config.mlp_dim,
+    'max_position_embeddings': config.max_length,
+    'rope_parameters': rope,
+    # transformers 4 reads the base of the rotation here.
+    'rope_theta': config.rotary.theta,
+    'rms_norm_eps': config.norm_epsilon,
+    'tie_word_embeddings': config.tied_embedding,
+  }
 
 
 def _rotary(fields: Fields) -> Rotary:

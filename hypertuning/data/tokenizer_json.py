@@ -33,6 +33,9 @@ class TokenizerJson:
   A file may have no token for a byte that its authors never saw, such as some
   control characters in SmolLM2's. As in Hugging Face's library, such a byte has
   no id.
+
+  Attributes:
+    path: path of the file.
   """
 
   def __init__(self, path: Path, eos: Name) -> None:
@@ -46,7 +49,7 @@ class TokenizerJson:
       UserError: there is no such file, it is damaged or of another kind, or it
         has no token `eos`.
     """
-    self._path = path
+    self.path = path
     text = text_files.read_text(path, 'no such file; bind VOCABULARY_FILE.')
     try:
       config = text_files.parse_object(text)
@@ -148,7 +151,7 @@ class TokenizerJson:
 
   def __str__(self) -> str:
     """The vocabulary as an error message names it."""
-    return f'a tokenizer.json of {self.size} ids ({self._path})'
+    return f'a tokenizer.json of {self.size} ids ({self.path})'
 
 
 def _fault(config: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hypertuning import folders, quantization
 from hypertuning.adapters import Adapters
-from hypertuning.conversion import families, model_folder
+from hypertuning.conversion import families, model_folder, origins
 from hypertuning.conversion.checkpoint_source import CheckpointSource
 from hypertuning.conversion.sources import Rows
 from hypertuning.engine import checkpoint_folders, checkpoints, t5x_format
@@ -58,7 +58,7 @@ def write(
   base = CheckpointSource(
     folders.local(checkpoint, _BASE),
     _BASE,
-    folders.local(like, 'like') if like else None,
+    origins.from_folder(folders.local(like, 'like')) if like else None,
   )
   family = families.find(base.fields)
   if family.config(base.fields).sites != config.sites:
