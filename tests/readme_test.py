@@ -81,6 +81,7 @@ LOOKED_AT = {
   'curl': 'asks a server; tests/serving/docs_test.py sends the same',
   'unzip': 'opens what pip would have fetched',
   'hypertuning.convert': 'needs a public model; tests/conversion run it',
+  'hypertuning.benchmarks.adapt': 'needs a run; tests/benchmarks run it',
   'launch/quickstart.sh': 'trains for minutes',
   'launch/claims.sh': 'trains for 110 minutes',
   'launch/smollm.sh': 'evaluates for 15 minutes',
@@ -88,7 +89,10 @@ LOOKED_AT = {
   'launch/test.sh': 'runs these tests',
 }
 # Python blocks that other tests run, by a text that is in the block.
-RUN_ELSEWHERE = {'transformers.DynamicCache': 'tests/exporting/prefix_test.py'}
+RUN_ELSEWHERE = {
+  'transformers.DynamicCache': 'tests/exporting/prefix_test.py',
+  "toy.symbol_tables('validation'": 'tests/benchmarks/adapt_test.py',
+}
 
 
 @pytest.fixture(scope='module')

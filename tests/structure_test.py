@@ -114,7 +114,8 @@ LAYERS = {
     'ranges',
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
     *('planning', 'files', 'saved_config', 'padding', 'trees'),
-    'quantization',
+    *('quantization', 'folders', 'tables', 'command_line', 'shell', 'api'),
+    'conversion',
   },
   'tasks': {
     'ranges',
