@@ -118,8 +118,8 @@ class _Queries:
     )
     phi = adapt()
     batch, _ = model.batch([Question(text, target)], 1)
-    shown = Question(text, target, None, task.examples, task.definition)
-    whole, _ = model.batch([shown], 1)
+    in_context = Question(text, target, None, task.examples, task.definition)
+    whole, _ = model.batch([in_context], 1)
     making: _Calls = {WITH_PHI: adapt}
     asking: _Calls = {
       WITH_PHI: functools.partial(

@@ -187,10 +187,11 @@ class Tuner:
     )
 
   def _theirs(self, ids: torch.Tensor) -> torch.Tensor:
-    """Our ids as those of the folder's model."""
+    """Our ids as those of the folder's model; padding is masked, and stays."""
     changed = ids.clone()
     for own, other in self._places.items():
-      changed[ids == own] = other
+      if own != PAD_ID:
+        changed[ids == own] = other
     return changed
 
   def _accuracy(self, tuned: Any, tests: Sequence[_Batch]) -> float:

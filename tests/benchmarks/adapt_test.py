@@ -12,6 +12,8 @@ import tiny_runs
 import hypertuning
 from hypertuning import command_line
 from hypertuning.benchmarks import adapt, adapting, held_out
+from hypertuning.data import tuning_files
+from hypertuning.data.tuning_files import TuningTask
 from hypertuning.tasks import toy
 
 pytest.importorskip('peft', reason='needs the extra `hf`')
@@ -65,24 +67,55 @@ def test_rows_follow_from_the_tasks(measured):
   assert {'machine', 'versions', 'steps', 'model'} <= set(found)
 
 
+def _loss(model, pairs) -> float:
+  """Our loss per target token."""
+  form = model.text_format
+  scores = sum(model.score(x, [y])[0] for x, y in pairs)
+  tokens = sum(
+    len(form.encode(y, 'targets')) + len(form.target_end) for _, y in pairs
+  )
+  return -scores / tokens
+
+
 def test_tuning_starts_from_the_same_model(measured):
   """LoRA is 0 at first: its loss is that of our frozen model."""
   from hypertuning.benchmarks import peft_tuning
 
   root, found = measured
   model = hypertuning.load(root / 'run')
-  (task, *_) = map(json.loads, (root / 'tasks.jsonl').read_text().splitlines())
-  scores, tokens = 0.0, 0
-  form = model.text_format
-  for row in task['examples']:
-    scores += model.score(row['inputs'], [row['targets']])[0]
-    tokens += len(form.encode(row['targets'], 'targets')) + len(form.target_end)
-  for row in found['tasks']:
-    if row['way'] == peft_tuning.LORA and row['task'] == task['name']:
-      assert row['start_loss'] == pytest.approx(-scores / tokens, abs=1e-4)
-      break
-  else:
-    raise AssertionError('no such row')
+  tasks = tuning_files.read(str(root / 'tasks.jsonl'))
+  starts = {
+    row['task']: row['start_loss']
+    for row in found['tasks']
+    if row['way'] == peft_tuning.LORA
+  }
+  for task in tasks[:2]:
+    wanted = _loss(model, task.examples)
+    assert starts[task.name] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_ids_that_have_changed_places_are_changed_back(tmp_path):
+  import bpe
+  import exported
+
+  from hypertuning.api import frozen_source
+  from hypertuning.benchmarks import peft_tuning
+
+  ends = {'bos_token_id': 0, 'eos_token_id': 0, 'vocab_size': bpe.SIZE}
+  base = exported.base('llama', tmp_path, **ends)
+  source = frozen_source.read(base.folder, '--model')
+  assert source.swapped_ids
+  model = hypertuning.load(base.folder)
+  pairs = [('Is 1 even?', 'no'), ('Is 2 even?', 'yes')]
+  task = TuningTask('even', pairs, pairs)
+  tuner = peft_tuning.Tuner(str(base.public), model, source.swapped_ids, 2, 2)
+  for method in peft_tuning.METHODS:
+    row = tuner.tune(method, task, 101.0)
+    assert row['steps'] == 2 and not row['reached']
+    if method == peft_tuning.LORA:
+      # Ours has one token more: padding, in the place of their id 0.
+      wanted = _loss(model, pairs)
+      assert row['start_loss'] == pytest.approx(wanted, abs=2e-3)
 
 
 def test_a_curve_ends_at_the_target_or_the_last_step(measured):
