@@ -24,6 +24,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import tqdm
+
 from hypertuning import command_line, files, folders
 from hypertuning.data import tuning_files
 from hypertuning.data.tuning_files import TuningTask
@@ -108,11 +110,10 @@ def _tuned(
       for row in at_once
       if row['way'] == adapting.AT_ONCE
     }
-    return [
-      tuner.tune(method, task, targets[task.name])
-      for task in tasks
-      for method in peft_tuning.METHODS
-    ]
+    work = [(m, task) for task in tasks for m in peft_tuning.METHODS]
+    is_hidden = not sys.stderr.isatty()
+    bar = tqdm.tqdm(work, 'tuning', dynamic_ncols=True, disable=is_hidden)
+    return [tuner.tune(m, task, targets[task.name]) for m, task in bar]
 
 
 def _tasks(path: str | None, count: int) -> list[TuningTask]:
