@@ -21,11 +21,10 @@ says in which folder its base is.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from hypertuning import files, folders, quiet
-from hypertuning.errors import UserError, one_line
+from hypertuning import command_line, files, folders, saved_config
+from hypertuning.errors import UserError
 
 _SOURCE, _OUTPUT, _LIKE, _BASE = '--source', '--output', '--like', '--base'
 
@@ -39,25 +38,17 @@ def main(arguments: Sequence[str]) -> None:
   Raises:
     UserError: a flag, a file or a folder is at fault.
   """
-  quiet.hush_logs()
-  try:
-    options = _options(arguments)
-    if options.trained:
-      trained(options.source, _new_file(options.output), options.base)
-      return 0
-    source = folders.local(options.source, _SOURCE)
-    output = _new_folder(options.output)
-    if options.to_hugging_face:
-      like = folders.local(options.like, _LIKE) if options.like else None
-      to_hugging_face(source, output, like)
-    else:
-      convert(source, output)
-  except UserError as error:
-    print(f'error: {one_line(error)}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130  # the exit code of a shell after SIGINT
-  return 0
+  options = _options(arguments)
+  if options.trained:
+    trained(options.source, _new_file(options.output), options.base)
+    return
+  source = folders.local(options.source, _SOURCE)
+  output = _new_folder(options.output)
+  if options.to_hugging_face:
+    like = folders.local(options.like, _LIKE) if options.like else None
+    to_hugging_face(source, output, like)
+  else:
+    convert(source, output)
 
 
 def convert(source_path: pathlib.Path, output: pathlib.Path) -> None:

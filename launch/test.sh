@@ -12,7 +12,8 @@ venv=${VENV:-.venv}
 if [[ ! -x "$venv/bin/python" ]]; then
   "${PYTHON:-python3}" -m venv "$venv"
 fi
-"$venv/bin/python" -m pip install --quiet --editable '.[test,hf,gguf,knowledge,serve]'
+"$venv/bin/python" -m pip install --quiet --editable \
+  '.[test,docs,hf,gguf,knowledge,serve]'
 
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check --quiet .

@@ -88,11 +88,6 @@ LOOKED_AT = {
   'launch/eval_sweep.sh': 'evaluates checkpoints of other runs',
   'launch/test.sh': 'runs these tests',
 }
-# Python blocks that other tests run, by a text that is in the block.
-RUN_ELSEWHERE = {
-  'transformers.DynamicCache': 'tests/exporting/prefix_test.py',
-  "toy.symbol_tables('validation'": 'tests/benchmarks/adapt_test.py',
-}
 
 
 @pytest.fixture(scope='module')

@@ -186,8 +186,7 @@ class Model:
       definition: see `answer`.
 
     Returns:
-      The natural logarithm of the probability of each whole target, with its
-      end.
+      The natural logarithm of each whole target's probability, with its end.
 
     Raises:
       UserError: see `answer`.
@@ -225,29 +224,25 @@ class Model:
     Raises:
       UserError: a text is longer than the model has positions for.
     """
-    for answers in self.progress(wanted, max_tokens):
-      yield [answer.text for answer in answers]
+    for row in self.progress(wanted, max_tokens):
+      yield [answer.text for answer in row]
 
   def progress(
     self, wanted: Sequence[Question], max_tokens: int
   ) -> Iterator[list[stepping.Progress]]:
     """`stream`, with numbers of tokens, and whether each answer is complete."""
     batch, adapters = self.batch(wanted, max_tokens)
-    ends = set(self.text_format.end_ids)
-    ids, memory = self._stepper.start(
-      *(self.params, self.frozen, batch, adapters)
-    )
-    rows: list[list[int]] = [[] for _ in wanted]
-    is_done = [False] * len(wanted)
-    for _ in range(max_tokens):
-      for n, token in enumerate(np.asarray(ids)[: len(wanted)].tolist()):
-        if not is_done[n]:
-          rows[n].append(token)
-          is_done[n] = token in ends
-      yield [self.text_format.answer(row) for row in rows]
-      if all(is_done):
-        return
-      ids, memory = self._stepper.next(*(self.params, self.frozen, ids, memory))
+    read = np.count_nonzero(batch['input_tokens'][: len(wanted), 0], axis=-1)
+    for rows in self._stepper.decode(
+      *(self.params, self.frozen, batch, adapters),
+      *(self.text_format.end_ids, len(wanted), max_tokens),
+    ):
+      yield [
+        stepping.Progress(
+          self.text_format.answer(row.ids), tokens, len(row.ids), row.is_done
+        )
+        for row, tokens in zip(rows, read.tolist(), strict=True)
+      ]
 
   def tune(
     self,

@@ -8,8 +8,8 @@ frozen weights and the same examples: by the hypermodel in one forward pass, and
 by LoRA and prefix tuning of Hugging Face's PEFT, in PyTorch, until they answer
 as many test rows as the hypermodel's phi does. The frozen model without and
 with examples in context stands beside them. A second table has what phi,
-examples in context and a cache of them cost per query. docs/costs.md says what
-is counted.
+examples in context and a cache of them cost per query. docs/adapting_costs.md
+says what is counted.
 
 A line of the file is a task:
 `{"examples": [{"inputs": "...", "targets": "..."}, ...], "test": [...]}`.
