@@ -78,7 +78,7 @@ LOOKED_AT = {
   't5x.train': 't5x is on no package index; tests/t5x run it where it is',
   'pip': 'needs the network',
   'hypertuning.serve': 'serves until a signal comes; tests/serving start it',
-  'curl': 'asks a server; tests/serving/docs_test.py sends the same',
+  'curl': 'asks a server; tests/serving/serving_page_test.py sends the same',
   'unzip': 'opens what pip would have fetched',
   'hypertuning.convert': 'needs a public model; tests/conversion run it',
   'hypertuning.benchmarks.adapt': 'needs a run; tests/benchmarks run it',

@@ -7,14 +7,16 @@ library:
 
     stored = safetensors.torch.load_file('phi_cache.safetensors')
     keys, values = (
-        stored[name][:, None].expand(-1, len(texts), -1, -1, -1)
-        for name in ('key', 'value'))
+      stored[name][:, None].expand(-1, len(texts), -1, -1, -1)
+      for name in ('key', 'value')
+    )
     cache = transformers.DynamicCache(list(zip(keys, values)))
     batch = tokenizer(texts, return_tensors='pt', padding=True)
     before = torch.ones(len(texts), keys.shape[3], dtype=torch.long)
     mask = torch.cat([before, batch.attention_mask], dim=1)
     ids = model.generate(
-        batch.input_ids, attention_mask=mask, cache=cache, max_new_tokens=8)
+      batch.input_ids, attention_mask=mask, cache=cache, max_new_tokens=8
+    )
 
 The mask has the columns of the prefix, all ones, before those of the text. A
 mask of the text alone gives wrong texts and no error. `generate` counts the

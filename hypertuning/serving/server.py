@@ -98,7 +98,7 @@ def run(app: Any, served: Service, listening: socket.socket) -> None:
     ws='none',
     lifespan='off',
     access_log=False,
-    log_level='warning',
+    log_level='critical',  # requests that the end cuts off are no news
     server_header=False,
     timeout_graceful_shutdown=_GRACE,
   )

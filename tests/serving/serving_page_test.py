@@ -13,7 +13,7 @@ PAGE = (runner.ROOT / 'docs/serving.md').read_text('utf-8')
 def test_the_requests_of_the_page_are_answered(server):
   block = PAGE.split('```shell\n')[1].split('```')[0]
   sent = []
-  for line in block.replace('\n  {', ' {').splitlines():
+  for line in block.splitlines():
     _, url, *rest = shlex.split(line)
     path = url.removeprefix('localhost:8000/')
     body = json.loads(rest[1]) if rest[0] == '--json' else None
