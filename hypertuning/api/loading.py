@@ -101,9 +101,7 @@ def find(model: str, base: str | None = None) -> places.Place:
     return _public(model, base)
   path = pathlib.Path(files.folder(model, 'load'))
   if path.suffix == trained_file.SUFFIX and not path.is_dir():
-    part, _ = trained_file.read_header(str(path), 'load')
-    folder, hugging_face = _base_of(part.initial.path, base)
-    return places.trained(path, folder, str(path), hugging_face)
+    return places.trained(path, str(path), lambda name: _base_of(name, base))
   if not path.is_dir():
     known = ', '.join(public_models.MODELS)
     raise UserError(
@@ -153,7 +151,7 @@ def _public(name: str, base: str | None) -> places.Place:
   folder = pathlib.Path(base) if base else public_models.converted(name)
   path = public_models.hypermodel(public)
   if path.is_file():
-    return places.trained(path, folder, name, public.hugging_face)
+    return places.trained(path, name, lambda _: (folder, public.hugging_face))
   place = places.converted(folder, name, public.hugging_face)
   return place.without_hypermodel(
     f'The hypermodel of {name} is not trained yet: launch/smollm.sh --train '

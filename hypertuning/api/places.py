@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hypertuning import saved_config
@@ -110,21 +110,24 @@ def run(folder: pathlib.Path, base: str | None) -> Place:
 
 
 def trained(
-  path: pathlib.Path, base: pathlib.Path, name: str, hugging_face: str
+  path: pathlib.Path,
+  name: str,
+  base_of: Callable[[str], tuple[pathlib.Path, str]],
 ) -> Place:
   """The trained part of a run in one file, and the frozen model in a folder.
 
   Args:
     path: file that `hypertuning.convert --trained` wrote.
-    base: folder of the frozen model.
     name: what the user called the model.
-    hugging_face: see `Place`.
+    base_of: function from the name of the frozen model in the file to its
+      folder, and to its name for `transformers`.
 
   Raises:
     UserError: there is no such file, it is damaged, or an earlier version wrote
       it.
   """
   part, model = trained_file.read_header(str(path), 'load')
+  base, hugging_face = base_of(part.initial.path)
   return Place(
     name,
     [],
