@@ -189,8 +189,10 @@ def test_losses_of_twenty_steps(case):
   for _ in range(20):
     state, scalars = step(state, batch, jax.random.key(0))
     losses.append(float(scalars['loss']))
-  # Rounding grows from step to step: 1.2e-4 at the last one with jax 0.12.
-  np.testing.assert_allclose(losses, arrays['losses'], rtol=3e-4)
+  # Rounding grows from step to step: 1.2e-4 at the last one with jax 0.12, not
+  # the version that made the numbers.
+  rtol = 1e-4 if jax.__version__.startswith('0.10.') else 3e-4
+  np.testing.assert_allclose(losses, arrays['losses'], rtol=rtol)
 
 
 @pytest.mark.parametrize('kind', ['prefix', 'lora'])

@@ -6,17 +6,15 @@ P - 1, and a text goes on at P. A file that `save` wrote is read without this
 library:
 
     stored = safetensors.torch.load_file('phi_cache.safetensors')
-    keys, values = (
-      stored[name][:, None].expand(-1, len(texts), -1, -1, -1)
-      for name in ('key', 'value')
-    )
+    shape = (-1, len(texts), -1, -1, -1)
+    keys = stored['key'][:, None].expand(shape)
+    values = stored['value'][:, None].expand(shape)
     cache = transformers.DynamicCache(list(zip(keys, values)))
     batch = tokenizer(texts, return_tensors='pt', padding=True)
     before = torch.ones(len(texts), keys.shape[3], dtype=torch.long)
     mask = torch.cat([before, batch.attention_mask], dim=1)
-    ids = model.generate(
-      batch.input_ids, attention_mask=mask, cache=cache, max_new_tokens=8
-    )
+    settings = {'attention_mask': mask, 'cache': cache, 'max_new_tokens': 8}
+    ids = model.generate(batch.input_ids, **settings)
 
 The mask has the columns of the prefix, all ones, before those of the text. A
 mask of the text alone gives wrong texts and no error. `generate` counts the

@@ -16,10 +16,22 @@ from hypertuning.errors import UserError
 from hypertuning.serving.service import Service
 
 _GRACE = 5  # seconds that requests have to end in, once a signal has come
+_LAST = 1  # of these, for what has not ended to get its error
 
 
 class _Server(uvicorn.Server):
   """uvicorn, which ends after a signal without raising it once more."""
+
+  def __init__(self, config: uvicorn.Config, served: Service) -> None:
+    """Takes the service whose questions fail before the time is over."""
+    super().__init__(config)
+    self._served = served
+
+  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    """Lets requests end, and then tells the others that the server stops."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(_GRACE - _LAST, self._served.worker.close, 0.0)
+    await super().shutdown(sockets)
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
@@ -102,7 +114,7 @@ def run(app: Any, served: Service, listening: socket.socket) -> None:
     server_header=False,
     timeout_graceful_shutdown=_GRACE,
   )
-  asyncio.run(_Server(config).serve(sockets=[listening]))
+  asyncio.run(_Server(config, served).serve(sockets=[listening]))
   if not served.worker.close(_GRACE):
     # It compiles, which nothing interrupts.
     sys.stdout.flush()

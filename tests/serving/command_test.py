@@ -98,9 +98,8 @@ def test_a_restart_in_the_middle(run, number):
       code, log = server.stop(number)
     assert (code, log) == (0, 'stopped\n')
     for reply in filter(None, (one.result() for one in asked)):
-      # A request that is cut off after the five seconds has status 500.
-      assert reply.status in (200, 500, 503)
-      assert reply.status == 500 or {*reply.json} & {'answers', 'error'}
+      assert reply.status in (200, 503)
+      assert set(reply.json) & {'answers', 'error'}
     port = server.port
   with served.running(run, f'--port={port}') as again:
     assert again.port == port
