@@ -286,6 +286,13 @@ def test_no_file_is_long():
   assert not long
 
 
+def test_files_of_tests_have_names_of_their_own():
+  """Folders of tests are no packages: pytest takes the second for the first."""
+  files = [path.name for path in (ROOT / 'tests').rglob('*.py')]
+  names = collections.Counter(name for name in files if name != 'conftest.py')
+  assert not [name for name, count in names.items() if count > 1]
+
+
 def _names(tree: ast.AST) -> set[str]:
   """Names of variables, arguments, fields and functions of a module."""
   names = set()
