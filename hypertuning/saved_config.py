@@ -22,6 +22,14 @@ MODEL_FILE, _CONFIG_FILE = 'model.gin', 'config.gin'
 # The macro that is bound to None in `model.gin`: neither decoding nor scoring
 # needs an optimizer.
 _LEFT_OUT = 'OPTIMIZER'
+_DOWNSTREAM_ALONE = """
+# The downstream model alone:
+# ==============================================================================
+models.HyperTuningModel.distillation_weight = 0.0
+models.HyperTuningModel.hypermodel = None
+models.HyperTuningModel.teacher = None
+models.HyperTuningModel.trainable_regex = 'downstream/.*'
+"""
 
 
 def save(folder: str, command: str) -> None:
@@ -77,6 +85,15 @@ def model_of(path: str) -> tuple[str, Any] | None:
         lengths = macro(config.read_text(), 'TASK_FEATURE_LENGTHS')
       return (folder / MODEL_FILE).read_text(), lengths
   return None
+
+
+def without_hypermodel(model: str) -> str:
+  """The text of a `model.gin` that builds the downstream model alone.
+
+  Args:
+    model: the text that a run has saved.
+  """
+  return model + _DOWNSTREAM_ALONE
 
 
 def macro(config: str, name: str) -> Any:

@@ -86,7 +86,7 @@ LAYERS = {
   # Of engine, where checkpoints are.
   'exporting': {
     *('errors', 'files', 'folders', 'adapters', 'networks', 'conversion'),
-    *('engine', 'quantization'),
+    *('engine', 'quantization', 'saved_config'),
   },
   # Of networks, no more than `models` does: any family is loaded in one way.
   'api': {

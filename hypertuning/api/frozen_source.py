@@ -32,13 +32,14 @@ def read(
   folder = folders.local(like, '--like') if like else origins.find(place)
   if folder is not None:
     return CheckpointSource(place, binding, origins.from_folder(folder))
-  if saved_config.model_of(str(place)) is None:
+  found = saved_config.model_of(str(place))
+  if found is None:
     raise origins.missing(place, binding)
-  return CheckpointSource(place, binding, _of_run(place))
+  return CheckpointSource(place, binding, _of_run(place, found[0]))
 
 
-def _of_run(place: pathlib.Path) -> origins.Origin:
+def _of_run(place: pathlib.Path, model: str) -> origins.Origin:
   built = loading.build(loading.find(str(place)))
   return origins.from_network(
-    built.module.downstream.config, built.text_format, str(place)
+    *(built.module.downstream.config, built.text_format, str(place), model)
   )

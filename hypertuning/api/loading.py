@@ -106,7 +106,7 @@ def find(model: str, base: str | None = None) -> places.Place:
     known = ', '.join(public_models.MODELS)
     raise UserError(
       f'load: {model!r}: there is no such folder or file, and no public model '
-      f'has this name; {known} do.'
+      f'of this name (there is {known}).'
     )
   if (path / sources.CONFIG_FILE).is_file():
     if not (path / saved_config.MODEL_FILE).is_file():

@@ -98,20 +98,18 @@ class Phi:
     """Writes a model that has this LoRA in its weights, and needs no adapter.
 
     Args:
-      folder: folder that is made, like those of `hypertuning.convert`.
-      checkpoint: folder of `hypertuning.convert` with the base's weights; None
-        takes the one that the model was loaded from.
+      folder: folder that is made; `hypertuning.load` reads it.
+      checkpoint: folder of `hypertuning.convert`, or of a run, with the base's
+        weights; None takes the one that the model was loaded from.
 
     Raises:
       UserError: this phi is no LoRA, there is no such folder, or it cannot be
         written.
     """
-    base = checkpoint or self.base.folder
-    if not base:
-      raise UserError(
-        f'{self.base.name} was not loaded from a folder of '
-        'hypertuning.convert; give such a folder with its base.'
-      )
+    # It loads models, which make phi.
+    from hypertuning.api import frozen_source
+
+    base = frozen_source.read(checkpoint or self.base.folder, 'checkpoint')
     merged.write(self.adapters, self.base.config, base, folder)
 
   def __repr__(self) -> str:
@@ -125,7 +123,7 @@ class Base:
 
   Attributes:
     name: the name or folder that it was loaded by.
-    folder: folder of `hypertuning.convert` with its weights; '' for none.
+    folder: folder of `hypertuning.convert`, or of a run, with its weights.
     hugging_face: its name for `transformers`; '' for none.
     config: its network's configuration.
     fingerprint: hexadecimal digest of a sample of its weights; '' if they have

@@ -28,7 +28,7 @@ class Place:
     bindings: further bindings, `NAME = value`.
     checkpoint: path of its checkpoint, or of the file of its trained part.
     hugging_face: name of its frozen model for `transformers`; '' for none.
-    folder: folder of `hypertuning.convert` with its frozen model; '' for none.
+    folder: folder of `hypertuning.convert`, or of a run, with its frozen model.
     moved: new folders of the checkpoints that hold its frozen part.
     lengths: TASK_FEATURE_LENGTHS that it was trained with.
     missing: why it has no hypermodel, as a sentence; '' if it has one.
@@ -42,7 +42,7 @@ class Place:
   hugging_face: str
   moved: Mapping[str, str]
   lengths: Mapping[str, Any]
-  folder: str = ''
+  folder: str
   missing: str = ''
   text: str = ''
 
@@ -104,7 +104,7 @@ def run(folder: pathlib.Path, base: str | None) -> Place:
   return Place(
     *(str(folder), [], bindings, str(folder), '', moved),
     lengths or _LENGTHS,
-    base or '',
+    base or str(folder),
     text=text,
   )
 

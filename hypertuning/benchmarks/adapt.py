@@ -97,7 +97,7 @@ def _tuned(
   from hypertuning.benchmarks import adapting, peft_tuning
   from hypertuning.conversion import hugging_face
 
-  place = model.base.folder or model.base.name
+  place = model.base.folder
   with tempfile.TemporaryDirectory() as folder:
     public = pathlib.Path(folder, 'base')
     source = frozen_source.read(place, '--model')

@@ -24,6 +24,8 @@ class CheckpointSource:
   """A `sources.Source` of a checkpoint of ours.
 
   Attributes:
+    path: folder of a run, or of one of its checkpoints.
+    origin: the model's configuration and vocabulary.
     size: number of bytes of all arrays.
   """
 
@@ -33,10 +35,9 @@ class CheckpointSource:
     """Finds the arrays.
 
     Args:
-      path: folder of a run, or of one of its checkpoints.
+      path: see the class.
       binding: flag that gives the path, for error messages.
-      origin: the model's configuration and vocabulary; by default those of
-        `path` or the folder above it.
+      origin: see the class; by default that of `path` or the folder above it.
 
     Raises:
       UserError: there is no checkpoint, or it has other variables.
@@ -46,13 +47,13 @@ class CheckpointSource:
       if like is None:
         raise origins.missing(path, binding)
       origin = origins.from_folder(like)
+    self.path, self.origin = path, origin
     self.place, self.fields = origin.place, origin.fields
-    self._vocabulary, self._files = origin.vocabulary, origin.files
     family = families.find(self.fields)
     config = family.config(self.fields)
     folder = checkpoint_folders.find(str(path), binding)
     variables = family.variables(config)
-    self._tokens = self._vocabulary.rows(config.vocab_size)
+    self._tokens = origin.vocabulary.rows(config.vocab_size)
     ours = [variable.with_rows(self._tokens) for variable in variables]
     if t5x_format.is_checkpoint(folder):
       found = _converted(folder, ours)
@@ -70,17 +71,17 @@ class CheckpointSource:
     variable, array = self._found[name]
     rows: Rows = _Rows(array, variable.is_transposed)
     if variable.per_token:
-      rows = TokenRows(rows, self._tokens, self._vocabulary.swapped)
+      rows = TokenRows(rows, self._tokens, self.swapped_ids)
     yield rows
 
   def vocabulary_files(self) -> Mapping[str, bytes]:
     """The content of the files of the vocabulary, by name."""
-    return self._files
+    return self.origin.files
 
   @property
   def swapped_ids(self) -> tuple[int, int] | None:
     """Two ids that have changed places, see `TokenizerJson.swapped_ids`."""
-    return self._vocabulary.swapped
+    return self.origin.vocabulary.swapped
 
 
 def _dtype(array: Any) -> np.dtype:

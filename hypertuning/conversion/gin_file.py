@@ -9,6 +9,7 @@ from hypertuning.networks.llama_config import LlamaConfig
 from hypertuning.networks.rotary import RotaryScaling
 from hypertuning.networks.t5_config import T5Config
 
+NAME = 'model.gin'
 _Bindings = list[tuple[str, str]]
 
 

@@ -48,11 +48,49 @@ def write(source: Source, output: str | os.PathLike, binding: str) -> None:
     own = vocabulary.read(contents, folder, source.fields, source.place)
     config = config.replace(vocab_size=own.rows(config.vocab_size))
     files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
-    files.write_text(folder, 'model.gin', gin_file.text(config, own, place))
+    text = gin_file.text(config, own, place)
+    files.write_text(folder, gin_file.NAME, text)
     with bar(size) as progress:
       checkpoint_writer.write(
         epath.Path(folder / _CHECKPOINT), source, pairs, own, progress.update
       )
+
+
+def write_run(
+  source: Source,
+  own: vocabulary.Vocabulary,
+  model: str,
+  output: str | os.PathLike,
+  binding: str,
+) -> None:
+  """Writes a model as a run of ours, whose gin file says all of it.
+
+  A model that was trained from the start may have a vocabulary or a text format
+  that no public model has.
+
+  Args:
+    source: the model's weights.
+    own: the model's vocabulary.
+    model: text of the gin file that builds the model.
+    output: folder that is made.
+    binding: name of the flag or argument that gives the folder.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  family = families.find(source.fields)
+  variables = family.variables(family.config(source.fields))
+  pairs = pairing.pair(source, family, variables)
+  size = sum(source.arrays[name].size for _, name in pairs)
+  place = folders.new_folder(output, binding)
+  with (
+    folders.written(place, binding, room(size, len(pairs), {})) as folder,
+    bar(size) as progress,
+  ):
+    files.write_text(folder, gin_file.NAME, model)
+    checkpoint_writer.write(
+      epath.Path(folder / _CHECKPOINT), source, pairs, own, progress.update
+    )
 
 
 def room(size: int, arrays: int, contents: Mapping[str, bytes]) -> int:

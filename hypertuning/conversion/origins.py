@@ -25,12 +25,15 @@ class Origin(NamedTuple):
     fields: the fields of its `config.json`.
     vocabulary: its vocabulary.
     files: the content of the files of the vocabulary, by name.
+    model: the text of the `model.gin` of a run, which says all of this; '' for
+      a folder that `convert` made.
   """
 
   place: str
   fields: Fields
   vocabulary: Vocabulary
   files: Mapping[str, bytes]
+  model: str = ''
 
 
 def find(source: pathlib.Path) -> pathlib.Path | None:
@@ -60,7 +63,9 @@ def from_folder(folder: pathlib.Path) -> Origin:
   return Origin(str(folder), fields, own, contents)
 
 
-def from_network(config: Any, form: TextFormat, place: str) -> Origin:
+def from_network(
+  config: Any, form: TextFormat, place: str, model: str
+) -> Origin:
   """The configuration and the vocabulary of a network.
 
   Args:
@@ -68,6 +73,7 @@ def from_network(config: Any, form: TextFormat, place: str) -> Origin:
     form: format of the model's text. A vocabulary that has no file, such as
       bytes, gives no file.
     place: path that error messages begin with.
+    model: the text of the `model.gin` that builds the network.
 
   Raises:
     UserError: `transformers` has no such network, or a file is missing.
@@ -95,6 +101,7 @@ def from_network(config: Any, form: TextFormat, place: str) -> Origin:
     Fields(values, place),
     Vocabulary(name, ids.size, swapped=swapped),
     contents,
+    model,
   )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypertuning import folders, quantization
+from hypertuning import folders, quantization, saved_config
 from hypertuning.adapters import Adapters
-from hypertuning.conversion import families, model_folder, origins
+from hypertuning.conversion import families, model_folder
 from hypertuning.conversion.checkpoint_source import CheckpointSource
 from hypertuning.conversion.sources import Rows
 from hypertuning.engine import checkpoint_folders, checkpoints, t5x_format
@@ -24,25 +24,22 @@ _BASE = 'checkpoint'
 def write(
   adapters: Adapters,
   config: Any,
-  checkpoint: str,
+  base: CheckpointSource,
   output: str | os.PathLike,
-  like: str | None = None,
   binding: str = 'output',
 ) -> None:
-  """Writes a model that needs no adapter, as a folder like those of `convert`.
+  """Writes a model that needs no adapter.
 
-  The folder is read like any other converted model, and
+  The folder is like those of `convert`, or, if the base is a run's, like a run
+  of the frozen model alone. It is read like any of these, and
   `python -m hypertuning.convert --to_hugging_face` takes it to `transformers`.
   Weights keep their dtype: each sum is computed in float32 and rounded once.
 
   Args:
     adapters: LoRA of one episode.
     config: config of the network.
-    checkpoint: folder that `hypertuning.convert` made, or the folder of a run
-      or of one of its checkpoints.
+    base: the frozen model, see `api.frozen_source`.
     output: folder that is made; it appears whole or not at all.
-    like: folder that `hypertuning.convert` made, which has the configuration
-      and the vocabulary; by default `checkpoint`.
     binding: name of the flag or argument that gives the output, for error
       messages.
 
@@ -54,23 +51,23 @@ def write(
   updates = factors.read(adapters, config)
   checkpoint_folders.folder(os.fspath(output), binding)
   folders.new_folder(output, binding)
-  _refuse_quantized(checkpoint)
-  base = CheckpointSource(
-    folders.local(checkpoint, _BASE),
-    _BASE,
-    origins.from_folder(folders.local(like, 'like')) if like else None,
-  )
+  _refuse_quantized(str(base.path))
   family = families.find(base.fields)
   if family.config(base.fields).sites != config.sites:
     raise UserError(
-      f'{_BASE} = {checkpoint!r}: phi was made for a model of other sizes.'
+      f'{_BASE} = {str(base.path)!r}: phi was made for a model of other sizes.'
     )
   kernels = {
     family.their_name(path): pair for path, pair in updates.kernels.items()
   }
-  model_folder.write(
-    _Sum(base, Updates(kernels, updates.scale)), output, binding
-  )
+  total = _Sum(base, Updates(kernels, updates.scale))
+  if base.origin.model:
+    model = saved_config.without_hypermodel(base.origin.model)
+    model_folder.write_run(
+      *(total, base.origin.vocabulary, model, output, binding)
+    )
+  else:
+    model_folder.write(total, output, binding)
 
 
 class _Sum:

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 import runner
 import tiny_runs
 
 import hypertuning
-from hypertuning import command_line, export
+from hypertuning import command_line, convert, export
 from hypertuning.shell import adapt, infer
 
 EXAMPLES = [('a', 'xy'), ('bb', 'z'), ('cde', 'x')]
@@ -71,6 +73,34 @@ def test_examples_become_an_adapter_that_answers(runs, capfd, tmp_path):
   assert {path.name for path in folder.iterdir()} == {
     *('adapter_config.json', 'adapter_model.safetensors'),
   }
+
+
+def test_an_adapter_is_merged_into_the_model_of_a_run(runs, capfd, tmp_path):
+  """Its vocabulary is no public model's, and it is a model all the same."""
+  model = hypertuning.load(runs / 'lora')
+  made = model.adapt(EXAMPLES)
+  # A tiny run's update is a small one.
+  large = jax.tree.map(lambda x: x * 50, made.adapters)
+  phi = hypertuning.Phi(large, made.base)
+  phi.save(tmp_path / 'phi.safetensors')
+  code, _, err = _run(
+    *(export.main, capfd, f'--phi={tmp_path}/phi.safetensors', '--to=merged'),
+    f'--output={tmp_path}/merged',
+  )
+  assert code == 0, err
+  merged = hypertuning.load(tmp_path / 'merged')
+  question = ('q', ['x', 'yz'])
+  wanted = model.score(*question, phi)
+  # Sums in float32, in another order.
+  np.testing.assert_allclose(merged.score(*question), wanted, rtol=1e-5)
+  assert not np.allclose(model.score(*question), wanted, rtol=1e-2)
+  assert not merged.has_hypermodel
+  code, _, err = _run(
+    *(convert.main, capfd, '--to_hugging_face', f'--source={tmp_path}/merged'),
+    f'--output={tmp_path}/public',
+  )
+  assert code == 0, err
+  assert (tmp_path / 'public/model.safetensors').is_file()
 
 
 def test_a_file_of_tasks_needs_no_gin_file(runs, capfd, tmp_path):

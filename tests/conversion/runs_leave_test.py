@@ -22,7 +22,7 @@ from hypertuning.networks.t5_config import T5Config
 peft = pytest.importorskip('peft', reason='needs the extra `hf`')
 
 EXAMPLES = [('1a', 'aB'), ('2c', 'cD')]
-KINDS = {'lora': 't5', 'hyper_llama': 'llama'}
+KINDS = {'lora': 't5', 'hyper_llama': 'llama', 'hyper_llama_lora': 'llama'}
 
 
 def _t5(rng) -> T5Config:
@@ -142,7 +142,7 @@ def test_a_vocabulary_with_a_file_brings_it(tmp_path):
   one, other = ids.swapped_ids
   form = text_format.custom_format(ids, start=(1,), end_ids=(2, other))
   config = LlamaConfig(ids.size)
-  origin = origins.from_network(config, form, 'run')
+  origin = origins.from_network(config, form, 'run', '')
   assert origin.files == {'tokenizer.json': path.read_bytes()}
   values = origin.fields.values
   assert values['eos_token_id'] == [2, one]

@@ -10,6 +10,7 @@ import safetensors.numpy
 import tiny
 
 from hypertuning import convert, trees
+from hypertuning.api import frozen_source
 from hypertuning.engine import checkpoints
 from hypertuning.exporting import merged, peft_lora
 
@@ -111,7 +112,8 @@ def test_fields_are_those_of_the_adapter(bases, tmp_path, case):
 def test_merged_weights_need_no_adapter(bases, tmp_path, case):
   base = bases[case]
   phi = _phi(base, case)
-  merged.write(phi, base.config, str(base.folder), tmp_path / 'merged')
+  frozen = frozen_source.read(base.folder, 'checkpoint')
+  merged.write(phi, base.config, frozen, tmp_path / 'merged')
   assert {x.name for x in (tmp_path / 'merged').iterdir()} == {
     x.name for x in base.folder.iterdir()
   }
@@ -140,8 +142,8 @@ def test_a_run_is_merged_too(bases, tmp_path, scan):
   config = base.config.replace(scan_layers=scan)
   for source, like in ((base.folder, None), (tmp_path / 'run', base.folder)):
     output = tmp_path / f'from_{source.name}'
-    like = like and str(like)
-    merged.write(phi, config, str(source), output, like)
+    frozen = frozen_source.read(source, 'checkpoint', like)
+    merged.write(phi, config, frozen, output)
   first, second = (
     trees.flatten_paths(checkpoints.restore_variables(str(tmp_path / name)))
     for name in ('from_own', 'from_run')
@@ -164,7 +166,8 @@ def test_weights_keep_their_dtype(tmp_path):
 
   config = families.LLAMA.config(sources.read_config(tmp_path / 'own'))
   phi = tiny.lora(config, 1, 2, ('mlp',), ('up',))
-  merged.write(phi, config, str(tmp_path / 'own'), tmp_path / 'merged')
+  base = frozen_source.read(tmp_path / 'own', 'checkpoint')
+  merged.write(phi, config, base, tmp_path / 'merged')
   found = checkpoints.restore_variables(str(tmp_path / 'merged'))
   kernel = params['decoder']['layers_1']['mlp']['up']['kernel']
   factors = phi.sites['mlp']['up']

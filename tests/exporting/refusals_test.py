@@ -12,6 +12,7 @@ import tiny_llama
 
 from hypertuning import files, folders, quantization
 from hypertuning.adapters import KeyValue, LoRA, Prefix
+from hypertuning.api import frozen_source
 from hypertuning.engine import checkpoints
 from hypertuning.errors import UserError
 from hypertuning.exporting import (
@@ -39,7 +40,8 @@ def _lora_writers(phi, config, folder):
   """All ways out of LoRA, as functions without arguments."""
   return (
     lambda: peft_lora.write(phi, config, str(folder / 'peft'), 'base'),
-    lambda: merged.write(phi, config, str(folder), folder / 'merged'),
+    # The base is not looked at.
+    lambda: merged.write(phi, config, None, folder / 'merged'),
   )
 
 
@@ -196,8 +198,8 @@ def test_kernels_in_few_bits_are_not_merged(own, tmp_path, kind):
   phi = tiny.lora(config, 1, where=('self',))
 
   def write() -> None:
-    run = str(tmp_path / 'run')
-    merged.write(phi, config, run, tmp_path / 'merged', str(source))
+    base = frozen_source.read(tmp_path / 'run', 'checkpoint', source)
+    merged.write(phi, config, base, tmp_path / 'merged')
 
   _check([write], tmp_path, '8 or 4 bits', 'PEFT')
 
@@ -207,13 +209,15 @@ def test_another_checkpoint_is_not_merged(own, tmp_path):
   phi = tiny.lora(LLAMA, 1, where=('self',))
 
   def write(checkpoint) -> None:
-    merged.write(phi, LLAMA, str(checkpoint), tmp_path / 'merged')
+    base = frozen_source.read(checkpoint, 'checkpoint')
+    merged.write(phi, LLAMA, base, tmp_path / 'merged')
 
   _check([lambda: write(source)], tmp_path, 'a model of other sizes')
-  _check([lambda: write(tmp_path)], tmp_path, 'checkpoint = ', 'no checkpoint')
+  _check([lambda: write(tmp_path)], tmp_path, 'checkpoint = ', 'model.gin')
   phi = tiny.lora(config, 1, where=('self',))
+  base = frozen_source.read(source, 'checkpoint')
   with pytest.raises(UserError, match=r'^output = .* \[ or \]'):
-    merged.write(phi, config, str(source), tmp_path / 'a[b]')
+    merged.write(phi, config, base, tmp_path / 'a[b]')
 
 
 def test_a_full_disk_leaves_no_merged_model(own, tmp_path, monkeypatch):
@@ -221,9 +225,10 @@ def test_a_full_disk_leaves_no_merged_model(own, tmp_path, monkeypatch):
   phi = tiny.lora(config, 1, where=('self',))
   assert jax.tree.leaves(phi)
   with disks.small_disk(tmp_path / 'disk', '2m') as disk:
+    base = frozen_source.read(source, 'checkpoint')
 
     def write() -> None:
-      merged.write(phi, config, str(source), disk / 'merged')
+      merged.write(phi, config, base, disk / 'merged')
 
     _check([write], disk, 'the disk has')
     room = types.SimpleNamespace(free=2**40)
