@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from hypertuning.command_line import Parser
 from hypertuning.shell import flags
 
+_NAMES = {'lora': 'LoRA', 'prefix': 'a prefix'}
+
 
 def main(arguments: Sequence[str]) -> None:
   """Runs the command.
@@ -34,9 +36,10 @@ def main(arguments: Sequence[str]) -> None:
   if options.steps:
     phi = model.tune(pairs, phi, definition=definition, steps=options.steps)
   phi.save(output)
+  count = f'{len(pairs)} example{"s" * (len(pairs) > 1)}'
   print(
-    f'{output}: a {phi.kind} of {phi.num_bytes:,} bytes from {len(pairs)} '
-    f'examples, in {phi.made["seconds"]:.2f} s.'
+    f'{output}: {_NAMES[phi.kind]} of {phi.num_bytes:,} bytes from {count}, in '
+    f'{phi.made["seconds"]:.2f} s.'
   )
 
 

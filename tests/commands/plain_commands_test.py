@@ -49,7 +49,7 @@ def test_examples_become_an_adapter_that_answers(runs, capfd, tmp_path):
     *(f'--output={phi}', f'--model={runs}/lora'),
   )
   assert code == 0, err
-  assert 'a lora of' in out and '3 examples' in out
+  assert 'LoRA of' in out and '3 examples' in out
   expected = model.answer(['a', 'q'], model.adapt(EXAMPLES))
   # The file of phi knows its model.
   code, out, err = _run(
