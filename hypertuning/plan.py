@@ -1,14 +1,15 @@
-"""Estimates what a training step costs on TPUs, on a machine without TPUs.
+"""Estimates what a training step costs on TPUs or GPUs, on a machine without.
 
     python -m hypertuning.plan --topology=v4-64 \\
       --gin_file=gin/models/hyper_t5_lora.gin --gin_file=... \\
       --gin_file=gin/local/plan.gin --gin.BATCH_SIZE=256
 
 Takes the gin files and flags of `hypertuning.train` and compiles that command's
-step for the TPUs, with the compiler in the package `libtpu`. Prints the memory,
-the FLOPs, the bytes that chips receive from one another, and the shortest and
-longest time that a step can take. `--search` compiles many configurations and
-ranks those that fit. The exit code is 2 if nothing fits.
+step for the TPUs, with the compiler in the package `libtpu`; for GPUs
+(`--topology=h100-8`), for as many simulated CPUs. Prints the memory, the FLOPs,
+the bytes that chips receive from one another, and the shortest and longest time
+that a step can take. `--search` compiles many configurations and ranks those
+that fit. The exit code is 2 if nothing fits.
 """
 
 if __name__ == '__main__':
@@ -116,7 +117,7 @@ def _plan_many(
 
 
 class _Compiler:
-  """Compiles steps for one TPU slice, unless the cache has their costs."""
+  """Compiles steps for one slice, unless the cache has their costs."""
 
   def __init__(
     self, topology: Topology, devices: tuple[Any, ...], cache: search.Cache

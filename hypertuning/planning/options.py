@@ -14,7 +14,9 @@ def define_flags() -> None:
       _FLAGS[name].unparse()
     return
   flags.DEFINE_string(
-    'topology', None, 'TPU slice by its cloud name or shape: v4-64, v4:2x4x4.'
+    'topology',
+    None,
+    'TPU slice by its cloud name or shape, or GPUs: v4-64, v4:2x4x4, h100-8.',
   )
   flags.DEFINE_string('json', None, 'File for all numbers.')
   flags.DEFINE_bool(

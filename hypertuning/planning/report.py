@@ -16,7 +16,7 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
 
   Args:
     costs: costs of a step that fits into memory.
-    topology: slice of TPUs that the step was compiled for.
+    topology: slice that the step was compiled for.
   """
   times = roofline.estimate(costs, topology)
   hbm = topology.chip.hbm_bytes / _GIB
@@ -30,7 +30,8 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
     'optimizer state': _size(costs.optimizer_bytes),
     'frozen weights': _size(costs.frozen_bytes),
     'activations': _size(costs.temporary_bytes),
-    'peak': f'{_size(costs.peak_bytes)} of {hbm:.0f} GiB: fits',
+    'peak': f'{_size(costs.peak_bytes)} of {hbm:.0f} GiB: fits'
+    + ', by an estimate' * topology.chip.is_gpu,
     'FLOPs executed': f'{costs.executed_flops:.4g} '
     f'({costs.executed_flops / costs.useful_flops:.3f} x useful)',
     'FLOPs useful': f'{costs.useful_flops:.4g}',
@@ -49,7 +50,7 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
   yield f'{topology.name}, {topology.chips} chips; per chip and step:'
   width = max(map(len, rows))
   yield from (f'  {name:<{width}}  {value}' for name, value in rows.items())
-  yield f'Assumed: {roofline.ASSUMPTIONS}'
+  yield f'Assumed: {roofline.assumptions(topology)}'
 
 
 def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
 
   Args:
     costs: costs of the step. If it does not fit, the result has no `estimate`.
-    topology: slice of TPUs that the step was compiled for.
+    topology: slice that the step was compiled for.
   """
   values: dict[str, Any] = {
     'topology': topology.name,
@@ -67,7 +68,7 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
   }
   if costs.error is None:
     values['estimate'] = dataclasses.asdict(roofline.estimate(costs, topology))
-    values['assumptions'] = roofline.ASSUMPTIONS
+    values['assumptions'] = roofline.assumptions(topology)
   return values
 
 
@@ -84,7 +85,7 @@ def table(
   Args:
     rows: pairs of a step's bindings, as far as steps differ in them, and its
       costs; all steps fit.
-    topology: slice of TPUs that the steps were compiled for.
+    topology: slice that the steps were compiled for.
   """
   names = list(dict.fromkeys(name for row in rows for name in row[0]))
   columns = [

@@ -6,12 +6,23 @@ from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
 MATMUL_SHARE = 0.7  # share of the peak FLOPs that these matmuls reach
-ASSUMPTIONS = (
-  f'matmuls at {MATMUL_SHARE:.0%} of the peak; what chips receive comes round '
-  'one ring (two links); each kernel reads and writes memory once. "best" '
-  'overlaps all three, "worst" waits for the interconnect. Not counted: input '
-  'pipeline, host, other traffic on the links. Estimates, not measurements.'
+_SIMULATED = (
+  ' There is no compiler for GPUs here: all but FLOPs is read from the program '
+  'for simulated CPUs, which keeps bfloat16 in float32, fuses less, and sums '
+  'gradients whole where a GPU gets its part alone.'
 )
+
+
+def assumptions(topology: Topology) -> str:
+  """What estimates for a slice assume, as sentences."""
+  return (
+    f'matmuls at {MATMUL_SHARE:.0%} of the peak; {topology.chip.network}; each '
+    'kernel reads and writes memory once. "best" overlaps all three, "worst" '
+    'waits for the interconnect. Not counted: input pipeline, host, other '
+    'traffic on the links. Estimates, not measurements.'
+    + _SIMULATED
+    * topology.chip.is_gpu
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +58,12 @@ def estimate(costs: Costs, topology: Topology) -> Estimate:
 
   Args:
     costs: costs of a compiled step that fits into memory.
-    topology: slice of TPUs that the step runs on.
+    topology: slice that the step runs on.
   """
   chip = topology.chip
   matmul = costs.executed_flops / (chip.flops * MATMUL_SHARE)
   memory = costs.hbm_bytes / chip.hbm_rate
-  network = sum(costs.collective_bytes.values()) / chip.ring_rate
+  network = sum(costs.collective_bytes.values()) / chip.receive_rate
   best = max(matmul, memory, network)
   worst = max(matmul, memory) + network
   return Estimate(

@@ -145,7 +145,7 @@ def key(
 
   Args:
     config: text of the resolved gin configuration.
-    topology: slice of TPUs that the step is compiled for.
+    topology: slice that the step is compiled for.
     package: folder of the source files that make a step and count its costs. By
       default, this is the whole of `hypertuning`: a list of single files would
       be wrong as soon as one of them imported another.

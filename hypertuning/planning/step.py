@@ -1,4 +1,4 @@
-"""Traces a training step, counts its FLOPs, and compiles it for TPUs."""
+"""Traces a training step, counts its FLOPs, and compiles it for a slice."""
 
 import copy
 import dataclasses
@@ -16,6 +16,8 @@ from hypertuning.engine.task_data import TaskData
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops, hlo
 from hypertuning.planning.topologies import Topology
+
+_ESTIMATE = 'by an estimate, which counts bfloat16 as float32.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ def compile_step(
   """Compiles the step that `train.train` would run, and reads its costs.
 
   Args:
-    topology: slice of TPUs that the step is compiled for.
+    topology: slice that the step is compiled for.
     devices: devices of the slice, from `topologies.devices`.
     settings: arguments of `train.train`, by name.
 
@@ -127,6 +129,11 @@ def compile_step(
     collective_bytes=hlo.collective_bytes(text),
     hbm_bytes=hlo.memory_bytes(text),
   )
+  room = topology.chip.hbm_bytes
+  if topology.chip.is_gpu and costs.peak_bytes > room:
+    # The compiler for TPUs refuses such a program by itself.
+    found = f'{costs.peak_bytes / 2**30:.1f} of {room / 2**30:.0f} GiB'
+    costs = dataclasses.replace(costs, error=f'{found} {_ESTIMATE}')
   return _with_compilation(costs, start)
 
 

@@ -1,4 +1,4 @@
-"""Finds TPU slices by name, and makes devices that programs are compiled for.
+"""Finds slices by name, and makes devices that programs are compiled for.
 
 libtpu accepts names of slices that do not exist (v5e:4x4x4), refuses names of
 slices that exist (v4-128), and counts cores in others. A table here translates
@@ -16,98 +16,16 @@ import jax
 from jax.experimental import topologies
 
 from hypertuning.errors import UserError
-
-_CUBES = (
-  '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16'
-).split()
-_SQUARES = '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16'.split()
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """A generation of TPUs; rates are those of one chip.
-
-  The numbers are from Google Cloud's pages on each generation, except for v4's
-  interconnect, for which those pages give none.
-
-  Attributes:
-    name: name of the generation in libtpu, with which names of shapes start.
-    cloud: starts of the names of slices in the cloud.
-    cores: number that one chip counts for in the names of the cloud.
-    flops: bfloat16 operations per second.
-    hbm_bytes: bytes of memory, a few of which the system keeps for itself.
-    hbm_rate: bytes per second that are read from or written to memory.
-    ring_rate: bytes per second that a chip receives from one ring of chips,
-      which uses two of its links. Published rates are the sum over all links;
-      here, they are divided by the number of links.
-    shapes: shapes of the slices, in numbers of chips.
-    config: name of libtpu's setting in which the two cores of a chip are one
-      device; None if this is the default.
-  """
-
-  name: str
-  cloud: tuple[str, ...]
-  cores: int
-  flops: float
-  hbm_bytes: int
-  hbm_rate: float
-  ring_rate: float
-  shapes: tuple[str, ...]
-  config: str | None = None
-
-
-CHIPS = (
-  Chip(
-    name='v4',
-    cloud=('v4-',),
-    cores=2,
-    flops=275e12,
-    hbm_bytes=32 << 30,
-    hbm_rate=1200e9,
-    ring_rate=95e9,
-    shapes=tuple(_CUBES),
-    config='megacore',
-  ),
-  Chip(
-    name='v5p',
-    cloud=('v5p-',),
-    cores=2,
-    flops=459e12,
-    hbm_bytes=95 << 30,
-    hbm_rate=2765e9,
-    ring_rate=200e9,
-    shapes=tuple(_CUBES),
-  ),
-  Chip(
-    name='v5e',
-    cloud=('v5e-', 'v5litepod-'),
-    cores=1,
-    flops=197e12,
-    hbm_bytes=16 << 30,
-    hbm_rate=819e9,
-    ring_rate=100e9,
-    shapes=tuple(_SQUARES),
-  ),
-  Chip(
-    name='v6e',
-    cloud=('v6e-',),
-    cores=1,
-    flops=918e12,
-    hbm_bytes=32 << 30,
-    hbm_rate=1638e9,
-    ring_rate=200e9,
-    shapes=tuple(_SQUARES),
-  ),
-)
+from hypertuning.planning.chips import CHIPS, Chip
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice of TPUs.
+  """A slice of TPUs, or the GPUs of a machine.
 
   Attributes:
-    chip: generation of the chips.
-    shape: arrangement of the chips, such as `2x4x4`.
+    chip: kind of the chips.
+    shape: arrangement of the chips, such as `2x4x4`, or the number of GPUs.
   """
 
   chip: Chip
@@ -115,7 +33,7 @@ class Topology:
 
   @property
   def name(self) -> str:
-    """The name by generation and shape, such as `v4:2x4x4`."""
+    """The name by kind and shape, such as `v4:2x4x4` or `h100:8`."""
     return f'{self.chip.name}:{self.shape}'
 
   @property
@@ -126,6 +44,8 @@ class Topology:
 
 def find(name: str) -> Topology:
   """Finds a slice by its cloud name (`v4-64`) or its shape (`v4:2x4x4`).
+
+  GPUs go by their number: `h100-8` or `h100:8`.
 
   Raises:
     UserError: no slice has this name; the message lists those that exist.
@@ -140,31 +60,51 @@ def find(name: str) -> Topology:
     for chip in near or CHIPS
     for shape in chip.shapes
   )
-  raise UserError(
-    f'--topology={name}: no such TPU slice; there are {slice_names}.'
-  )
+  raise UserError(f'--topology={name}: no such slice; there are {slice_names}.')
 
 
 def devices(topology: Topology) -> tuple[Any, ...]:
-  """Makes devices for which programs can be compiled without a TPU.
+  """Makes devices for which programs can be compiled without the chips.
 
   Args:
-    topology: slice of TPUs; each of its chips is one device.
+    topology: slice of chips; each of them is one device.
 
   Raises:
-    UserError: libtpu is not installed, or does not know the slice.
+    UserError: libtpu is not installed, or does not know the slice; or this
+      process uses jax already.
   """
+  # jax's cache cannot load programs for devices that this machine does not
+  # have. If it has some, they must not be used in place of the slice.
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_enable_compilation_cache', False)
+  if topology.chip.is_gpu:
+    return _simulated_devices(topology.chips)
+  return _tpu_devices(topology)
+
+
+def _simulated_devices(count: int) -> tuple[Any, ...]:
+  """CPU devices, one per GPU."""
+  try:
+    jax.config.update('jax_num_cpu_devices', count)
+  except RuntimeError:  # jax has its devices already
+    pass
+  found = jax.devices('cpu')
+  if len(found) < count:
+    raise UserError(
+      f'This process has {len(found)} simulated devices, not {count}: plan in '
+      'a process of its own.'
+    )
+  return tuple(found[:count])
+
+
+def _tpu_devices(topology: Topology) -> tuple[Any, ...]:
+  """Devices of libtpu, without a TPU."""
   if importlib.util.find_spec('libtpu') is None:
     raise UserError(
       'The TPU compiler is not installed: pip install libtpu, or '
       "hypertuning's extra [plan]."
     )
   os.environ.update(_ENVIRONMENT)
-  # If this machine has a TPU, it must not be used in place of the slice. And
-  # jax's cache cannot load programs for devices that this machine does not
-  # have.
-  jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_enable_compilation_cache', False)
   kwargs: dict[str, Any] = {}
   if topology.chip.config:
     kwargs['chip_config_name'] = topology.chip.config

@@ -1,5 +1,6 @@
 """What a step costs on TPUs: counters, names, search, and a real compile."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -12,9 +13,10 @@ import pytest
 import runner
 from jax.sharding import NamedSharding, PartitionSpec
 
+from hypertuning import gin_utils, train
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
-from hypertuning.planning import flops, hlo, roofline, search, topologies
+from hypertuning.planning import chips, flops, hlo, roofline, search, topologies
 from hypertuning.planning.step import Costs
 
 FILES = (
@@ -51,6 +53,8 @@ COSTS = Costs(
     ('v5e-64', 'v5e:8x8', 64),
     ('v5litepod-64', 'v5e:8x8', 64),
     ('v6e-8', 'v6e:2x4', 8),
+    ('h100-8', 'h100:8', 8),
+    ('h200:1', 'h200:1', 1),
   ],
 )
 def test_clouds_count_cores_of_some_chips(name, shape, chips):
@@ -70,7 +74,7 @@ def test_slices_that_do_not_exist_are_refused_with_those_that_do(name):
 def test_every_name_is_of_one_slice():
   names = [
     name
-    for chip in topologies.CHIPS
+    for chip in chips.CHIPS
     for shape in chip.shapes
     for name in (f'{chip.name}:{shape}', f'{chip.cloud[0]}{shape}')
   ]
@@ -388,6 +392,62 @@ def test_compiler_for_tpus(tmp_path):
   assert sum(costs.collective_bytes.values()) > costs.params_bytes
   # Nothing of libtpu's own between the lines of progress.
   assert len(done.stderr.splitlines()) == 2, done.stderr
+
+
+@pytest.mark.slow
+def test_gpus_are_planned_on_simulated_cpus(tmp_path):
+  """In a process of its own, which has so many devices as there are GPUs."""
+
+  def plan(topology, **bindings) -> dict:
+    path = tmp_path / f'{topology}.json'
+    command = [
+      *(sys.executable, '-m', 'hypertuning.plan', f'--topology={topology}'),
+      *(f'--json={path}', f'--cache_dir={tmp_path}'),
+      *runner.flags(FILES, {**BINDINGS, **bindings}),
+    ]
+    done = subprocess.run(
+      command,
+      env=runner.plain_environment(),
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'by an estimate' in done.stdout and not done.stderr
+    return json.loads(path.read_text())
+
+  one, four = plan('h100-1'), plan('h100-4')
+  assert (one['chips'], four['chips']) == (1, 4)
+  assert 'NVLink' in four['assumptions']
+  one, four = Costs(**one['costs']), Costs(**four['costs'])
+  assert four.executed_flops == one.executed_flops / 4
+  assert four.peak_bytes < one.peak_bytes
+  assert not sum(one.collective_bytes.values())
+  # Every GPU has whole weights: the gradients, float32, are summed, and each
+  # byte of a sum is received twice. XLA sums those of relative biases before
+  # they become those of their tables; the loss and its counts come on top.
+  hyper, queries = runner.LENGTHS['hyper_inputs'], BINDINGS['PREFIX_LENGTH']
+  biases = BINDINGS['NUM_HEADS'] * (hyper**2 + queries**2) * 4
+  received = four.collective_bytes['all-reduce'] / 2
+  assert four.params_bytes <= received <= four.params_bytes + biases + 12
+
+
+def test_more_than_the_memory_of_a_gpu_does_not_fit(monkeypatch):
+  from hypertuning.planning import step
+
+  topology = topologies.find('h100-1')
+  small = dataclasses.replace(topology.chip, hbm_bytes=1 << 10)
+  small_topology = dataclasses.replace(topology, chip=small)
+  costs = step.compile_step(
+    small_topology, tuple(jax.devices()[:1]), _settings(BINDINGS)
+  )
+  assert 'of 0 GiB by an estimate, which' in costs.error
+
+
+def _settings(bindings) -> dict:
+  """The arguments of a training, as gin gives them."""
+  gin_utils.parse(FILES, [f'{k} = {v!r}' for k, v in bindings.items()])
+  return gin_utils.arguments(train.train)
 
 
 def test_cache_key_sees_every_source(tmp_path):
