@@ -6,7 +6,10 @@ import os
 import shutil
 import tempfile
 
-os.environ['JAX_PLATFORMS'] = 'cpu'
+# Tests of a GPU are run with an empty HYPERTUNING_TEST_PLATFORMS.
+os.environ['JAX_PLATFORMS'] = os.environ.get(
+  'HYPERTUNING_TEST_PLATFORMS', 'cpu'
+)
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Most of the time goes into compiling. Programs that run for a moment need not
 # be good ones (the emitters of fusions alone take half of it), and none is

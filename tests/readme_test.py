@@ -71,7 +71,6 @@ PARSED = {
   'hypertuning.sweep': 'its cells are trainings; those of the page are planned',
   'hypertuning.report': 'reads a sweep of 110 minutes',
   'hypertuning.plan': 'compiles for minutes, with libtpu',
-  'hypertuning.benchmarks.decode': 'needs transformers; takes minutes',
 }
 # Programs of which only the words are looked at.
 LOOKED_AT = {
@@ -81,12 +80,14 @@ LOOKED_AT = {
   'curl': 'asks a server; tests/serving/serving_page_test.py sends the same',
   'unzip': 'opens what pip would have fetched',
   'hypertuning.convert': 'needs a public model; tests/conversion run it',
+  'hypertuning.benchmarks': 'takes minutes; tests/benchmarks run it',
   'hypertuning.benchmarks.adapt': 'needs a run; tests/benchmarks run it',
   'launch/quickstart.sh': 'trains for minutes',
   'launch/claims.sh': 'trains for 110 minutes',
   'launch/smollm.sh': 'evaluates for 15 minutes',
   'launch/eval_sweep.sh': 'evaluates checkpoints of other runs',
   'launch/test.sh': 'runs these tests',
+  'launch/gpu_benchmarks.sh': 'needs a GPU; its lines run in tests/launch',
 }
 
 

@@ -115,7 +115,7 @@ LAYERS = {
     *('errors', 'gin_utils', 'networks', 'data', 'models', 'engine'),
     *('planning', 'files', 'saved_config', 'padding', 'trees'),
     *('quantization', 'folders', 'tables', 'command_line', 'shell', 'api'),
-    'conversion',
+    *('conversion', 'adapters', 'exporting', 'paths', 'text_files'),
   },
   'tasks': {
     'ranges',

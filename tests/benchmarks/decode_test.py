@@ -1,10 +1,15 @@
 """Decoding costs what it must, and its benchmark runs beside its peer."""
 
+import json
+import sys
+
 import pytest
 import tiny
+import tiny_llama
 
-from hypertuning.benchmarks import decode
-from hypertuning.networks import t5
+from hypertuning import command_line
+from hypertuning.benchmarks import decode, decoding
+from hypertuning.networks import llama, t5
 
 
 def by_hand(cfg, rows, inputs, length):
@@ -35,19 +40,39 @@ def test_flops_of_decoding_are_those_by_hand(scan):
     num_decoder_layers=8,
     scan_layers=scan,
   )
-  ours = decode.decode_flops(tiny.model(cfg), (8, 384), 64)
+  ours = decoding.decode_flops(tiny.model(cfg), (8, 384), 64)
   # Projecting cross-attention's keys per token would be 9 times as much.
   assert 0.99 <= ours / by_hand(cfg, 8, 384, 64) <= 1.05
 
 
-def test_benchmark_measures_both_in_turn(capsys):
+@pytest.mark.parametrize('family', ['t5', 'llama'])
+def test_benchmark_measures_both_in_turn(family):
   pytest.importorskip('hf_reference')
-  model = tiny.model(tiny.shallow())
-  found = decode.measure(
-    model=model, batch_size=2, input_length=6, target_length=3, rounds=2
-  )
-  assert len(found['ours']) == len(found['peer']) == 2
-  cfg = model.module.downstream.config
-  assert found['flops'] == by_hand(cfg, 2, 6, 3)
-  out = capsys.readouterr().out
-  assert '| transformers |' in out and 'hypertuning / transformers: ' in out
+  cfg = tiny.shallow() if family == 't5' else tiny_llama.config()
+  model = tiny.model(cfg)
+  if family == 'llama':
+    model = tiny.model(downstream=llama.Llama(cfg))
+  found = decoding.measure(model, (2, 6), 3, 2)
+  ours, peer = found['rows']
+  assert (ours['way'], peer['way']) == (decoding.OURS, decoding.PEER)
+  assert len(ours['rounds']) == len(peer['rounds']) == 2
+  assert ours['ratio'] == 1
+  assert peer['ratio'] == peer['seconds'] / ours['seconds']
+  if family == 't5':
+    assert found['flops'] == by_hand(cfg, 2, 6, 3)
+  assert decode.table(found).count('| transformers |') == 1
+
+
+def test_without_the_peer_ours_is_measured(monkeypatch, tmp_path, capfd):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  name = 'hypertuning.benchmarks.torch_peers'
+  monkeypatch.delitem(sys.modules, name, raising=False)
+  flags = ('--rows=2', '--inputs=4', '--targets=2', '--rounds=1')
+  output = tmp_path / 'found.json'
+  small = ('--gin.NUM_LAYERS=1', f'--output={output}')
+  assert command_line.run(decode.main, [*flags, *small]) == 0
+  captured = capfd.readouterr()
+  assert "pip install '.[hf]'" in captured.err
+  found = json.loads(output.read_text())
+  assert [row['way'] for row in found['rows']] == ['hypertuning']
+  assert found['machine']['cores'] and found['versions']['jaxlib']

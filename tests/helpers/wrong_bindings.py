@@ -124,16 +124,6 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
     ),
     runner.SMALL,
   ),
-  'time decoding': (
-    'benchmarks.decode',
-    'measure',
-    (
-      'gin/models/t5.gin',
-      'gin/models/sizes/small.gin',
-      'gin/benchmarks/decode.gin',
-    ),
-    {},
-  ),
 }
 _WRONG = (
   *(None, True, False, 0, -1, 1, 3, 1.0, 1.5, 0.0, -0.5, 10.0, 1e-9),

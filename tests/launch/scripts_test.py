@@ -1,7 +1,10 @@
 """The scripts of launch/ that set everything up say what they take."""
 
+import json
+import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -17,7 +20,10 @@ def _run(script, *arguments):
   )
 
 
-@pytest.mark.parametrize('script', ['quickstart.sh', 'claims.sh', 'smollm.sh'])
+@pytest.mark.parametrize(
+  'script',
+  ['quickstart.sh', 'claims.sh', 'smollm.sh', 'gpu_benchmarks.sh'],
+)
 def test_help_and_what_is_no_argument(script):
   done = _run(script, '--help')
   assert done.returncode == 0 and f'launch/{script}' in done.stdout
@@ -33,3 +39,28 @@ def test_data_that_is_not_there(folder):
   done = _run('smollm.sh', '--data', *([folder] if folder else []))
   assert done.returncode == 2
   assert done.stderr == f"error: --data = '{folder or ''}': no such folder.\n"
+
+
+@pytest.mark.slow
+def test_rows_of_a_gpu_run_on_a_cpu_at_a_tiny_size(tmp_path):
+  """Every row, without TensorFlow and seqio; no test of a GPU is run here."""
+  done = subprocess.run(
+    [
+      *(LAUNCH / 'gpu_benchmarks.sh', tmp_path / 'out'),
+      *('--size=tiny', '--gin.NUM_LAYERS=1', '--no_compiled_peer'),
+      *('--episodes=2', '--queries=1', '--hyper_inputs=6', '--inputs=5'),
+      *('--targets=3', '--rounds=1'),
+    ],
+    env={**os.environ, 'PYTHON': sys.executable, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+  )
+  results = {
+    path.stem: json.loads(path.read_text())
+    for path in (tmp_path / 'out').glob('*.json')
+  }
+  assert set(results) == {
+    *('hyper_t5_lora_large', 'mtf_t5_large', 'hyper_llama_smollm2'),
+  }, done.stderr
+  for found in results.values():
+    assert found['rows'][0]['seconds'] > 0
