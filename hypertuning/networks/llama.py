@@ -50,7 +50,7 @@ class LlamaLayer(nn.Module):
     x: jax.Array,
     adapters: stack.SiteAdapters,
     memory: KeyValue | None,
-    view: attention.Plain,
+    view: attention.Prepared,
     positions: jax.Array,
     place: Any,
   ) -> tuple[jax.Array, KeyValue | None]:
@@ -154,6 +154,10 @@ class Decoder(nn.Module):
       gists: see `LlamaLayer`.
     """
     cfg = self.config
+    if memory is None:
+      seen = attention.prepare(cfg, block.view, adapters[llama.SELF])
+    else:
+      seen = attention.Plain(block.view.bias())
     x, kept = stack.run_layers(
       LlamaLayer,
       cfg.num_layers,
@@ -162,7 +166,7 @@ class Decoder(nn.Module):
       x.astype(cfg.dtype),
       adapters,
       memory,
-      attention.Plain(block.view.bias()),
+      seen,
       block.positions,
       block.place,
     )

@@ -199,7 +199,16 @@ class Decoder(Stack):
     """
     cfg = self.config
     relative = self._relative_biases(places, self.bidirectional_bias)
+    view = dataclasses.replace(view, relative=relative)
     encoded_view = attention.View(encoded_mask.shape[1], keys=encoded_mask)
+    views = {t5.DECODER_SELF: view, t5.DECODER_CROSS: encoded_view}
+    if remembers:  # decodes token by token
+      seen: list[Any] = [attention.Plain(x.bias()) for x in views.values()]
+    else:
+      seen = [
+        self._prepare(x, adapters[site], deterministic)
+        for site, x in views.items()
+      ]
     x, layer_memory = stack.run_layers(
       DecoderLayer,
       cfg.num_decoder_layers,
@@ -208,9 +217,9 @@ class Decoder(Stack):
       self._dropout(embedded.astype(cfg.dtype), deterministic),
       adapters,
       memory,
-      attention.Plain(dataclasses.replace(view, relative=relative).bias()),
+      seen[0],
       encoded,
-      attention.Plain(encoded_view.bias()),
+      seen[1],
       position,
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='decoder_norm')(x)

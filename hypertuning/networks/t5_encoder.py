@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from hypertuning.adapters import Adapters, Prefix
+from hypertuning.adapters import Adapters, Prefix, SiteAdapter
 from hypertuning.networks import attention, layers, stack
 from hypertuning.networks import t5_config as t5
 from hypertuning.networks.t5_config import T5Config
@@ -30,6 +30,12 @@ class Stack(nn.Module):
       cfg.relpos_init,
       name='relpos_bias',
     )(places)
+
+  def _prepare(
+    self, view: attention.View, part: SiteAdapter | None, deterministic: bool
+  ) -> attention.Prepared:
+    dropout = self.config.dropout_rate > 0 and not deterministic
+    return attention.prepare(self.config, view, part, dropout)
 
   def _dropout(self, x: jax.Array, deterministic: bool) -> jax.Array:
     return nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))(
@@ -71,15 +77,18 @@ class Encoder(Stack):
     view = dataclasses.replace(
       view, relative=self._relative_biases(places, True)
     )
+    parts = stack.site_adapters(
+      adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP), before
+    )
     x, kept = stack.run_layers(
       EncoderLayer,
       cfg.num_encoder_layers,
       cfg,
       {'deterministic': deterministic, 'gists': gists},
       self._dropout(embedded.astype(cfg.dtype), deterministic),
-      stack.site_adapters(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP), before),
+      parts,
       None,
-      attention.Plain(view.bias()),
+      self._prepare(view, parts[t5.ENCODER_SELF], deterministic),
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return self._dropout(x, deterministic), kept

@@ -76,7 +76,7 @@ class EncoderLayer(_Layer):
     x: jax.Array,
     adapters: SiteAdapters,
     memory: None,
-    view: attention.Plain,
+    view: attention.Prepared,
   ) -> tuple[jax.Array, KeyValue | None]:
     adapter = adapters[t5.ENCODER_SELF]
     y = self._norm('pre_attention_layer_norm', x)
@@ -104,9 +104,9 @@ class DecoderLayer(_Layer):
     x: jax.Array,
     adapters: SiteAdapters,
     memory: dict[str, KeyValue] | None,
-    view: attention.Plain,
+    view: attention.Prepared,
     encoded: Any,
-    encoded_view: attention.Plain,
+    encoded_view: attention.Prepared,
     position: Any,
   ) -> tuple[jax.Array, dict[str, KeyValue] | None]:
     """Applies the layer to a block of tokens.

@@ -1,5 +1,7 @@
 """Multi-head attention, in one place and in several ways."""
 
+from hypertuning.networks.attention.choice import Prepared, Way, prepare
+from hypertuning.networks.attention.flash import SAVED_NAMES
 from hypertuning.networks.attention.module import (
   Attention,
   Rotary,
@@ -21,17 +23,21 @@ from hypertuning.networks.attention.view import (
 
 __all__ = [
   'MASK_BIAS',
+  'SAVED_NAMES',
   'Attention',
   'Places',
   'Plain',
+  'Prepared',
   'RelativeBiases',
   'RelativePositionBias',
   'Rotary',
   'View',
+  'Way',
   'column_places',
   'dot_product_attention',
   'last_columns',
   'mask_to_bias',
+  'prepare',
   'prepend',
   'relative_position_bucket',
   'write',

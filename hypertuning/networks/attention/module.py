@@ -14,7 +14,7 @@ from flax.linen import partitioning
 
 from hypertuning.adapters.sites import KeyValue, SiteAdapter
 from hypertuning.networks import layers
-from hypertuning.networks.attention.plain import Plain
+from hypertuning.networks.attention.choice import Prepared
 
 # A function that turns queries or keys, `[rows, heads, length, head_dim]`, by
 # their positions, int32 `[rows or 1, length]`.
@@ -174,7 +174,7 @@ class Attention(nn.Module):
     self,
     x: jax.Array,
     keys_values: KeyValue,
-    view: Plain,
+    view: Prepared,
     adapter: SiteAdapter | None,
     deterministic: bool,
     positions: jax.Array | None = None,
