@@ -32,7 +32,7 @@ failed=0
 # Other files of tests need what is not installed here.
 mapfile -t files < <(grep -rlE 'mark\.gpu\b' tests --include='*_test.py')
 if ((${#files[@]})); then
-  HYPERTUNING_TEST_PLATFORMS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+  JAX_PLATFORMS=cuda JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
     timeout 90 "$python" -m pytest -q -m gpu "${files[@]}" || failed=1
 fi
 

@@ -30,7 +30,7 @@ _CLASS_NAMES = {
   'SentencePieceVocabulary': 'SeqioVocabulary',
 }
 # Fields of a model that change neither its results nor its parameters.
-_FREE_FIELDS = {'remat_policy', 'parent', 'name'}
+_FREE_FIELDS = {'attention', 'remat_policy', 'parent', 'name'}
 _MODEL_FIELDS = {
   'TRAINABLE_REGEX': 'trainable_regex',
   'FROZEN_DTYPE': '_frozen_dtype',

@@ -50,7 +50,7 @@ class LlamaLayer(nn.Module):
     x: jax.Array,
     adapters: stack.SiteAdapters,
     memory: KeyValue | None,
-    bias: jax.Array,
+    view: attention.Prepared,
     positions: jax.Array,
     place: Any,
   ) -> tuple[jax.Array, KeyValue | None]:
@@ -61,7 +61,7 @@ class LlamaLayer(nn.Module):
       adapters: this layer's parts, see `stack.site_adapters`.
       memory: keys and values of what was read before the block, with room for
         it, `[rows, kv_heads, prefix + text, head_dim]`; None at first.
-      bias: float32 `[rows, 1, length, text]`.
+      view: what the block may see of the text.
       positions: int32 `[rows or 1, length]`.
       place: with a memory, int32 column of the block in the text.
 
@@ -88,9 +88,9 @@ class LlamaLayer(nn.Module):
     if memory is None:
       text = attend.prepend(adapter, text)
     else:
-      before = memory.key.shape[2] - bias.shape[-1]  # the prefix
+      before = memory.key.shape[2] - view.text  # the prefix
       text = attention.write(memory, text, before + place)
-    y = attend(y, text, bias, adapter, True, positions)
+    y = attend(y, text, view, adapter, True, positions)
     x = self._residual(x, y)
     mlp_adapter = adapters[llama.MLP] or SiteAdapter()
     y = layers.MLP(
@@ -114,16 +114,16 @@ class LlamaLayer(nn.Module):
     return partitioning.with_sharding_constraint(x + y, _ACTIVATIONS)
 
 
-class View(NamedTuple):
+class Block(NamedTuple):
   """What a block of text is, and what of all text it may see.
 
   Attributes:
-    visible: bool `[rows, length, text]`.
+    view: what it may see.
     positions: int32 `[rows or 1, length]`; a prefix stands before them.
     place: int32 column of the block in the text; None without a memory.
   """
 
-  visible: jax.Array
+  view: attention.View
   positions: jax.Array
   place: Any = None
 
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
     self,
     x: jax.Array,
     adapters: stack.SiteAdapters,
-    view: View,
+    block: Block,
     memory: Any = None,
     remembers: bool = False,
     gists: int = 0,
@@ -148,12 +148,16 @@ class Decoder(nn.Module):
     Args:
       x: embeddings, `[rows, length, embed]`.
       adapters: parts of the sites, see `stack.site_adapters`.
-      view: what the block is and sees.
+      block: what the block is and sees.
       memory: see `LlamaLayer`, for all layers.
       remembers: see `LlamaLayer`.
       gists: see `LlamaLayer`.
     """
     cfg = self.config
+    if memory is None:
+      seen = attention.prepare(cfg, block.view, adapters[llama.SELF])
+    else:
+      seen = attention.Plain(block.view.bias())
     x, kept = stack.run_layers(
       LlamaLayer,
       cfg.num_layers,
@@ -162,9 +166,9 @@ class Decoder(nn.Module):
       x.astype(cfg.dtype),
       adapters,
       memory,
-      attention.mask_to_bias(view.visible[:, None]),
-      view.positions,
-      view.place,
+      seen,
+      block.positions,
+      block.place,
     )
     return layers.RMSNorm(cfg.dtype, cfg.norm_epsilon, name='norm')(x), kept
 
@@ -199,7 +203,7 @@ class Llama(nn.Module):
     hidden, _ = self.decoder(
       self.token_embedder(query.ids),
       parts,
-      View(causal(query.mask), query.positions),
+      Block(causal(query.mask), query.positions),
     )
     hidden = hidden[:, inputs.shape[1] :]
     if self.is_initializing():
@@ -221,7 +225,7 @@ class Llama(nn.Module):
     _, kept = self.decoder(
       self.token_embedder(inputs),
       parts,
-      View(causal(prompt.mask), prompt.positions),
+      Block(causal(prompt.mask), prompt.positions),
       remembers=True,
     )
     axis = int(self.config.scan_layers)
@@ -255,7 +259,7 @@ class Llama(nn.Module):
     hidden, kept = self.decoder(
       embedded,
       parts,
-      View(causal(real), self._start(parts) + positions),
+      Block(causal(real), self._start(parts) + positions),
       gists=count,
     )
     return hidden[:, -count:], stack.as_prefix(kept, llama.SELF)
@@ -275,7 +279,7 @@ class Llama(nn.Module):
     _, kept = self.decoder(
       self.token_embedder(tokens),
       stack.site_adapters(None, _SITES),
-      View(causal(real), jnp.arange(length)[None]),
+      Block(causal(real), jnp.arange(length)[None]),
       gists=length,
     )
     prefix = stack.as_prefix(kept, llama.SELF)
@@ -318,7 +322,7 @@ class Llama(nn.Module):
       stack.site_adapters(
         stack.on_first_columns(adapters, head.shape[1]), _SITES
       ),
-      View(causal(real) & mask.visible, positions),
+      Block(causal(real, mask.visible[None]), positions),
     )
     hidden = hidden[:, head.shape[1] :].reshape(rows, length, -1)
     return hidden[:, inputs.shape[1] :]
@@ -337,11 +341,12 @@ class Llama(nn.Module):
     mask, position = memory.rows['mask'], memory.position
     written = jnp.arange(memory.length) <= position
     written = jnp.broadcast_to(written, (mask.shape[0], memory.length))
+    keys = jnp.concatenate([mask, written], axis=1)
     hidden, kept = self.decoder(
       self.token_embedder(ids)[:, None],
       memory.shared,
-      View(
-        jnp.concatenate([mask, written], axis=1)[:, None],
+      Block(
+        attention.View(keys.shape[1], keys=keys),
         (memory.rows['first'] + position)[:, None],
         mask.shape[1] + position,
       ),

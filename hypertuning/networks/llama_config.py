@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.errors import UserError
+from hypertuning.networks.attention import Way
 from hypertuning.networks.rotary import Rotary
 from hypertuning.ranges import Count, Dtype, Natural, Positive
 
@@ -37,6 +38,9 @@ class LlamaConfig:
     rotary: rotation of queries and keys by their positions.
     norm_epsilon: number that RMSNorm adds to the mean square.
     tied_embedding: whether the output head is the embedding table.
+    attention: way to compute attention: `plain`, a kernel (`cudnn` on NVIDIA
+      GPUs, `pallas` on TPUs), or `auto`, the platform's kernel or `plain` where
+      there is none.
     scan_layers: whether the layers are one scanned layer, which compiles faster
       than an unrolled stack.
     remat_policy: name of the policy that decides which values the forward pass
@@ -60,6 +64,7 @@ class LlamaConfig:
   rotary: Rotary = Rotary()
   norm_epsilon: Positive = 1e-5
   tied_embedding: bool = True
+  attention: Way = 'auto'
   scan_layers: bool = False
   remat_policy: Literal['none', 'full', 'minimal'] = 'none'
 

@@ -11,16 +11,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hypertuning.networks.attention import View
 from hypertuning.padding import is_real
 
 
-def causal(mask: jax.Array) -> jax.Array:
-  """What every token may see, bool `[rows, length, length]`.
+def causal(mask: jax.Array, visible: jax.Array | None = None) -> View:
+  """What every token may see.
 
   Args:
     mask: bool `[rows, length]`, False on what no token may see.
+    visible: bool `[rows or 1, length, length]`, False on further pairs that do
+      not see one another; None for none.
   """
-  return mask[:, None] & jnp.tri(mask.shape[1], dtype=bool)
+  return View(mask.shape[1], keys=mask, causal=True, visible=visible)
 
 
 class Prompt(NamedTuple):

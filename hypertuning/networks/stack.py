@@ -10,11 +10,24 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from hypertuning.adapters import Adapters, LoRA, LowRank, Prefix, SiteAdapter
+from hypertuning.networks import attention
 
-_REMAT_POLICIES = {
-  'full': None,
-  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+_saves_kernel = jax.checkpoint_policies.save_only_these_names(
+  *attention.SAVED_NAMES
+)
+
+
+def _saves_minimal(primitive: Any, *inputs: Any, **parameters: Any) -> Any:
+  """Saves matmuls with weights, and what an attention kernel gives."""
+  # cuDNN's residuals have no names of ours.
+  if primitive.name.startswith('dot_product_attention_fwd'):
+    return True
+  return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(
+    primitive, *inputs, **parameters
+  ) or _saves_kernel(primitive, *inputs, **parameters)
+
+
+_REMAT_POLICIES = {'full': None, 'minimal': _saves_minimal}
 SiteAdapters = dict[str, SiteAdapter | None]
 
 

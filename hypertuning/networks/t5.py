@@ -19,7 +19,7 @@ from hypertuning.networks.gist_sequence import append_gists, gist_mask
 from hypertuning.networks.memory import Memory
 from hypertuning.networks.stack import SiteAdapters
 from hypertuning.networks.t5_config import T5Config
-from hypertuning.networks.t5_encoder import Encoder, Stack, View
+from hypertuning.networks.t5_encoder import Encoder, Stack
 from hypertuning.networks.t5_layers import DecoderLayer
 from hypertuning.padding import is_real
 
@@ -63,15 +63,13 @@ class Decoder(Stack):
     Returns:
       Hidden states, `[rows, length, embed]`; those of padding have no meaning.
     """
-    places = jnp.arange(embedded.shape[1])
-    visible = jnp.ones((places.size, places.size), bool)
-    if self.causal:
-      visible = jnp.tril(visible)
+    length = embedded.shape[1]
     x, _ = self._apply_layers(
       embedded,
       self._sites(adapters),
       None,
-      (places, places, visible[None, None]),
+      attention.View(length, causal=self.causal),
+      attention.column_places(length),
       encoded,
       encoded_mask,
       deterministic=deterministic,
@@ -99,13 +97,13 @@ class Decoder(Stack):
     """
     site_parts = self._sites(adapters)
     rows, _, width = encoded.shape
-    places = jnp.arange(0)
     _, layer_memory = self._apply_layers(
       # The block has no tokens, so that layers compute their memories alone.
       jnp.zeros((rows, 0, width), encoded.dtype),
       site_parts,
       None,
-      (places, places, jnp.zeros((1, 1, 0, 0), bool)),
+      attention.View(0),
+      attention.column_places(0),
       encoded,
       encoded_mask,
       remembers=True,
@@ -147,7 +145,8 @@ class Decoder(Stack):
       embedded,
       memory.shared,
       memory.layers,
-      (position[None], keys, (keys <= position)[None, None, None]),
+      attention.View(memory.length, keys=(keys <= position)[None]),
+      attention.Places(position[None], keys),
       None,
       memory.rows,
       position,
@@ -171,7 +170,8 @@ class Decoder(Stack):
     embedded: jax.Array,
     adapters: SiteAdapters,
     memory: Any,
-    view: tuple[jax.Array, jax.Array, jax.Array],
+    view: attention.View,
+    places: attention.Places,
     encoded: jax.Array | None,
     encoded_mask: jax.Array,
     position: jax.Array | None = None,
@@ -184,10 +184,9 @@ class Decoder(Stack):
       embedded: embeddings of the block, `[rows, length, embed]`.
       adapters: parts of the adapter, from `_sites`.
       memory: memories of the layers, see `DecoderLayer`.
-      view: three arrays: positions of the block's tokens, int32 `[length]`;
-        positions of all tokens that it may attend to, int32 `[text]`; and a
-        mask of those that it attends to, bool, broadcastable to
-        `[rows, heads, length, text]`.
+      view: what the block may see of all tokens of its text, without relative
+        biases.
+      places: positions of the block's tokens, and of all tokens.
       encoded: hidden states of the encoder, see `DecoderLayer`.
       encoded_mask: mask of the encoder's tokens, bool `[rows, inputs]`, False
         on padding.
@@ -199,8 +198,17 @@ class Decoder(Stack):
       Hidden states, `[rows, length, embed]`, and the memories of the layers.
     """
     cfg = self.config
-    queries, keys, visible = view
-    bias = self._relative_bias(queries, keys, self.bidirectional_bias)
+    relative = self._relative_biases(places, self.bidirectional_bias)
+    view = dataclasses.replace(view, relative=relative)
+    encoded_view = attention.View(encoded_mask.shape[1], keys=encoded_mask)
+    views = {t5.DECODER_SELF: view, t5.DECODER_CROSS: encoded_view}
+    if remembers:  # decodes token by token
+      seen: list[Any] = [attention.Plain(x.bias()) for x in views.values()]
+    else:
+      seen = [
+        self._prepare(x, adapters[site], deterministic)
+        for site, x in views.items()
+      ]
     x, layer_memory = stack.run_layers(
       DecoderLayer,
       cfg.num_decoder_layers,
@@ -209,9 +217,9 @@ class Decoder(Stack):
       self._dropout(embedded.astype(cfg.dtype), deterministic),
       adapters,
       memory,
-      bias + attention.mask_to_bias(visible),
+      seen[0],
       encoded,
-      attention.mask_to_bias(encoded_mask[:, None, None, :]),
+      seen[1],
       position,
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='decoder_norm')(x)
@@ -289,7 +297,8 @@ class T5(nn.Module):
     """
     return self.encoder(
       self.token_embedder(tokens),
-      View(is_real(tokens)[:, None], jnp.arange(tokens.shape[1])),
+      attention.View(tokens.shape[1], keys=is_real(tokens), at_end=True),
+      attention.column_places(tokens.shape[1]),
       adapters,
       not enable_dropout,
     )[0]
@@ -309,7 +318,8 @@ class T5(nn.Module):
     )
     hidden, kept = self.encoder(
       embedded,
-      View(real[:, None], positions),
+      attention.View(real.shape[1], keys=real),
+      attention.Places(positions, positions),
       adapters,
       not enable_dropout,
       before,
@@ -340,13 +350,11 @@ class T5(nn.Module):
     read = inputs.reshape(episodes, -1)
     real = jnp.concatenate([real, is_real(read)], axis=1)
     own = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+    positions = jnp.concatenate([positions, own.reshape(episodes, -1)], axis=1)
     encoded, _ = self.encoder(
       jnp.concatenate([head, self.token_embedder(read)], axis=1),
-      View(
-        real[:, None] & mask.visible,
-        jnp.concatenate([positions, own.reshape(episodes, -1)], axis=1),
-        mask.through,
-      ),
+      attention.View(real.shape[1], keys=real, visible=mask.visible[None]),
+      attention.Places(positions, positions, mask.through),
       stack.on_first_columns(adapters, head.shape[1]),
       not enable_dropout,
     )

@@ -10,6 +10,7 @@ from annotated_types import MinLen
 
 from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.networks import layers
+from hypertuning.networks.attention import Way
 from hypertuning.ranges import Count, Dtype, ShareBelowOne
 
 ENCODER_SELF, ENCODER_MLP = 'encoder_self', 'encoder_mlp'
@@ -36,6 +37,9 @@ class T5Config:
     dropout_rate: dropout rate of calls that enable dropout.
     logits_via_embedding: whether the output head is the embedding table, as in
       T5 1.0; T5 1.1 has a separate one.
+    attention: way to compute attention: `plain`, a kernel (`cudnn` on NVIDIA
+      GPUs, `pallas` on TPUs), or `auto`, the platform's kernel or `plain` where
+      there is none.
     float32_attention_logits: whether queries and keys are multiplied in
       float32.
     scan_layers: whether the layers of a stack are one scanned layer, which
@@ -62,6 +66,7 @@ class T5Config:
   )
   dropout_rate: ShareBelowOne = 0.0
   logits_via_embedding: bool = False
+  attention: Way = 'auto'
   float32_attention_logits: bool = False
   scan_layers: bool = False
   remat_policy: Literal['none', 'full', 'minimal'] = 'none'

@@ -1,12 +1,12 @@
 """The encoder of a T5 1.1, and what it shares with the decoder."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from hypertuning.adapters import Adapters, Prefix
+from hypertuning.adapters import Adapters, Prefix, SiteAdapter
 from hypertuning.networks import attention, layers, stack
 from hypertuning.networks import t5_config as t5
 from hypertuning.networks.t5_config import T5Config
@@ -18,38 +18,29 @@ class Stack(nn.Module):
 
   config: T5Config
 
-  def _relative_bias(
-    self, queries: jax.Array, keys: jax.Array, bidirectional: bool
-  ) -> jax.Array:
+  def _relative_biases(
+    self, places: attention.Places, bidirectional: bool
+  ) -> attention.RelativeBiases:
     cfg = self.config
-    return layers.RelativePositionBias(
+    return attention.RelativePositionBias(
       cfg.num_heads,
       bidirectional,
       cfg.relpos_num_buckets,
       cfg.relpos_max_distance,
       cfg.relpos_init,
       name='relpos_bias',
-    )(queries, keys)
+    )(places)
+
+  def _prepare(
+    self, view: attention.View, part: SiteAdapter | None, deterministic: bool
+  ) -> attention.Prepared:
+    dropout = self.config.dropout_rate > 0 and not deterministic
+    return attention.prepare(self.config, view, part, dropout)
 
   def _dropout(self, x: jax.Array, deterministic: bool) -> jax.Array:
     return nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))(
       x, deterministic=deterministic
     )
-
-
-class View(NamedTuple):
-  """What the tokens of a sequence may see, and how.
-
-  Attributes:
-    visible: bool `[rows, 1 or length, length]`.
-    positions: int32 `[length]` or `[rows, length]`, for the relative biases.
-    through: bool `[length, length]`, True on pairs whose bias is 0, as behind a
-      prefix; None for no such pairs.
-  """
-
-  visible: jax.Array
-  positions: jax.Array
-  through: jax.Array | None = None
 
 
 class Encoder(Stack):
@@ -59,7 +50,8 @@ class Encoder(Stack):
   def __call__(
     self,
     embedded: jax.Array,
-    view: View,
+    view: attention.View,
+    places: attention.Places,
     adapters: Adapters | None = None,
     deterministic: bool = True,
     before: Prefix | None = None,
@@ -69,7 +61,8 @@ class Encoder(Stack):
 
     Args:
       embedded: embeddings of the tokens, `[rows, length, embed]`.
-      view: what the tokens may see.
+      view: what the tokens may see, without relative biases.
+      places: positions of the tokens, for the relative biases.
       adapters: phi of the episodes, which have equally many rows each; None for
         no phi.
       deterministic: whether dropout is off.
@@ -81,19 +74,21 @@ class Encoder(Stack):
       With gists, keys and values at them, see `stack.run_layers`.
     """
     cfg = self.config
-    bias = self._relative_bias(view.positions, view.positions, True)
-    if view.through is not None:
-      bias = jnp.where(view.through, 0.0, bias)
-    bias = bias + attention.mask_to_bias(view.visible[:, None])
+    view = dataclasses.replace(
+      view, relative=self._relative_biases(places, True)
+    )
+    parts = stack.site_adapters(
+      adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP), before
+    )
     x, kept = stack.run_layers(
       EncoderLayer,
       cfg.num_encoder_layers,
       cfg,
       {'deterministic': deterministic, 'gists': gists},
       self._dropout(embedded.astype(cfg.dtype), deterministic),
-      stack.site_adapters(adapters, (t5.ENCODER_SELF, t5.ENCODER_MLP), before),
+      parts,
       None,
-      bias,
+      self._prepare(view, parts[t5.ENCODER_SELF], deterministic),
     )
     x = layers.RMSNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return self._dropout(x, deterministic), kept

@@ -72,14 +72,18 @@ class EncoderLayer(_Layer):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, adapters: SiteAdapters, memory: None, bias: jax.Array
+    self,
+    x: jax.Array,
+    adapters: SiteAdapters,
+    memory: None,
+    view: attention.Prepared,
   ) -> tuple[jax.Array, KeyValue | None]:
     adapter = adapters[t5.ENCODER_SELF]
     y = self._norm('pre_attention_layer_norm', x)
     attend = self._attention('attention')
     own = attend.keys_values(y, adapter)
     text = attend.prepend(adapter, own)
-    x = self._residual(x, attend(y, text, bias, adapter, self.deterministic))
+    x = self._residual(x, attend(y, text, view, adapter, self.deterministic))
     x = self._feed_forward(x, adapters[t5.ENCODER_MLP])
     return x, attention.last_columns(own, self.gists)
 
@@ -100,9 +104,9 @@ class DecoderLayer(_Layer):
     x: jax.Array,
     adapters: SiteAdapters,
     memory: dict[str, KeyValue] | None,
-    bias: jax.Array,
+    view: attention.Prepared,
     encoded: Any,
-    encoded_bias: jax.Array,
+    encoded_view: attention.Prepared,
     position: Any,
   ) -> tuple[jax.Array, dict[str, KeyValue] | None]:
     """Applies the layer to a block of tokens.
@@ -113,13 +117,11 @@ class DecoderLayer(_Layer):
       memory: keys and values of this layer, as an earlier call returned them:
         those of the decoded text (`self`), with room for the block, and those
         of the encoded text (`cross`). None in the first call.
-      bias: float32 bias between the block and all tokens of its text, which
-        without a memory are the block itself, `[rows or 1, heads, length,
-        text]`.
+      view: what the block may see of all tokens of its text, which without a
+        memory are the block itself.
       encoded: hidden states of the encoder, `[rows, inputs, embed]`; None with
         a memory.
-      encoded_bias: float32 bias that masks padding in the encoded text,
-        `[rows, 1, 1, inputs]`.
+      encoded_view: what the block may see of the encoded text.
       position: position of the block in the text, int32 `[]`; only needed with
         a memory.
 
@@ -135,9 +137,9 @@ class DecoderLayer(_Layer):
     if memory is None:
       text = attend.prepend(adapter, text)
     else:
-      prefix_length = memory['self'].key.shape[2] - bias.shape[-1]
+      prefix_length = memory['self'].key.shape[2] - view.text
       text = attention.write(memory['self'], text, prefix_length + position)
-    x = self._residual(x, attend(y, text, bias, adapter, self.deterministic))
+    x = self._residual(x, attend(y, text, view, adapter, self.deterministic))
 
     adapter = adapters[t5.DECODER_CROSS]
     y = self._norm('pre_cross_attention_layer_norm', x)
@@ -146,7 +148,7 @@ class DecoderLayer(_Layer):
       inputs = attend.prepend(adapter, attend.keys_values(encoded, adapter))
     else:
       inputs = memory['cross']
-    y = attend(y, inputs, encoded_bias, adapter, self.deterministic)
+    y = attend(y, inputs, encoded_view, adapter, self.deterministic)
     x = self._feed_forward(self._residual(x, y), adapters[t5.DECODER_MLP])
     if not self.remembers:
       return x, None

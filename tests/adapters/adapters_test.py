@@ -16,7 +16,7 @@ from hypertuning import adapters as adapters_lib
 from hypertuning import trees
 from hypertuning.adapters import LoRA, LoRASpec, Prefix, PrefixSpec
 from hypertuning.errors import UserError
-from hypertuning.networks import layers, t5
+from hypertuning.networks import attention, t5
 from hypertuning.planning import flops
 
 CONFIG = tiny.config()
@@ -117,7 +117,7 @@ class Reference:
 
   def self_bias(self, stack, mask):
     places = np.arange(len(mask))
-    buckets = layers.relative_position_bucket(
+    buckets = attention.relative_position_bucket(
       jnp.asarray(places[None, :] - places[:, None]),
       stack == 'encoder',
       self.cfg.relpos_num_buckets,

@@ -69,7 +69,7 @@ class Layer(nn.Module):
   remembers: bool
 
   @nn.compact
-  def __call__(self, x, adapters, memory, bias, positions, place):
+  def __call__(self, x, adapters, memory, view, positions, place):
     width, adapter = self.config.width, adapters['self']
     attend = attention.Attention(
       width, 4, 6, 2, 6**-0.5, rotary, name='attention'
@@ -79,9 +79,9 @@ class Layer(nn.Module):
     if memory is None:
       text = attend.prepend(adapter, text)
     else:
-      prefix = memory.key.shape[2] - bias.shape[-1]
+      prefix = memory.key.shape[2] - view.text
       text = attention.write(memory, text, prefix + place)
-    x = x + attend(y, text, bias, adapter, True, positions)
+    x = x + attend(y, text, view, adapter, True, positions)
     mlp = layers.MLP(28, ('relu',), name='mlp')
     lora = adapters['mlp'].lora if adapters['mlp'] else None
     x = x + mlp(layers.RMSNorm(name='mlp_norm')(x), True, lora)
@@ -95,10 +95,10 @@ class Decoder(nn.Module):
   def __call__(
     self, x, adapters, memory, visible, positions, place=None, **how
   ):
+    bias = attention.mask_to_bias(visible[:, None])
     x, kept = stack.run_layers(
       *(Layer, self.config.depth, self.config, how),
-      *(x, adapters, memory, attention.mask_to_bias(visible[:, None])),
-      *(positions, place),
+      *(x, adapters, memory, attention.Plain(bias), positions, place),
     )
     return layers.RMSNorm(name='final_norm')(x), kept
 

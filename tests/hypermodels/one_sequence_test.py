@@ -17,7 +17,7 @@ from hypertuning import trees
 from hypertuning.adapters import LoRASpec
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import gist
-from hypertuning.networks import llama, t5
+from hypertuning.networks import attention, llama, t5
 
 GISTS = 3
 SEVEN = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
@@ -255,13 +255,13 @@ def test_recurrent_chunks_are_the_chain_of_one_sequence():
 
   @jax.jit
   def one(params):
-    view = llama.View(
-      jnp.asarray(visible)[None], jnp.arange(len(visible))[None]
-    )
+    length = len(visible)
+    view = attention.View(length, visible=jnp.asarray(visible)[None])
+    block = llama.Block(view, jnp.arange(length)[None])
     parts = {name: lora.site_adapter(name) for name in ('self', 'mlp')}
     _, kept = network.apply(
       {'params': params},
-      method=lambda self: self.decoder(whole[None], parts, view, gists=GISTS),
+      method=lambda self: self.decoder(whole[None], parts, block, gists=GISTS),
     )
     return kept
 

@@ -13,7 +13,7 @@ import tiny
 
 from hypertuning import trees
 from hypertuning.engine import partitioning
-from hypertuning.networks import attention, layers, t5
+from hypertuning.networks import attention, t5
 from hypertuning.planning import flops
 
 CONFIG = tiny.config()
@@ -87,7 +87,7 @@ def test_relative_position_buckets_equal_transformers():
       theirs = modeling.T5Attention._relative_position_bucket(
         torch.tensor(distance), bidirectional, buckets, furthest
       ).numpy()
-      ours = layers.relative_position_bucket(
+      ours = attention.relative_position_bucket(
         jnp.asarray(distance), bidirectional, buckets, furthest
       )
       np.testing.assert_array_equal(ours, theirs)
@@ -95,7 +95,7 @@ def test_relative_position_buckets_equal_transformers():
 
 def test_relative_position_buckets_by_hand():
   """The same without transformers: 32 buckets, distances up to 128."""
-  bucket = functools.partial(layers.relative_position_bucket, num_buckets=32)
+  bucket = functools.partial(attention.relative_position_bucket, num_buckets=32)
   keys = jnp.array([-200, -128, -16, -8, -7, -1, 0, 1, 7, 8, 16, 200])
   np.testing.assert_array_equal(
     bucket(keys, True), [15, 15, 10, 8, 7, 1, 0, 17, 23, 24, 26, 31]

@@ -10,7 +10,7 @@ import seqio
 
 from hypertuning.data import features, vocabularies
 from hypertuning.errors import UserError
-from hypertuning.networks import layers
+from hypertuning.networks import attention
 from hypertuning.tasks import hyperpretrain, toy
 
 VOCABULARY = vocabularies.byte_vocabulary()
@@ -171,10 +171,12 @@ def test_more_shots_than_rows_is_an_error():
 
 def test_adjacent_heads_start_on_the_tokens_beside():
   """With biases alone, head 0 reads the token before, head 1 the one after."""
-  bias = layers.RelativePositionBias(4, True, 32, 128, toy.adjacent_heads())
+  bias = attention.RelativePositionBias(4, True, 32, 128, toy.adjacent_heads())
   places = jnp.arange(12)
-  got, _ = bias.init_with_output(jax.random.key(0), places, places)
-  weights = jax.nn.softmax(got[0])
+  got, _ = bias.init_with_output(
+    jax.random.key(0), attention.Places(places, places)
+  )
+  weights = jax.nn.softmax(got.array()[0])
   inner = places[1:-1]
   assert weights[0, inner, inner - 1].min() > 0.9
   assert weights[1, inner, inner + 1].min() > 0.9

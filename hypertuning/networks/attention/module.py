@@ -14,18 +14,11 @@ from flax.linen import partitioning
 
 from hypertuning.adapters.sites import KeyValue, SiteAdapter
 from hypertuning.networks import layers
+from hypertuning.networks.attention.choice import Prepared
 
-# Bias of a key that is masked. It is finite, so that a query with no key to
-# attend to has uniform weights, and not NaN.
-MASK_BIAS = -1e10
 # A function that turns queries or keys, `[rows, heads, length, head_dim]`, by
 # their positions, int32 `[rows or 1, length]`.
 Rotary = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def mask_to_bias(mask: jax.Array) -> jax.Array:
-  """A bias that is added to logits, float32, of a mask that is True on keys."""
-  return jnp.where(mask, 0.0, MASK_BIAS).astype(jnp.float32)
 
 
 def prepend(prefix: KeyValue | None, text: KeyValue) -> KeyValue:
@@ -72,50 +65,6 @@ def write(memory: KeyValue, new: KeyValue, place: jax.Array) -> KeyValue:
     memory,
     new,
   )
-
-
-def dot_product_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  bias: jax.Array,
-  dropout: Callable[[jax.Array], jax.Array],
-  scale: float = 1.0,
-  float32_logits: bool = False,
-) -> jax.Array:
-  """Attention, whose softmax is computed in float32.
-
-  Args:
-    query: queries, `[rows, heads, q, head_dim]`.
-    key: keys, `[rows, kv_heads, k, head_dim]`; each of their heads serves
-      `heads / kv_heads` heads of queries.
-    value: values, in the shape of `key`.
-    bias: float32 array that is added to the logits, broadcastable to
-      `[rows, heads, q, k]`.
-    dropout: function that is applied to the attention weights.
-    scale: factor of the logits: 1 in T5, 1 / sqrt(head_dim) in most other
-      networks.
-    float32_logits: whether queries and keys are multiplied in float32 as well.
-
-  Returns:
-    `[rows, heads, q, head_dim]`, in the dtype of `value`.
-  """
-  rows, heads, length, head_dim = query.shape
-  _, kv_heads, columns, _ = key.shape
-  # The query heads that share a key head are rows of the same matmul, so that
-  # no key is ever repeated.
-  group_shape = (rows, kv_heads, heads // kv_heads * length)
-  query = query.reshape(*group_shape, head_dim)
-  if float32_logits:
-    query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-  logits = jnp.einsum('bhqd,bhkd->bhqk', query, key).astype(jnp.float32)
-  logits = logits.reshape(rows, heads, length, columns)
-  logits = logits * scale + bias if scale != 1.0 else logits + bias
-  weights = dropout(jax.nn.softmax(logits).astype(value.dtype))
-  x = jnp.einsum(
-    'bhqk,bhkd->bhqd', weights.reshape(*group_shape, columns), value
-  )
-  return x.reshape(rows, heads, length, value.shape[-1])
 
 
 class Attention(nn.Module):
@@ -225,7 +174,7 @@ class Attention(nn.Module):
     self,
     x: jax.Array,
     keys_values: KeyValue,
-    bias: jax.Array,
+    view: Prepared,
     adapter: SiteAdapter | None,
     deterministic: bool,
     positions: jax.Array | None = None,
@@ -236,9 +185,9 @@ class Attention(nn.Module):
       x: hidden states that attend, `[rows, q, features]`.
       keys_values: keys and values, `[rows, kv_heads, k, head_dim]`; those of a
         prefix are before those of the text.
-      bias: float32 array that is added to the logits, broadcastable to
-        `[rows, heads, q, text]`. It holds masks and T5's relative biases, for
-        the text alone. A prefix has the bias 0 where it is not masked.
+      view: what the queries may see of the text alone, prepared for one of the
+        ways to compute attention. A prefix has the bias 0 where it is not
+        masked.
       adapter: adapter part whose LoRA factors apply to queries and outputs, and
         whose mask applies to the prefix.
       deterministic: whether dropout is off.
@@ -252,41 +201,15 @@ class Attention(nn.Module):
     query = _heads_first(self.query(x, adapter.module('query')), 'heads')
     if self.rotary is not None and positions is not None:
       query = self.rotary(query, positions)
-    prefix_length = keys_values.key.shape[2] - bias.shape[-1]
-    y = dot_product_attention(
+    y = view.attend(
       query,
-      keys_values.key,
-      keys_values.value,
-      _with_prefix(bias, prefix_length, adapter.prefix_mask, x.shape[0]),
+      keys_values,
+      adapter.prefix_mask,
       lambda weights: self.dropout(weights, deterministic=deterministic),
       self.scale,
       self.float32_logits,
     )
     return self.out(y.swapaxes(1, 2), adapter.module('out'))
-
-
-def _with_prefix(
-  bias: jax.Array, length: int, mask: jax.Array | None, rows: int
-) -> jax.Array:
-  """The bias of a text, with that of a prefix before it.
-
-  Args:
-    bias: float32, broadcastable to `[rows, heads, q, text]`.
-    length: number of prefix tokens.
-    mask: bool `[episodes, length]`, or None for a prefix without a mask.
-    rows: number of rows, a multiple of `episodes`.
-  """
-  if mask is None or not length:
-    return jnp.pad(bias, [(0, 0)] * 3 + [(length, 0)]) if length else bias
-  own = mask_to_bias(jnp.repeat(mask, rows // len(mask), axis=0))
-  shape = (rows, *bias.shape[1:3])
-  return jnp.concatenate(
-    [
-      jnp.broadcast_to(own[:, None, None], (*shape, length)),
-      jnp.broadcast_to(bias, (*shape, bias.shape[-1])),
-    ],
-    axis=-1,
-  )
 
 
 def _heads_first(x: jax.Array, axis: str) -> jax.Array:
