@@ -182,7 +182,7 @@ class Llama(nn.Module):
     self.decoder = Decoder(cfg)
     if not cfg.tied_embedding:
       self.logits_dense = layers.DenseGeneral(
-        cfg.vocab_size, ('embed', 'vocab')
+        cfg.vocab_size, ('embed', 'vocab'), dtype=cfg.dtype, is_head=True
       )
 
   def __call__(
@@ -210,7 +210,7 @@ class Llama(nn.Module):
     """Float32 `[..., vocab]` from hidden states `[..., embed]`."""
     if self.config.tied_embedding:
       return self.token_embedder.attend(hidden)
-    return self.logits_dense(hidden.astype(jnp.float32))
+    return self.logits_dense(hidden)
 
   def start(
     self, inputs: jax.Array, adapters: Adapters | None, length: int
