@@ -54,6 +54,7 @@ class HyperTuningModel:
     distillation_weight: ranges.Share = 0.0,
     teacher: nn.Module | None = None,
     return_adapters: bool = False,
+    matmul_precision: ranges.Precision = 'float32',
   ) -> None:
     """Builds the model.
 
@@ -80,6 +81,7 @@ class HyperTuningModel:
         None takes the downstream model, without phi and with all examples in
         its input.
       return_adapters: whether `predict_batch_with_aux` returns phi as well.
+      matmul_precision: precision in which float32 is multiplied.
 
     Raises:
       UserError: the normalizing factor or the weight has no meaning, a teacher
@@ -89,7 +91,7 @@ class HyperTuningModel:
       loss_normalizing_factor, distillation_weight, teacher is not None
     )
     self.module = AdaptedModel(
-      downstream=downstream, hypermodel=hypermodel, teacher=teacher
+      downstream, hypermodel, teacher, matmul_precision
     )
     self.text_format = text_format and check(text_format)
     self.optimizer_def = optimizer_def

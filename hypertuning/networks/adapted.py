@@ -3,8 +3,9 @@
 A source is a hypermodel, which generates phi, or learned adapters.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,21 @@ from hypertuning.adapters import Adapters
 from hypertuning.networks.memory import Memory
 
 Batch = Mapping[str, jax.Array]
+_Method = TypeVar('_Method', bound=Callable[..., Any])
+
+
+def _precise(method: _Method) -> _Method:
+  """A method whose matmuls have the module's `matmul_precision`.
+
+  Their gradients have it too: a matmul of a trace keeps it.
+  """
+
+  @functools.wraps(method)
+  def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    with jax.default_matmul_precision(self.matmul_precision):
+      return method(self, *args, **kwargs)
+
+  return call  # type: ignore[return-value]
 
 
 class AdaptedModel(nn.Module):
@@ -27,12 +43,16 @@ class AdaptedModel(nn.Module):
       trains it.
     teacher: network like `downstream` that is distilled; None for no network of
       its own.
+    matmul_precision: precision in which float32 is multiplied, a value of
+      `jax.default_matmul_precision`.
   """
 
   downstream: nn.Module
   hypermodel: nn.Module | None = None
   teacher: nn.Module | None = None
+  matmul_precision: str = 'float32'
 
+  @_precise
   def generate(
     self, hyper_tokens: jax.Array, enable_dropout: bool = False
   ) -> Adapters | None:
@@ -49,6 +69,7 @@ class AdaptedModel(nn.Module):
       hyper_tokens, self.downstream, enable_dropout=enable_dropout
     )
 
+  @_precise
   def hidden(
     self, batch: Batch, adapters: Adapters | None, enable_dropout: bool = False
   ) -> jax.Array:
@@ -71,10 +92,12 @@ class AdaptedModel(nn.Module):
       enable_dropout,
     )
 
+  @_precise
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Logits, float32 `[..., vocab]`, of hidden states `[..., embed]`."""
     return self.downstream.logits(hidden)
 
+  @_precise
   def teacher_hidden(self, batch: Batch) -> jax.Array:
     """Hidden states of the teacher, which reads the examples in its own input.
 
@@ -92,6 +115,7 @@ class AdaptedModel(nn.Module):
       self._teacher, batch['teacher_tokens'], batch['target_tokens']
     )
 
+  @_precise
   def teacher_logits(self, hidden: jax.Array) -> jax.Array:
     """Logits of the teacher's hidden states, see `logits`."""
     return self._teacher.logits(hidden)
@@ -100,10 +124,12 @@ class AdaptedModel(nn.Module):
   def _teacher(self) -> Any:
     return self.downstream if self.teacher is None else self.teacher
 
+  @_precise
   def cache(self, tokens: jax.Array) -> Adapters:
     """Texts as a prefix of the downstream network, see `networks.Cacher`."""
     return self.downstream.cache(tokens)
 
+  @_precise
   def start(
     self, input_tokens: jax.Array, adapters: Adapters | None, length: int
   ) -> Memory:
@@ -116,10 +142,12 @@ class AdaptedModel(nn.Module):
     """
     return self.downstream.start(fold(input_tokens), adapters, length)
 
+  @_precise
   def step(self, ids: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     """Reads one token per row, see `networks.Network.step`."""
     return self.downstream.step(ids, memory)
 
+  @_precise
   def __call__(self, batch: Batch, enable_dropout: bool = False) -> jax.Array:
     """Computes the hidden states that predict the targets, for training.
 
