@@ -98,6 +98,8 @@ Dtype = Annotated[Any, PlainValidator(_one_of(_DTYPES))]
 Precision = Annotated[str, PlainValidator(_one_of(_PRECISIONS))]
 # The form in which frozen variables are stored.
 FrozenDtype = Annotated[Any, PlainValidator(_one_of(_FROZEN_DTYPES))]
+# What the forward pass saves of a layer for the gradient, see `networks.stack`.
+RematPolicy = Literal['none', 'full', 'minimal', 'projections']
 # An object that a function makes, or None.
 Object = Annotated[Any, PlainValidator(_object)]
 # Number of mesh axes that divide an array.

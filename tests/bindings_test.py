@@ -93,8 +93,8 @@ def test_wrong_bindings_are_one_line_that_names_the_macro():
     ),
     (
       "REMAT_POLICY = 'ful'",
-      "REMAT_POLICY = 'ful': must be 'none', 'full' or 'minimal'; did you mean "
-      "'full'.",
+      "REMAT_POLICY = 'ful': must be 'none', 'full', 'minimal' or "
+      "'projections'; did you mean 'full'.",
     ),
     (
       "TRAINABLE_REGEX = 'a(.*'",

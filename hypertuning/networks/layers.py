@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning import quantization
 from hypertuning.adapters.sites import LowRank
@@ -264,6 +265,7 @@ class MLP(nn.Module):
       y = DenseGeneral(
         self.hidden, ('embed', 'mlp'), dtype=self.dtype, name=name
       )(x, lora.get(name))
+      y = checkpoint_name(y, 'mlp_input')
       branches.append(
         y if activation == 'linear' else getattr(nn, activation)(y)
       )

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning.adapters import (
   Adapters,
@@ -91,7 +92,7 @@ class LlamaLayer(nn.Module):
       before = memory.key.shape[2] - bias.shape[-1]  # the prefix
       text = attention.write(memory, text, before + place)
     y = attend(y, text, bias, adapter, True, positions)
-    x = self._residual(x, y)
+    x = checkpoint_name(self._residual(x, y), 'residual')
     mlp_adapter = adapters[llama.MLP] or SiteAdapter()
     y = layers.MLP(
       cfg.mlp_dim,

@@ -14,6 +14,9 @@ from hypertuning.adapters import Adapters, LoRA, LowRank, Prefix, SiteAdapter
 _REMAT_POLICIES = {
   'full': None,
   'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'projections': jax.checkpoint_policies.save_only_these_names(
+    *('query', 'key', 'value', 'attended', 'residual', 'mlp_input')
+  ),
 }
 SiteAdapters = dict[str, SiteAdapter | None]
 
