@@ -13,18 +13,18 @@ import jax.numpy as jnp
 from flax.core import freeze
 
 from hypertuning import adapters as adapters_lib
-from hypertuning import objectives, quantization, ranges, trees
+from hypertuning import objectives, predictions, quantization, ranges, trees
 from hypertuning.adapters import Adapters
 from hypertuning.data.text_format import check
-from hypertuning.errors import UserError
 from hypertuning.networks import decoding
 from hypertuning.networks.adapted import AdaptedModel, Batch
 from hypertuning.networks.memory import Memory
 from hypertuning.old_names import takes_text_format
+from hypertuning.predictions import join_variables
 
 Tree = Mapping[str, Any]
 GENERATE = 'generate'
-TOKENS = 'NUM_REAL_TARGET_TOKENS'  # t5x's name
+TOKENS = objectives.TOKENS
 
 
 class HyperTuningModel:
@@ -54,6 +54,7 @@ class HyperTuningModel:
     distillation_weight: ranges.Share = 0.0,
     teacher: nn.Module | None = None,
     return_adapters: bool = False,
+    matmul_precision: ranges.Precision = 'float32',
   ) -> None:
     """Builds the model.
 
@@ -80,27 +81,17 @@ class HyperTuningModel:
         None takes the downstream model, without phi and with all examples in
         its input.
       return_adapters: whether `predict_batch_with_aux` returns phi as well.
+      matmul_precision: precision in which float32 is multiplied.
 
     Raises:
       UserError: the normalizing factor or the weight has no meaning, a teacher
         has weight 0, or the format is no `TextFormat`.
     """
-    if isinstance(loss_normalizing_factor, str) and (
-      loss_normalizing_factor != TOKENS
-    ):
-      raise UserError(
-        f'loss_normalizing_factor = {loss_normalizing_factor!r}: give a '
-        f'number, {TOKENS!r} or None.'
-      )
-    if not 0 <= distillation_weight <= 1 or (
-      teacher is not None and not distillation_weight
-    ):
-      raise UserError(
-        f'DISTILLATION_WEIGHT = {distillation_weight!r}: give a share from 0 '
-        'to 1, above 0 where there is a TEACHER.'
-      )
+    objectives.check_settings(
+      loss_normalizing_factor, distillation_weight, teacher is not None
+    )
     self.module = AdaptedModel(
-      downstream=downstream, hypermodel=hypermodel, teacher=teacher
+      downstream, hypermodel, teacher, matmul_precision
     )
     self.text_format = text_format and check(text_format)
     self.optimizer_def = optimizer_def
@@ -181,7 +172,7 @@ class HyperTuningModel:
     """Phi of every episode in the batch; None without a hypermodel."""
     # `Any`, here and below: flax's type includes results of `mutable` as well.
     phi: Any = self.module.apply(
-      _variables(params, flax_mutables),
+      join_variables(params, flax_mutables),
       batch['hyper_tokens'],
       method='generate',
     )
@@ -209,18 +200,12 @@ class HyperTuningModel:
       `(loss, (metrics, flax_mutables))`, or `(loss, metrics)` if flax_mutables
       is None. `metrics` holds `clu.metrics.Average`s over target tokens.
     """
-    variables = _variables(params, flax_mutables)
-    logits: Any = self.module.apply(
-      variables,
-      batch,
-      enable_dropout=dropout_rng is not None,
-      rngs=None if dropout_rng is None else {'dropout': dropout_rng},
-    )
-    teacher: Any = None
+    variables = join_variables(params, flax_mutables)
+    teacher = None
     if self._distillation_weight:
-      teacher = self.module.apply(variables, batch, method='teacher_logits')
+      teacher = predictions.by_teacher(self.module, variables, batch)
     loss, metrics = objectives.loss_and_metrics(
-      logits,
+      predictions.for_training(self.module, variables, batch, dropout_rng),
       batch['target_tokens'],
       batch['target_weights'],
       teacher,
@@ -269,12 +254,34 @@ class HyperTuningModel:
       raise NotImplementedError('score_batch has no intermediates to return.')
     if isinstance(adapters, str):
       adapters = self.generate_adapters(params, batch, flax_mutables)
-    logits: Any = self.module.apply(
-      _variables(params, flax_mutables), batch, adapters, method='logits'
-    )
+    variables = join_variables(params, flax_mutables)
     return objectives.log_likelihood(
-      logits, batch['target_tokens'], batch['target_weights']
+      predictions.with_adapters(self.module, variables, batch, adapters),
+      batch['target_tokens'],
+      batch['target_weights'],
     )
+
+  def adapted_loss(
+    self,
+    params: Tree,
+    batch: Batch,
+    adapters: Adapters | None,
+    flax_mutables: Tree | None = None,
+  ) -> jax.Array:
+    """Summed cross-entropy with these adapters, which can be differentiated.
+
+    Args:
+      params: trainable variables.
+      batch: one batch of model features; weights may be any numbers.
+      adapters: phi `[episodes, ...]`; None for no phi.
+      flax_mutables: the collection `frozen`.
+    """
+    variables = join_variables(params, flax_mutables)
+    return objectives.loss_and_metrics(
+      predictions.with_adapters(self.module, variables, batch, adapters),
+      batch['target_tokens'],
+      batch['target_weights'],
+    )[0]
 
   def predict_batch_with_aux(
     self,
@@ -304,7 +311,7 @@ class HyperTuningModel:
       `{'scores': [episodes, queries(, num_decodes)]}`, with `adapters`
       `[episodes, ...]` if the model has `return_adapters`.
     """
-    variables = _variables(params, flax_mutables)
+    variables = join_variables(params, flax_mutables)
     if isinstance(adapters, str):
       adapters = self.generate_adapters(params, batch, flax_mutables)
     episodes, queries, length = batch['target_tokens'].shape
@@ -391,9 +398,3 @@ class HyperTuningModel:
       )
       outputs['text_score'] = aux['scores']
     return outputs
-
-
-def _variables(params: Tree, flax_mutables: Tree | None) -> dict:
-  """The variables of the whole network, trainable and frozen ones joined."""
-  frozen = (flax_mutables or {}).get('frozen', {})
-  return {'params': trees.join(params, frozen)}

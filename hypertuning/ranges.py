@@ -15,6 +15,7 @@ from pydantic import AfterValidator, PlainValidator
 _MOST = 2**31 - 1
 _LARGEST = 3e38
 _DTYPES = ('float32', 'bfloat16')
+_PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
 _FROZEN_DTYPES = (*_DTYPES, 'int8', 'nf4')
 
 
@@ -93,8 +94,12 @@ def _shots(value: tuple[int, int]) -> tuple[int, int]:
 Shots = Natural | Annotated[tuple[Natural, Natural], AfterValidator(_shots)]
 # The type that a network computes in. In Python it may be a dtype of jax.
 Dtype = Annotated[Any, PlainValidator(_one_of(_DTYPES))]
+# The precision in which float32 is multiplied, as jax names it.
+Precision = Annotated[str, PlainValidator(_one_of(_PRECISIONS))]
 # The form in which frozen variables are stored.
 FrozenDtype = Annotated[Any, PlainValidator(_one_of(_FROZEN_DTYPES))]
+# What the forward pass saves of a layer for the gradient, see `networks.stack`.
+RematPolicy = Literal['none', 'full', 'minimal', 'projections']
 # An object that a function makes, or None.
 Object = Annotated[Any, PlainValidator(_object)]
 # Number of mesh axes that divide an array.

@@ -87,9 +87,14 @@ def test_wrong_bindings_are_one_line_that_names_the_macro():
       "ACTIVATION_DTYPE = 'bf16': must be one of 'float32', 'bfloat16'.",
     ),
     (
+      "MATMUL_PRECISION = 'tf32'",
+      "MATMUL_PRECISION = 'tf32': must be one of 'float32', 'tensorfloat32', "
+      "'bfloat16'.",
+    ),
+    (
       "REMAT_POLICY = 'ful'",
-      "REMAT_POLICY = 'ful': must be 'none', 'full' or 'minimal'; did you mean "
-      "'full'.",
+      "REMAT_POLICY = 'ful': must be 'none', 'full', 'minimal' or "
+      "'projections'; did you mean 'full'.",
     ),
     (
       "TRAINABLE_REGEX = 'a(.*'",

@@ -7,7 +7,7 @@ import runner
 import tiny
 from scipy import special
 
-from hypertuning import trees
+from hypertuning import predictions, trees
 from hypertuning.adapters import PrefixSpec
 from hypertuning.data import lookup
 from hypertuning.engine import batching, checkpoints
@@ -71,7 +71,11 @@ def expected(variables, batch, network):
     fold(batch['teacher_tokens']),
     fold(batch['target_tokens']),
   )
-  student = jax.jit(make(1.0, True).module.apply)(everything, batch)
+  student = jax.jit(
+    lambda *args: tiny.all_logits(
+      predictions.for_training(make(1.0, True).module, *args, None)
+    )
+  )(everything, batch)
   teacher = special.log_softmax(np.asarray(teacher, np.float64), -1)
   student = special.log_softmax(np.asarray(student, np.float64), -1)
   teacher = teacher.reshape(student.shape)

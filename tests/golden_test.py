@@ -16,7 +16,7 @@ import optax
 import pytest
 import tiny
 
-from hypertuning import trees
+from hypertuning import predictions, trees
 from hypertuning.adapters import LoRASpec, PrefixSpec, io
 from hypertuning.engine import train_state, train_step
 from hypertuning.hypermodels import heads, hyper_t5
@@ -97,7 +97,9 @@ def outputs(case):
     variables = {'params': trees.join(params, frozen)}
     phi = model.generate_adapters(params, batch, mutables)
     found = {
-      'logits': model.module.apply(variables, batch),
+      'logits': tiny.all_logits(
+        predictions.for_training(model.module, variables, batch, None)
+      ),
       'scores': model.score_batch(params, batch, flax_mutables=mutables),
       'greedy': model.predict_batch(params, batch, flax_mutables=mutables),
     }
@@ -113,8 +115,8 @@ def outputs(case):
       num_decodes=3,
     )
     if model.has_hypermodel:
-      found['logits_none'] = model.module.apply(
-        variables, batch, None, method='logits'
+      found['logits_none'] = tiny.all_logits(
+        predictions.with_adapters(model.module, variables, batch, None)
       )
     (loss, _), gradients = jax.value_and_grad(model.loss_fn, has_aux=True)(
       params, batch, None, mutables

@@ -19,6 +19,7 @@ from hypertuning.hypermodels import heads, hyper_t5
 from hypertuning.models import TOKENS
 from hypertuning.networks import decoding, t5
 from hypertuning.planning import flops
+from hypertuning.predictions import Predictions
 
 # One layer each: what layers do is the other tests' business.
 CONFIG = tiny.shallow()
@@ -136,7 +137,7 @@ def test_smoothing_and_z_loss_by_hand(batch):
   picked = np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
   each = -0.9 * picked - 0.1 * log_probs.mean(-1) + 0.01 * z**2
   loss, _ = objectives.loss_and_metrics(
-    jnp.asarray(logits, jnp.float32),
+    Predictions(jnp.asarray(logits, jnp.float32), lambda x: x),
     targets,
     batch['target_weights'],
     label_smoothing=0.1,

@@ -51,13 +51,15 @@ LAYERS = {
   'adapters': {'ranges', 'errors', 'files', 'text_files', 'trees'},
   'networks': {'ranges', 'errors', 'padding', 'adapters', 'quantization'},
   'hypermodels': {'ranges', 'errors', 'padding', 'adapters', 'networks'},
-  'objectives': {'errors'},
+  'blocks': set(),
+  'predictions': {'trees', 'adapters', 'networks'},
+  'objectives': {'errors', 'blocks', 'predictions'},
   'data': {'ranges', 'errors', 'padding', 'text_files', 'old_names', 'files'},
   # Of data, the text's format, which needs neither TensorFlow nor seqio.
   'models': {
     'ranges',
     *('errors', 'trees', 'old_names', 'adapters', 'networks', 'objectives'),
-    *('data', 'quantization'),
+    *('data', 'quantization', 'predictions'),
   },
   'evaluation': {
     *('errors', 'padding', 'spread', 'tables', 'adapters', 'data', 'models'),
@@ -140,8 +142,8 @@ IMPORT_EXCEPTIONS = {
 }
 # Pure JAX: a process that only makes a network need not wait for TensorFlow.
 PURE = (
-  *('adapters', 'networks', 'hypermodels', 'objectives', 'models'),
-  'evaluation',
+  *('adapters', 'networks', 'hypermodels', 'blocks', 'predictions'),
+  *('objectives', 'models', 'evaluation'),
 )
 PURE_EXCEPTIONS: dict[str, str] = {}
 _HEAVY = ('tensorflow', 'seqio', 'tensorflow_datasets')

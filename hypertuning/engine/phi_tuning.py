@@ -136,11 +136,10 @@ class Tuner:
 
     With a sum, the gradient of a task's phi is that of its own loss.
     """
-    scores = self._model.score_batch(
-      params, batch, flax_mutables={'frozen': frozen}, adapters=phi
-    )
-    tokens = jnp.sum(batch['target_weights'], axis=(1, 2))
-    return -jnp.sum(jnp.sum(scores, axis=1) / jnp.maximum(tokens, 1))
+    weights = batch['target_weights']
+    tokens = jnp.sum(weights, axis=(1, 2), keepdims=True)
+    means = {**batch, 'target_weights': weights / jnp.maximum(tokens, 1)}
+    return self._model.adapted_loss(params, means, phi, {'frozen': frozen})
 
   def _step(
     self, params: Any, frozen: Any, phi: Adapters, state: Any, batch: Batch

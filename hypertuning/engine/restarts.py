@@ -29,8 +29,11 @@ _CLASS_NAMES = {
   'ByteVocabulary': 'SeqioVocabulary',
   'SentencePieceVocabulary': 'SeqioVocabulary',
 }
-# Fields of a model that change neither its results nor its parameters.
-_FREE_FIELDS = {'attention', 'remat_policy', 'parent', 'name'}
+# Fields of a model that change neither its parameters nor its results, but for
+# rounding.
+_FREE_FIELDS = {
+  *('attention', 'remat_policy', 'matmul_precision', 'parent', 'name'),
+}
 _MODEL_FIELDS = {
   'TRAINABLE_REGEX': 'trainable_regex',
   'FROZEN_DTYPE': '_frozen_dtype',

@@ -44,7 +44,11 @@ class Network(Protocol):
     """
 
   def logits(self, hidden: jax.Array) -> jax.Array:
-    """Logits, float32 `[..., vocab]`, of hidden states `[..., embed]`."""
+    """Logits, float32 `[..., vocab]`, of hidden states `[..., embed]`.
+
+    An objective calls it with a block of the hidden states that `__call__`
+    returned, so that the logits of a whole batch never exist.
+    """
 
   def start(
     self, inputs: jax.Array, adapters: Adapters | None, length: int

@@ -13,9 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning import quantization
 from hypertuning.adapters.sites import LowRank
+from hypertuning.networks import products
 
 Initializer = Callable[..., jax.Array]
 FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
@@ -74,8 +76,10 @@ def low_rank_update(x: jax.Array, factors: LowRank) -> jax.Array:
   return jnp.pad(update, [(0, 0), (0, x.shape[1] - columns), (0, 0)])
 
 
-def _project(x: jax.Array, kernel: Any) -> jax.Array:
+def _project(x: jax.Array, kernel: Any, is_head: bool) -> jax.Array:
   """Multiplies `[..., inputs]` by a kernel, which may be quantized."""
+  if is_head:  # which is never quantized
+    return products.in_float32(x, kernel)
   if not quantization.is_quantized(kernel):
     return x @ kernel.astype(x.dtype)
   # The gradient of the inputs needs the kernel's values: they are computed
@@ -96,6 +100,8 @@ class DenseGeneral(nn.Module):
     dtype: dtype of the computation; the kernel is float32, or quantized where
       it is frozen (see `quantization`).
     kernel_init: initializer of the kernel.
+    is_head: whether the outputs are logits of a vocabulary, which are float32,
+      see `products.in_float32`.
   """
 
   features: int | Sequence[int]
@@ -103,6 +109,7 @@ class DenseGeneral(nn.Module):
   num_input_dims: int = 1
   dtype: Any = jnp.float32
   kernel_init: Initializer = FAN_IN
+  is_head: bool = False
 
   @nn.compact
   def __call__(
@@ -133,7 +140,7 @@ class DenseGeneral(nn.Module):
         axes=self.axes,
       )
     flat = x.reshape(*batch, math.prod(inputs)).astype(self.dtype)
-    y = _project(flat, kernel)
+    y = _project(flat, kernel, self.is_head)
     if low_rank is not None:
       y = y + low_rank_update(flat, low_rank)
     return y.reshape(*batch, *features)
@@ -201,7 +208,7 @@ class Embed(nn.Module):
     Args:
       x: hidden states, `[..., features]`.
     """
-    return x.astype(jnp.float32) @ self.embedding.T
+    return products.in_float32(x, self.embedding.T)
 
 
 def mlp_inputs(activations: Sequence[str]) -> list[str]:
@@ -258,6 +265,7 @@ class MLP(nn.Module):
       y = DenseGeneral(
         self.hidden, ('embed', 'mlp'), dtype=self.dtype, name=name
       )(x, lora.get(name))
+      y = checkpoint_name(y, 'mlp_input')
       branches.append(
         y if activation == 'linear' else getattr(nn, activation)(y)
       )

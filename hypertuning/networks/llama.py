@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning.adapters import (
   Adapters,
@@ -91,7 +92,7 @@ class LlamaLayer(nn.Module):
       before = memory.key.shape[2] - view.text  # the prefix
       text = attention.write(memory, text, before + place)
     y = attend(y, text, view, adapter, True, positions)
-    x = self._residual(x, y)
+    x = checkpoint_name(self._residual(x, y), 'residual')
     mlp_adapter = adapters[llama.MLP] or SiteAdapter()
     y = layers.MLP(
       cfg.mlp_dim,
@@ -186,7 +187,7 @@ class Llama(nn.Module):
     self.decoder = Decoder(cfg)
     if not cfg.tied_embedding:
       self.logits_dense = layers.DenseGeneral(
-        cfg.vocab_size, ('embed', 'vocab')
+        cfg.vocab_size, ('embed', 'vocab'), dtype=cfg.dtype, is_head=True
       )
 
   def __call__(
@@ -214,7 +215,7 @@ class Llama(nn.Module):
     """Float32 `[..., vocab]` from hidden states `[..., embed]`."""
     if self.config.tied_embedding:
       return self.token_embedder.attend(hidden)
-    return self.logits_dense(hidden.astype(jnp.float32))
+    return self.logits_dense(hidden)
 
   def start(
     self, inputs: jax.Array, adapters: Adapters | None, length: int

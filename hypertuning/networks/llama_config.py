@@ -1,7 +1,6 @@
 """Sizes of a Llama, and where in it adapters act."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import flax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.errors import UserError
 from hypertuning.networks.attention import Way
 from hypertuning.networks.rotary import Rotary
-from hypertuning.ranges import Count, Dtype, Natural, Positive
+from hypertuning.ranges import Count, Dtype, Natural, Positive, RematPolicy
 
 SELF, MLP = 'self', 'mlp'
 # Input projections of the feed-forward block, and the output projection.
@@ -44,8 +43,10 @@ class LlamaConfig:
     scan_layers: whether the layers are one scanned layer, which compiles faster
       than an unrolled stack.
     remat_policy: name of the policy that decides which values the forward pass
-      saves for the gradient: `none` saves all, `minimal` those of matmuls, and
-      `full` no values within a layer.
+      saves for the gradient: `none` saves all, `minimal` those of matmuls with
+      weights, `projections` what goes into attention and into the activation of
+      the feed-forward block, what comes out of attention, and the stream behind
+      it, and `full` no values within a layer.
 
   Raises:
     UserError: heads cannot be grouped, or a head cannot be divided in pairs.
@@ -66,7 +67,7 @@ class LlamaConfig:
   tied_embedding: bool = True
   attention: Way = 'auto'
   scan_layers: bool = False
-  remat_policy: Literal['none', 'full', 'minimal'] = 'none'
+  remat_policy: RematPolicy = 'none'
 
   def __post_init__(self) -> None:
     if self.num_heads % self.num_kv_heads:

@@ -12,22 +12,36 @@ from flax.linen import partitioning
 from hypertuning.adapters import Adapters, LoRA, LowRank, Prefix, SiteAdapter
 from hypertuning.networks import attention
 
-_saves_kernel = jax.checkpoint_policies.save_only_these_names(
+_saves_kernels = jax.checkpoint_policies.save_only_these_names(
   *attention.SAVED_NAMES
 )
 
 
-def _saves_minimal(primitive: Any, *inputs: Any, **parameters: Any) -> Any:
-  """Saves matmuls with weights, and what an attention kernel gives."""
-  # cuDNN's residuals have no names of ours.
-  if primitive.name.startswith('dot_product_attention_fwd'):
-    return True
-  return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(
-    primitive, *inputs, **parameters
-  ) or _saves_kernel(primitive, *inputs, **parameters)
+def _and_kernels(policy: Callable[..., Any]) -> Callable[..., Any]:
+  """A policy that also saves what an attention kernel gives."""
+
+  def saves(primitive: Any, *inputs: Any, **parameters: Any) -> Any:
+    # cuDNN's residuals have no names of ours.
+    if primitive.name.startswith('dot_product_attention_fwd'):
+      return True
+    return policy(primitive, *inputs, **parameters) or _saves_kernels(
+      primitive, *inputs, **parameters
+    )
+
+  return saves
 
 
-_REMAT_POLICIES = {'full': None, 'minimal': _saves_minimal}
+_REMAT_POLICIES = {
+  'full': None,
+  'minimal': _and_kernels(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  'projections': _and_kernels(
+    jax.checkpoint_policies.save_only_these_names(
+      *('query', 'key', 'value', 'attended', 'residual', 'mlp_input')
+    )
+  ),
+}
 SiteAdapters = dict[str, SiteAdapter | None]
 
 

@@ -229,7 +229,11 @@ class Decoder(Stack):
   def logits(self, x: jax.Array) -> jax.Array:
     """Logits of an untied head, float32 `[rows, length, vocab]`."""
     return layers.DenseGeneral(
-      self.config.vocab_size, ('embed', 'vocab'), name='logits_dense'
+      self.config.vocab_size,
+      ('embed', 'vocab'),
+      dtype=self.config.dtype,
+      is_head=True,
+      name='logits_dense',
     )(x)
 
 

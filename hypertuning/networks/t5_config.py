@@ -11,7 +11,7 @@ from annotated_types import MinLen
 from hypertuning.adapters.sites import Matrix, Site
 from hypertuning.networks import layers
 from hypertuning.networks.attention import Way
-from hypertuning.ranges import Count, Dtype, ShareBelowOne
+from hypertuning.ranges import Count, Dtype, RematPolicy, ShareBelowOne
 
 ENCODER_SELF, ENCODER_MLP = 'encoder_self', 'encoder_mlp'
 DECODER_SELF, DECODER_CROSS = 'decoder_self', 'decoder_cross'
@@ -45,8 +45,10 @@ class T5Config:
     scan_layers: whether the layers of a stack are one scanned layer, which
       compiles faster than an unrolled stack.
     remat_policy: name of the policy that decides which values the forward pass
-      saves for the gradient: `none` saves all, `minimal` those of matmuls, and
-      `full` no values within a layer.
+      saves for the gradient: `none` saves all, `minimal` those of matmuls with
+      weights, `projections` what goes into attention and into the activation of
+      the feed-forward block, what comes out of attention, and the stream behind
+      it, and `full` no values within a layer.
     relpos_num_buckets: number of buckets in the tables of relative biases.
     relpos_max_distance: distance from which on all keys share a bucket.
     relpos_init: initializer of the tables of relative biases.
@@ -69,7 +71,7 @@ class T5Config:
   attention: Way = 'auto'
   float32_attention_logits: bool = False
   scan_layers: bool = False
-  remat_policy: Literal['none', 'full', 'minimal'] = 'none'
+  remat_policy: RematPolicy = 'none'
   relpos_num_buckets: Count = 32
   relpos_max_distance: Count = 128
   relpos_init: layers.Initializer = nn.initializers.variance_scaling(

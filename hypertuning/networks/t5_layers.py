@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning.adapters import KeyValue, SiteAdapter
 from hypertuning.networks import attention, layers
@@ -53,6 +54,9 @@ class _Layer(nn.Module):
     )
     return self._residual(x, y)
 
+  def _after_attention(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    return checkpoint_name(self._residual(x, y), 'residual')
+
   def _residual(self, x: jax.Array, y: jax.Array) -> jax.Array:
     y = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))(
       y, deterministic=self.deterministic
@@ -83,7 +87,8 @@ class EncoderLayer(_Layer):
     attend = self._attention('attention')
     own = attend.keys_values(y, adapter)
     text = attend.prepend(adapter, own)
-    x = self._residual(x, attend(y, text, view, adapter, self.deterministic))
+    y = attend(y, text, view, adapter, self.deterministic)
+    x = self._after_attention(x, y)
     x = self._feed_forward(x, adapters[t5.ENCODER_MLP])
     return x, attention.last_columns(own, self.gists)
 
@@ -139,7 +144,8 @@ class DecoderLayer(_Layer):
     else:
       prefix_length = memory['self'].key.shape[2] - view.text
       text = attention.write(memory['self'], text, prefix_length + position)
-    x = self._residual(x, attend(y, text, view, adapter, self.deterministic))
+    y = attend(y, text, view, adapter, self.deterministic)
+    x = self._after_attention(x, y)
 
     adapter = adapters[t5.DECODER_CROSS]
     y = self._norm('pre_cross_attention_layer_norm', x)
@@ -149,7 +155,9 @@ class DecoderLayer(_Layer):
     else:
       inputs = memory['cross']
     y = attend(y, inputs, encoded_view, adapter, self.deterministic)
-    x = self._feed_forward(self._residual(x, y), adapters[t5.DECODER_MLP])
+    x = self._feed_forward(
+      self._after_attention(x, y), adapters[t5.DECODER_MLP]
+    )
     if not self.remembers:
       return x, None
     # The keys and values of the encoded text do not change, and returning them

@@ -58,7 +58,7 @@ def candidates(
   queries = lengths['targets'][0]
   axes: dict[str, Sequence[Any]] = {
     'MESH': MESHES,
-    'REMAT_POLICY': ('minimal', 'full', 'none'),
+    'REMAT_POLICY': ('projections', 'minimal', 'full', 'none'),
     'QUERIES': sorted({queries, 4}),
     'BATCH_SIZE': (batch_size // 2, batch_size, 2 * batch_size),
     **choices,

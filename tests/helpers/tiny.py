@@ -85,6 +85,11 @@ def logits(network, params, inputs, targets, phi=None, dropout_rng=None):
   )
 
 
+def all_logits(predicted):
+  """Logits of `predictions.Predictions`, all at once."""
+  return predicted.logits(predicted.hidden)
+
+
 def stack_layers(params):
   """An unrolled T5's parameters as those of `scan_layers=True`."""
   flat, groups = {}, {}

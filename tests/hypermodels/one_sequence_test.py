@@ -13,7 +13,7 @@ import runner
 import tiny
 import tiny_llama
 
-from hypertuning import trees
+from hypertuning import predictions, trees
 from hypertuning.adapters import LoRASpec
 from hypertuning.errors import UserError
 from hypertuning.hypermodels import gist
@@ -131,8 +131,9 @@ def test_losses_and_gradients_equal_those_of_two_passes(name):
     frozen = {'frozen': tiny.random_params(abstract['frozen'])}
 
     def loss(params, model=model, frozen=frozen):
-      logits = model.module.apply(
-        {'params': trees.join(params, frozen['frozen'])}, batch
+      variables = predictions.join_variables(params, frozen)
+      logits = tiny.all_logits(
+        predictions.for_training(model.module, variables, batch, None)
       )
       value, _ = model.loss_fn(params, batch, None, frozen)
       return value, jnp.where(batch['target_tokens'][..., None] > 0, logits, 0)

@@ -79,7 +79,8 @@ def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
     a,
     b,
     (((axes[0],), (axes[1],)), ((), ())),
-    precision=jax.lax.Precision.HIGHEST if exact else None,
+    # The setting that is in force outside is none of the kernel's.
+    precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT,
     preferred_element_type=jnp.float32,
   )
 

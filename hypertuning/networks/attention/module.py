@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning.adapters.sites import KeyValue, SiteAdapter
 from hypertuning.networks import layers
@@ -139,8 +140,8 @@ class Attention(nn.Module):
       adapter: adapter part whose LoRA factors apply to keys and values.
     """
     adapter = adapter or SiteAdapter()
-    key = self.key(x, adapter.module('key'))
-    value = self.value(x, adapter.module('value'))
+    key = checkpoint_name(self.key(x, adapter.module('key')), 'key')
+    value = checkpoint_name(self.value(x, adapter.module('value')), 'value')
     return KeyValue(
       key=_heads_first(key, self.kv_axis),
       value=_heads_first(value, self.kv_axis),
@@ -198,7 +199,8 @@ class Attention(nn.Module):
       `[rows, q, features]`.
     """
     adapter = adapter or SiteAdapter()
-    query = _heads_first(self.query(x, adapter.module('query')), 'heads')
+    query = checkpoint_name(self.query(x, adapter.module('query')), 'query')
+    query = _heads_first(query, 'heads')
     if self.rotary is not None and positions is not None:
       query = self.rotary(query, positions)
     y = view.attend(

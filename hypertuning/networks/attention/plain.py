@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hypertuning.adapters.sites import KeyValue
 from hypertuning.networks.attention.view import mask_to_bias
@@ -94,7 +95,7 @@ class Plain:
       `[rows, heads, q, head_dim]`, in the dtype of the values.
     """
     prefix = keys_values.key.shape[2] - self.text
-    return dot_product_attention(
+    attended = dot_product_attention(
       query,
       keys_values.key,
       keys_values.value,
@@ -103,6 +104,7 @@ class Plain:
       scale,
       float32_logits,
     )
+    return checkpoint_name(attended, 'attended')
 
 
 def with_prefix(
