@@ -236,6 +236,24 @@ def on(monkeypatch):
   return put
 
 
+def test_a_kernel_that_does_not_compile(monkeypatch, caplog):
+  """As cuDNN's does not here: a line of log, or an error if it is asked for."""
+  monkeypatch.setattr(choice, '_KERNELS', {'CPU': ('cudnn', Cudnn)})
+  monkeypatch.setattr(choice, '_said', set())
+  fields = {'dtype': jnp.bfloat16, 'head_dim': 8}
+  view = attention.View(5)
+  with pytest.raises(UserError, match="'cudnn' fails here .*'plain'") as error:
+    attention.prepare(tiny.config(attention='cudnn', **fields), view, None)
+  assert '\n' not in str(error.value)
+  with caplog.at_level(logging.WARNING):
+    seen = attention.prepare(tiny.config(**fields), view, None)
+  assert isinstance(seen, attention.Plain)
+  (record,) = caplog.records
+  assert 'cudnn fails here' in record.message and '\n' not in record.message
+  # The probe itself compiles: with XLA in the kernel's place nothing fails.
+  assert Xla.failure(jnp.bfloat16, 8) is None
+
+
 @pytest.mark.parametrize(
   'way, fields, macro',
   [

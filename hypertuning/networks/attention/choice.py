@@ -56,7 +56,8 @@ def prepare(
 
   Raises:
     UserError: the configuration asks for a kernel that the platform does not
-      have, or that does not take its numbers or size of heads.
+      have, that does not take its numbers or size of heads, or that does not
+      compile on this machine.
   """
   kernel = _kernel(config)
   if kernel is None:
@@ -82,6 +83,9 @@ def _kernel(config: Any) -> tuple[str, Any] | None:
     if problem := own[1].misfit(config.dtype, config.head_dim):
       _say(f'Attention: {own[0]} does not take {problem}: computed plainly.')
       return None
+    if problem := own[1].failure(config.dtype, config.head_dim):
+      _say(f'Attention: {own[0]} fails here ({problem}): computed plainly.')
+      return None
     return own
   if own is None or way != own[0]:
     needed = next(k for k, (name, _) in _KERNELS.items() if name == way)
@@ -93,6 +97,10 @@ def _kernel(config: Any) -> tuple[str, Any] | None:
     raise UserError(
       f'ATTENTION = {way!r} does not take {problem}: change that, or bind '
       "ATTENTION = 'auto' or 'plain'."
+    )
+  if problem := own[1].failure(config.dtype, config.head_dim):
+    raise UserError(
+      f"ATTENTION = {way!r} fails here ({problem}): bind ATTENTION = 'plain'."
     )
   return own
 

@@ -1,5 +1,6 @@
 """cuDNN's fused attention, on NVIDIA GPUs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from hypertuning.adapters.sites import KeyValue, SiteAdapter
+from hypertuning.errors import one_line
 from hypertuning.networks.attention.plain import with_prefix
-from hypertuning.networks.attention.view import View
+from hypertuning.networks.attention.view import (
+  RelativeBiases,
+  View,
+  column_places,
+)
 
 # Larger heads need a GPU of Hopper's generation or later.
 _LARGEST_HEAD = 128
@@ -42,6 +48,12 @@ class Cudnn:
     if head_dim % 8 or head_dim > _LARGEST_HEAD:
       return f'HEAD_DIM = {head_dim} but multiples of 8 up to {_LARGEST_HEAD}'
     return None
+
+  @classmethod
+  def failure(cls, dtype: Any, head_dim: int) -> str | None:
+    """Why this machine does not compile the kernel; None if it does."""
+    way: Any = cls  # mypy takes a dataclass's type for unhashable
+    return _failure(way, jnp.dtype(dtype).name, head_dim)
 
   @staticmethod
   def refusal(view: View, part: SiteAdapter | None) -> str | None:
@@ -119,6 +131,43 @@ class Cudnn:
     mean = keys_values.value.mean(axis=2, keepdims=True, dtype=jnp.float32)
     mean = jnp.repeat(mean, y.shape[1] // mean.shape[1], axis=1)
     return jnp.where(empty[:, None, None, None], mean.astype(y.dtype), y)
+
+
+@functools.cache
+def _failure(way: Any, dtype: str, head_dim: int) -> str | None:
+  """Compiles a small attention, with and without relative biases."""
+  length = 8
+
+  def total(
+    query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array
+  ) -> jax.Array:
+    keys = jnp.ones((len(query), length), bool)
+    places = column_places(length)
+    views = (
+      View(
+        length,
+        keys,
+        at_end=True,
+        relative=RelativeBiases(table, places, True, 8),
+      ),
+      View(length, keys, causal=True),
+    )
+    text = KeyValue(key=key, value=value)
+    outputs = [
+      way.make(view, None).attend(query, text, None, lambda x: x, 1.0, False)
+      for view in views
+    ]
+    return jnp.sum(jnp.stack(outputs), dtype=jnp.float32)
+
+  shape = jax.ShapeDtypeStruct((2, 2, length, head_dim), dtype)
+  table = jax.ShapeDtypeStruct((2, 4), 'float32')
+  try:
+    # Back as well: that is where versions of cuDNN differ.
+    step = jax.jit(jax.grad(total, (0, 1, 2, 3)))
+    step.lower(shape, shape, shape, table).compile()
+  except Exception as error:  # jax, XLA and cuDNN have kinds of their own
+    return one_line(error)
+  return None
 
 
 def _pad(x: jax.Array, count: int) -> jax.Array:

@@ -52,6 +52,12 @@ class Pallas:
     return None
 
   @staticmethod
+  def failure(dtype: Any, head_dim: int) -> str | None:
+    """The compiler for TPUs has the kernel: there is none."""
+    del dtype, head_dim
+    return None
+
+  @staticmethod
   def refusal(view: View, part: SiteAdapter | None) -> str | None:
     """What of a view the kernel does not take; None if it takes all."""
     prefix = part.prefix.key.shape[2] if part and part.prefix else 0
