@@ -9,7 +9,8 @@
 
 Takes the gin files of a training. Prints a row of a Markdown table: the
 episodes per second of its pipeline, those of its training step on a batch that
-is already on the devices, and the ratio of the two. Pipeline and step are
+is already on the devices, and the ratio of the two. BENCHMARK_OUTPUT is a JSON
+file that gets them, with the machine and its versions. Pipeline and step are
 measured in turn, so that each has all cores of the machine to itself.
 """
 
@@ -21,15 +22,19 @@ if __name__ == '__main__':
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
-from hypertuning import quantization
+from hypertuning import files, quantization
+from hypertuning.benchmarks import machine, options
 from hypertuning.engine import summaries, train_state, train_step
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.models import HyperTuningModel
-from hypertuning.ranges import Count
+from hypertuning.ranges import Count, Path
+
+_OUTPUT = 'BENCHMARK_OUTPUT'
 
 HEADER = (
   '| task | parameters | batch | pipeline, episodes/s | model, steps/s '
@@ -44,7 +49,8 @@ def measure(
   rounds: Count = 7,
   batches_a_round: Count = 20,
   steps_a_round: Count = 1,
-) -> dict[str, float]:
+  output: Path | None = None,
+) -> dict[str, Any]:
   """Measures the pipeline and the step of a training, and prints both.
 
   Args:
@@ -54,15 +60,18 @@ def measure(
       medians over the rounds are printed.
     batches_a_round: number of batches that are drawn per round.
     steps_a_round: number of training steps per round.
+    output: path of a JSON file that gets the results; None for none.
 
   Returns:
     `pipeline`: episodes per second of the pipeline; `steps`: training steps per
     second; `ratio`: episodes per second of the pipeline, divided by those of
-    the training step.
+    the training step; `rounds`: the first two in every round.
 
   Raises:
     UserError: the input is bad, as for training.
   """
+  if output:
+    files.check_file(output, _OUTPUT)
   partitioner = Partitioner()
   partitioner.check_batch(data.batch_size)
   data.check(model)
@@ -109,7 +118,20 @@ def measure(
     f'{pipeline:,.0f} | {steps:.3g} | {batch_size * steps:,.3g} | '
     f'{ratio:,.3g} |'
   )
-  return {'pipeline': pipeline, 'steps': steps, 'ratio': ratio}
+  found = {
+    **{'pipeline': pipeline, 'steps': steps, 'ratio': ratio},
+    'rounds': {
+      'pipeline': [batch_size * rate for rate in batch_rates],
+      'steps': step_rates,
+    },
+  }
+  run = {'task': data.name, 'batch': batch_size, 'parameters': parameters}
+  options.write(
+    output,
+    {'subject': 'input_pipeline', **run, **found, **machine.describe()},
+    _OUTPUT,
+  )
+  return found
 
 
 def _rate(function: Callable[[], None], times: int) -> float:

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 
+from hypertuning.planning import chips
+
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'torch', 'transformers', 'peft')
-# bfloat16 operations per second without sparsity, by a part of the device's
-# name: NVIDIA's data sheets of the SXM cards.
-_PEAKS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}
 
 
 def describe() -> dict[str, Any]:
@@ -35,4 +34,5 @@ def describe() -> dict[str, Any]:
 def peak_flops() -> float | None:
   """The bfloat16 FLOPs per second of the first device; None if not known."""
   kind = jax.devices()[0].device_kind
-  return next((peak for part, peak in _PEAKS.items() if part in kind), None)
+  names = ((chip.name.upper(), chip) for chip in chips.CHIPS if chip.is_gpu)
+  return next((chip.flops for name, chip in names if name in kind), None)

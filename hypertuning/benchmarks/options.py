@@ -72,19 +72,22 @@ def parse(
   return options, [text.removeprefix(_BINDING) for text, gin in pairs if gin]
 
 
-def write(path: str | None, results: Mapping[str, Any]) -> None:
+def write(
+  path: str | None, results: Mapping[str, Any], binding: str = OUTPUT
+) -> None:
   """Writes results as JSON, whole or not at all.
 
   Args:
     path: path of the file; None writes none.
     results: JSON values.
+    binding: name of the flag or the gin binding that gives the path.
 
   Raises:
     UserError: the file cannot be written.
   """
   if path is None:
     return
-  with files.atomic_file(files.folder(path, OUTPUT)) as temporary:
+  with files.atomic_file(files.folder(path, binding)) as temporary:
     text = json.dumps(dict(results), indent=2)
     temporary.write_text(f'{text}\n', encoding='utf-8')
   print(f'Results in {path}', file=sys.stderr)

@@ -29,6 +29,7 @@ if __name__ == '__main__':
 
   gin_utils.run('hypertuning.benchmarks.query_cost', 'measure')
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ import jax
 import numpy as np
 
 from hypertuning import files, saved_config
-from hypertuning.benchmarks import cached_context, cost_table
+from hypertuning.benchmarks import cached_context, cost_table, machine
 from hypertuning.benchmarks.cost_table import (
   IN_CONTEXT,
   MAKING_CACHE,
@@ -172,6 +173,8 @@ def measure(
     files.remove(output_dir, 'results.jsonl')
     saved_config.save(output_dir, _COMMAND)
     summaries.write_jsonl(output_dir, 'results', rows)
+    text = json.dumps(machine.describe(), indent=2)
+    files.write_text(output_dir, 'machine.json', f'{text}\n')
   print(cost_table.table(rows))
   return rows
 

@@ -1,5 +1,7 @@
 """Benchmarks run, and count as by hand; how fast things are, no test says."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -27,19 +29,27 @@ _PREFIX, _SITES, _BOTTLENECK = 2, 2, 8
 
 
 @pytest.mark.slow
-def test_input_pipeline_beside_the_step(capsys):
+def test_input_pipeline_beside_the_step(capsys, tmp_path):
   data = runner.as_objects({'split': 'train'})['data']
   arguments = {'model': runner.model(), 'data': data}
   found = input_pipeline.measure(
-    **arguments, rounds=2, batches_a_round=2, steps_a_round=2
+    **arguments,
+    rounds=2,
+    batches_a_round=2,
+    steps_a_round=2,
+    output=str(tmp_path / 'found.json'),
   )
-  assert min(found.values()) > 0
+  rounds = found['rounds']
+  assert min(*rounds['pipeline'], *rounds['steps'], found['ratio']) > 0
   assert found['ratio'] == pytest.approx(
     found['pipeline'] / (8 * found['steps'])
   )
   header, line, row = capsys.readouterr().out.splitlines()[-3:]
   assert header.count('|') == line.count('|') == row.count('|')
   assert row.startswith('| toy_symbols | ')
+  written = json.loads((tmp_path / 'found.json').read_text())
+  assert written['rounds'] == rounds and written['batch'] == 8
+  assert written['versions']['jax'] and written['machine']['cores']
 
 
 def _query_cost(**overrides):
@@ -143,6 +153,8 @@ def test_query_cost_is_measured_printed_and_written(tmp_path, capsys):
     making, with_phi, in_context
   )
   assert runner.read_lines(tmp_path / 'results.jsonl') == rows
+  measured_on = json.loads((tmp_path / 'machine.json').read_text())
+  assert measured_on['versions']['jax']
   assert (tmp_path / 'config.gin').is_file()
   assert not list(tmp_path.glob('.*.tmp'))
   lines = [x for x in capsys.readouterr().out.splitlines() if x[:1] == '|']
