@@ -48,6 +48,25 @@ class Chip:
 _RING = 'what chips receive comes round one ring (two links)'
 _NVLINK = 'what GPUs receive comes over NVLink, at its rate in one direction'
 
+
+def _gpu(
+  name: str, flops: float, hbm_bytes: int, hbm_rate: float, receive_rate: float
+) -> Chip:
+  """A GPU, one to eight of which are in a machine."""
+  return Chip(
+    name=name,
+    cloud=(f'{name}-',),
+    cores=1,
+    flops=flops,
+    hbm_bytes=hbm_bytes,
+    hbm_rate=hbm_rate,
+    receive_rate=receive_rate,
+    network=_NVLINK,
+    shapes=tuple(_BOARDS),
+    is_gpu=True,
+  )
+
+
 # TPUs: Google Cloud's pages on each generation, except for v4's interconnect,
 # for which those pages give none. GPUs: NVIDIA's data sheets of the SXM
 # modules, bfloat16 without sparsity.
@@ -97,40 +116,7 @@ CHIPS = (
     network=_RING,
     shapes=tuple(_SQUARES),
   ),
-  Chip(
-    name='a100',
-    cloud=('a100-',),
-    cores=1,
-    flops=312e12,
-    hbm_bytes=80 << 30,
-    hbm_rate=2039e9,
-    receive_rate=300e9,
-    network=_NVLINK,
-    shapes=tuple(_BOARDS),
-    is_gpu=True,
-  ),
-  Chip(
-    name='h100',
-    cloud=('h100-',),
-    cores=1,
-    flops=989e12,
-    hbm_bytes=80 << 30,
-    hbm_rate=3350e9,
-    receive_rate=450e9,
-    network=_NVLINK,
-    shapes=tuple(_BOARDS),
-    is_gpu=True,
-  ),
-  Chip(
-    name='h200',
-    cloud=('h200-',),
-    cores=1,
-    flops=989e12,
-    hbm_bytes=141 << 30,
-    hbm_rate=4800e9,
-    receive_rate=450e9,
-    network=_NVLINK,
-    shapes=tuple(_BOARDS),
-    is_gpu=True,
-  ),
+  _gpu('a100', 312e12, 80 << 30, 2039e9, 300e9),
+  _gpu('h100', 989e12, 80 << 30, 3350e9, 450e9),
+  _gpu('h200', 989e12, 141 << 30, 4800e9, 450e9),
 )
