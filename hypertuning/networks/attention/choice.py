@@ -1,6 +1,6 @@
 """Which way computes attention: by configuration, by platform and by shape."""
 
-import logging
+import sys
 from typing import Any, Literal
 
 import jax
@@ -44,8 +44,8 @@ def prepare(
 ) -> Prepared:
   """Prepares a view for the way of attention that a configuration asks for.
 
-  A kernel that does not take the view falls back to the plain way; one line of
-  log says why, once per reason.
+  A kernel that does not take the view falls back to the plain way; one line on
+  stderr says why, once per reason.
 
   Args:
     config: configuration of the network, whose `attention`, `dtype` and
@@ -108,4 +108,5 @@ def _kernel(config: Any) -> tuple[str, Any] | None:
 def _say(line: str) -> None:
   if line not in _said:
     _said.add(line)
-    logging.getLogger(__name__).warning(line)
+    # Commands silence the logs of libraries.
+    print(line, file=sys.stderr)
