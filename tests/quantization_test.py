@@ -237,6 +237,7 @@ def test_devices_divide_codes_and_blocks_where_they_can(dtype, width, blocks):
   assert shardings[f'{name}/scale'].spec == P(None, blocks, 'model')
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_evaluated(tmp_path):
   """Its checkpoints hold bytes; without them they hold their digests."""
   runner.train(tmp_path / 'base', runner.model(hyper=False), total_steps=1)

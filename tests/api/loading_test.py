@@ -194,6 +194,7 @@ def test_what_is_no_model_is_refused(tmp_path):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_that_of_the_numbers(tmp_path):
   """Not of how they are laid out or stored."""
   run = tiny_runs.make(tmp_path / 'run', 'hyper_llama', SCAN_LAYERS=True)

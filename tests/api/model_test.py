@@ -16,6 +16,9 @@ from hypertuning import infer as infer_lib
 from hypertuning.adapters import LoRA
 from hypertuning.api.questions import Question
 
+# Their runs are trained first, for half a minute and more.
+pytestmark = pytest.mark.slow
+
 EXAMPLES = [('a', 'xy'), ('bb', 'z'), ('cde', 'x'), ('d', 'yy')]
 OTHERS = [('a', 'q'), ('b', 'rr')]
 QUERIES = ['a', 'bb', 'e', 'fgh', 'i']

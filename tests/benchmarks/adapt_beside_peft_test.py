@@ -16,6 +16,9 @@ from hypertuning.data import tuning_files
 from hypertuning.data.tuning_files import TuningTask
 from hypertuning.tasks import toy
 
+# Their runs are trained first, for half a minute and more.
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('peft', reason='needs the extra `hf`')
 
 STEPS = 4

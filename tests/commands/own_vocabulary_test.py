@@ -63,6 +63,7 @@ def folder(tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_equals_one_that_did_not(folder, monkeypatch, capfd):
   def train(name, **bindings):
     return runner.main(

@@ -30,6 +30,9 @@ from hypertuning.engine.task_data import TaskData
 from hypertuning.errors import UserError
 from hypertuning.tasks import recorded as recorded_lib
 
+# Their runs are trained first, for half a minute and more.
+pytestmark = pytest.mark.slow
+
 MIXTURE = """
 from __gin__ import dynamic_registration
 import recorded_mixture

@@ -16,6 +16,9 @@ from hypertuning.data import recording
 from hypertuning.engine import recorded_data, restarts
 from hypertuning.errors import UserError
 
+# Their runs are trained first, for half a minute and more.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):

@@ -59,6 +59,7 @@ def _state(model):
   return train_state.create_state(model, weights)
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_one_that_never_stopped(tmp_path):
   """With dropout, whose keys must not start again."""
   whole = runner.train(tmp_path / 'whole')

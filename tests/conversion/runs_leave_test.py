@@ -19,6 +19,9 @@ from hypertuning.networks.llama_config import LlamaConfig
 from hypertuning.networks.rotary import Rotary, RotaryScaling
 from hypertuning.networks.t5_config import T5Config
 
+# Their runs are trained first, for half a minute and more.
+pytestmark = pytest.mark.slow
+
 peft = pytest.importorskip('peft', reason='needs the extra `hf`')
 
 EXAMPLES = [('1a', 'aB'), ('2c', 'cD')]

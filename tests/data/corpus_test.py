@@ -14,6 +14,7 @@ from hypertuning.tasks import hyperpretrain
 LENGTHS = {'hyper_inputs': 82, 'inputs': (4, 72), 'targets': (4, 17)}
 
 
+@pytest.mark.slow
 def test_documentation_is_large_split_by_name_and_not_imported():
   train = corpus.python_documentation('train')
   validation = corpus.python_documentation('validation')

@@ -83,6 +83,7 @@ def test_packed_ids_are_those_that_the_pipeline_gives(form, symbols, forms):
     assert not any(feature.endswith('_ids') for feature in found[0])
 
 
+@pytest.mark.slow
 @CASES
 def test_the_place_in_the_data_can_be_saved(form, tmp_path, symbols, forms):
   name = register(form, 'saved', symbol_labels=symbols)

@@ -53,6 +53,7 @@ def _draw(name, first, count):
   return list(ds.take(count).as_numpy_iterator())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
   [

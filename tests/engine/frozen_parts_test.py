@@ -207,6 +207,7 @@ def test_a_frozen_part_at_random_is_refused(runs, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_is_another_checkpoint(runs, tmp_path):
   """Both are named, and both are read."""
   down = runner.model(hyper=False)

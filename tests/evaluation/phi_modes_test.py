@@ -138,6 +138,7 @@ def _evaluate(run, folder, name='two', **overrides):
   return runner.evaluate(**{**arguments, **overrides})
 
 
+@pytest.mark.slow
 def test_all_modes_of_a_run(run, tmp_path):
   rows = {row['phi']: row for row in _evaluate(run, tmp_path)}
   assert [*rows] == ['generated', 'averaged', 'random', 'other', 'none']

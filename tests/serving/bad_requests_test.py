@@ -6,6 +6,9 @@ import socket
 import pytest
 import served
 
+# Their runs are trained first, for half a minute and more.
+pytestmark = pytest.mark.slow
+
 ONE = [{'inputs': 'a', 'targets': 'b'}]
 _BODIES = {
   'no JSON': (b'{"queries": ["a"', 400, 'is no JSON'),

@@ -250,6 +250,7 @@ def test_a_missing_library_is_one_line(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_show_and_list_without_the_libraries(tmp_path):
   """Tasks are listed without them; their rows are a line that names them."""
   (tmp_path / 'sitecustomize.py').write_text(
