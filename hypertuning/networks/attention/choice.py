@@ -77,32 +77,26 @@ def _kernel(config: Any) -> tuple[str, Any] | None:
     return None
   here = platform()
   own = _KERNELS.get(here)
-  if way == 'auto':
-    if own is None:
-      return None
-    if problem := own[1].misfit(config.dtype, config.head_dim):
-      _say(f'Attention: {own[0]} does not take {problem}: computed plainly.')
-      return None
-    if problem := own[1].failure(config.dtype, config.head_dim):
-      _say(f'Attention: {own[0]} fails here ({problem}): computed plainly.')
-      return None
-    return own
-  if own is None or way != own[0]:
+  if way != 'auto' and (own is None or way != own[0]):
     needed = next(k for k, (name, _) in _KERNELS.items() if name == way)
     raise UserError(
       f'ATTENTION = {way!r} is for a machine with {needed}, and this one has '
       f"{here}: bind ATTENTION = 'auto', which takes what there is."
     )
-  if problem := own[1].misfit(config.dtype, config.head_dim):
-    raise UserError(
-      f'ATTENTION = {way!r} does not take {problem}: change that, or bind '
-      "ATTENTION = 'auto' or 'plain'."
-    )
-  if problem := own[1].failure(config.dtype, config.head_dim):
-    raise UserError(
-      f"ATTENTION = {way!r} fails here ({problem}): bind ATTENTION = 'plain'."
-    )
-  return own
+  if own is None:
+    return None
+  name, made = own
+  if misfit := made.misfit(config.dtype, config.head_dim):
+    problem = f'does not take {misfit}'
+    remedy = "change that, or bind ATTENTION = 'auto' or 'plain'"
+  elif failure := made.failure(config.dtype, config.head_dim):
+    problem, remedy = f'fails here ({failure})', "bind ATTENTION = 'plain'"
+  else:
+    return own
+  if way != 'auto':
+    raise UserError(f'ATTENTION = {way!r} {problem}: {remedy}.')
+  _say(f'Attention: {name} {problem}: computed plainly.')
+  return None
 
 
 def _say(line: str) -> None:
