@@ -123,7 +123,10 @@ def _parser() -> command_line.Parser:
     '--method', choices=_METHODS, default='full', help='what is trained (full)'
   )
   made.add_argument(
-    '--optimizer', choices=_OPTIMIZERS, default='adamw', help='(adamw)'
+    '--optimizer',
+    choices=_OPTIMIZERS,
+    default='adamw',
+    help='its optimizer (adamw)',
   )
   flags.add_counts(made, _COUNTS)
   made.add_argument(
