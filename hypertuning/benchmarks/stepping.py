@@ -8,6 +8,7 @@ import jax
 
 from hypertuning.benchmarks import built, machine, own_step, peers, rounds
 from hypertuning.benchmarks.methods import METHODS, Shape
+from hypertuning.planning.step import without_remat
 
 OURS, EAGER, COMPILED = 'hypertuning', 'PyTorch', 'PyTorch, compiled'
 PEERS = (EAGER, COMPILED)
@@ -47,12 +48,9 @@ def measure(
   Raises:
     UserError: a size or a binding is at fault.
   """
-  build = functools.partial(built.build, network, method, size, optimizer)
-  model = build(bindings)
+  model = built.build(network, method, size, optimizer, bindings)
   features = built.batch(model, shape)
-  useful = own_step.useful_flops(
-    build([*bindings, "REMAT_POLICY = 'none'"]), features
-  )
+  useful = own_step.useful_flops(without_remat(model), features)
   chosen = METHODS[network][method]
   makers: dict[str, Callable[[], Any]] = {
     way: functools.partial(

@@ -98,7 +98,7 @@ def compile_step(
       ).trace(*arguments)
 
   traced = trace(model)
-  plain = trace(_without_remat(model))
+  plain = trace(without_remat(model))
   costs = Costs(
     params_bytes=_shard_bytes(state.params),
     optimizer_bytes=_shard_bytes(state.opt_state),
@@ -146,8 +146,12 @@ def _with_compilation(costs: Costs, start: float) -> Costs:
   )
 
 
-def _without_remat(model: HyperTuningModel) -> HyperTuningModel:
-  """The same model, but with all values that the gradient needs saved."""
+def without_remat(model: HyperTuningModel) -> HyperTuningModel:
+  """The same model, but with all values that the gradient needs saved.
+
+  Args:
+    model: any model.
+  """
 
   def plain(network: Any) -> Any:
     if network is None or not hasattr(network, 'config'):
