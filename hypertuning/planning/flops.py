@@ -12,9 +12,9 @@ from typing import Any
 def walk(jaxpr: Any) -> Iterator[tuple[Any, int]]:
   """Yields every equation of a jaxpr and its sub-jaxprs, and how often it runs.
 
-  The body of a `scan` counts as often as it runs, and that of a Pallas kernel
-  once per step of its grid. The body of a `while` counts once, as the number of
-  its turns is not known before it runs.
+  The body of a `scan` counts as often as it runs, that of a Pallas kernel once
+  per step of its grid, and that of a `shard_map` once per device. The body of a
+  `while` counts once, as the number of its turns is not known before it runs.
   """
   read = {x for e in jaxpr.eqns for x in e.invars if not hasattr(x, 'val')}
   read |= {x for x in jaxpr.outvars if not hasattr(x, 'val')}
@@ -30,6 +30,8 @@ def walk(jaxpr: Any) -> Iterator[tuple[Any, int]]:
       times = equation.params['length']
     elif is_kernel:
       times = math.prod(equation.params['grid_mapping'].grid)
+    elif equation.primitive.name == 'shard_map':
+      times = equation.params['mesh'].size
     for value in equation.params.values():
       for sub in value if isinstance(value, (tuple, list)) else (value,):
         sub = getattr(sub, 'jaxpr', sub)

@@ -107,6 +107,23 @@ def test_flops_count_loops_batches_and_what_remat_repeats():
   assert flops.matmul_flops(batched(jnp.ones((7, 4, 4))).jaxpr) == 7 * 128
 
 
+def test_flops_of_a_function_per_device_count_on_every_device():
+  """As a kernel's, which runs on the rows of each device."""
+  partitioner = Partitioner()
+  rows = PartitionSpec('data')
+
+  def run(x, w):
+    return jax.shard_map(
+      jnp.matmul,
+      mesh=partitioner.mesh,
+      in_specs=(rows, PartitionSpec()),
+      out_specs=rows,
+    )(x, w)
+
+  jaxpr = jax.make_jaxpr(run)(jnp.ones((16, 4)), jnp.ones((4, 4)))
+  assert flops.matmul_flops(jaxpr.jaxpr) == 2 * 16 * 4 * 4
+
+
 # Text of compiled programs.
 
 # As the TPU compiler writes a matmul that gathers its weight meanwhile: no
