@@ -246,11 +246,18 @@ class LoRAHead(nn.Module):
       name=f'{module}_b',
     )(x)
     # The axis `joined_kv` of a parameter is called `heads` in activations.
-    axis = 'heads' if matrix.axes[1] == 'joined_kv' else None
-    b = partitioning.with_sharding_constraint(
-      b.reshape(*b.shape[:2], rank, matrix.outputs), ('batch', None, None, axis)
+    inputs, outputs = (
+      'heads' if axis == 'joined_kv' else None for axis in matrix.axes
     )
-    return a.reshape(*a.shape[:3], rank), b
+    # Without the rows of `a`, whose weights may lie divided over the devices of
+    # `data`, XLA moves a part of `a` between devices in every layer, and again
+    # in the backward pass.
+    return partitioning.with_sharding_constraint(
+      a.reshape(*a.shape[:3], rank), ('batch', None, inputs, None)
+    ), partitioning.with_sharding_constraint(
+      b.reshape(*b.shape[:2], rank, matrix.outputs),
+      ('batch', None, None, outputs),
+    )
 
   def _matrix(self, module: str, sites: Sequence[Site]) -> Matrix:
     """The projection of this name, which must have one size at all sites.
