@@ -102,18 +102,23 @@ class Pallas:
     layout = flash.Layout(
       block, start, prefix, self.causal, scale, self.interpret
     )
-    bands = None
-    if self.relative is not None:
-      first = jnp.arange(blocks)[:, None] * block
-      distance = jnp.arange(start + padded) - start - prefix - first
-      bands = self.relative.at(distance)[:, :, None]
+    relative = self.relative
+
+    def on_device(table: jax.Array | None, *arrays: jax.Array) -> jax.Array:
+      bands = None
+      if relative is not None and table is not None:
+        first = jnp.arange(blocks)[:, None] * block
+        distance = jnp.arange(start + padded) - start - prefix - first
+        bands = relative.replace(table=table).at(distance)[:, :, None]
+      return flash.attend(layout, *arrays, bands)
+
     y = _on_mesh(
-      layout,
+      on_device,
+      relative and relative.table,
       _pad(query, blocks * block),
       _pad(keys_values.key, padded),
       _pad(keys_values.value, padded),
       self._mask(prefix, prefix_mask, rows, padded),
-      bands,
     )
     return y[:, :, :length]
 
@@ -133,17 +138,21 @@ class Pallas:
 
 
 def _on_mesh(
-  layout: flash.Layout,
+  attend: Callable[..., jax.Array],
+  table: jax.Array | None,
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
   mask: jax.Array,
-  bands: jax.Array | None,
 ) -> jax.Array:
-  """Runs the kernel on every device of the mesh, on its rows and heads."""
+  """Runs the kernel on every device of the mesh, on its rows and heads.
+
+  Devices sum the gradients of what each of them has whole: that of the small
+  table, once per layer.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return flash.attend(layout, query, key, value, mask, bands)
+    return attend(table, query, key, value, mask)
 
   def axis(name: str, *sizes: int) -> Any:
     spec = partitioning.logical_to_mesh_axes((name,))
@@ -156,15 +165,15 @@ def _on_mesh(
   heads = axis('heads', query.shape[1], key.shape[1])
   both = PartitionSpec(rows, heads)
   return jax.shard_map(
-    lambda *x: flash.attend(layout, *x),
+    attend,
     mesh=mesh,
     in_specs=(
-      *(both, both, both, PartitionSpec(rows)),
       PartitionSpec(heads),
+      *(both, both, both, PartitionSpec(rows)),
     ),
     out_specs=both,
     check_vma=False,
-  )(query, key, value, mask, bands)
+  )(table, query, key, value, mask)
 
 
 def _pad(x: jax.Array, length: int) -> jax.Array:
