@@ -9,7 +9,8 @@ step for the TPUs, with the compiler in the package `libtpu`; for GPUs
 (`--topology=h100-8`), for as many simulated CPUs. Prints the memory, the FLOPs,
 the bytes that chips receive from one another, and the shortest and longest time
 that a step can take. `--search` compiles many configurations and ranks those
-that fit. The exit code is 2 if nothing fits.
+that fit; `--nocompile` counts weights and FLOPs alone, in seconds. The exit
+code is 2 if nothing fits.
 """
 
 if __name__ == '__main__':
@@ -52,6 +53,8 @@ def plan() -> None:
   if not _FLAGS.topology:
     raise UserError('--topology is required, such as --topology=v4-64.')
   topology = topologies.find(_FLAGS.topology)
+  if _FLAGS.search and not _FLAGS.compile:
+    raise UserError('--nocompile: --search ranks what was compiled; drop one.')
   choices = dict(map(_choice, _FLAGS.choices))
   check_outputs()
   settings = gin_utils.arguments(train.train)
@@ -137,8 +140,11 @@ class _Compiler:
     costs = self._cache.get(key)
     if costs is None:
       with quiet.hidden_stderr():  # libtpu prints many lines there
-        costs = compile_step(self._topology, self._devices, settings())
-      self._cache.put(key, costs)
+        costs = compile_step(
+          self._topology, self._devices, settings(), _FLAGS.compile
+        )
+      if costs.compiled:
+        self._cache.put(key, costs)
     return costs
 
 

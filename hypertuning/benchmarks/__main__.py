@@ -20,6 +20,7 @@ SUBJECTS = {
   'query_cost': 'a query with phi, beside one with examples in context',
   'input_pipeline': 'the input pipeline, beside the training step',
   'startup': 'a training run of 2 steps, beside the imports alone',
+  'scaling': 'steps of large models on slices of TPUs, on paper',
   'bands': 'FLOPs, bytes and compilations, beside those on record',
 }
 

@@ -73,7 +73,7 @@ class _Instruction:
 _Computations = Mapping[str, Sequence[_Instruction]]
 
 
-def collective_bytes(text: str) -> dict[str, int]:
+def collective_bytes(text: str, waited: bool = False) -> dict[str, int]:
   """The bytes that each device receives from others, by kind of collective.
 
   Rings of devices are assumed. A device then receives every byte of an array
@@ -82,6 +82,8 @@ def collective_bytes(text: str) -> dict[str, int]:
 
   Args:
     text: text of one device's program, from `compiled.as_text()`.
+    waited: whether only collectives count beside which nothing is computed:
+      those that are neither started ahead nor part of a fusion.
 
   Returns:
     A dict from the kind of collective, such as `all-gather`, to the number of
@@ -90,8 +92,12 @@ def collective_bytes(text: str) -> dict[str, int]:
   computations, entry = _parse(text)
   bytes_by_kind: collections.Counter[str] = collections.Counter()
   counted_channels = set()
-  for instruction, times, computation in _follow(computations, entry):
-    kind = instruction.opcode.removesuffix('-start')
+  for instruction, times, computation in _follow(
+    computations, entry, fused=not waited
+  ):
+    kind = instruction.opcode
+    if not waited:
+      kind = kind.removesuffix('-start')
     if kind not in _COLLECTIVES:
       continue
     # v5e's compiler repeats a gather in several computations that share it.

@@ -8,7 +8,7 @@ flags.disclaim_key_flags()  # --help shows the flags as the entry point's own
 
 def define_flags() -> None:
   """Defines the flags; if the process has them, only resets their values."""
-  names = ('topology', 'json', 'search', 'choices', 'cache_dir')
+  names = ('topology', 'json', 'compile', 'search', 'choices', 'cache_dir')
   if 'topology' in _FLAGS:
     for name in names:
       _FLAGS[name].unparse()
@@ -19,6 +19,9 @@ def define_flags() -> None:
     'TPU slice by its cloud name or shape, or GPUs: v4-64, v4:2x4x4, h100-8.',
   )
   flags.DEFINE_string('json', None, 'File for all numbers.')
+  flags.DEFINE_bool(
+    'compile', True, 'If false, only weights and FLOPs are counted, in seconds.'
+  )
   flags.DEFINE_bool(
     'search', False, 'Compile many configurations and rank those that fit.'
   )

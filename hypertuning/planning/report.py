@@ -9,6 +9,11 @@ from hypertuning.planning.step import Costs
 from hypertuning.planning.topologies import Topology
 
 _GIB, _MIB = 2**30, 2**20
+# Rows of a step that has only been traced.
+_TRACED = (
+  *('trained weights', 'optimizer state', 'frozen weights'),
+  *('FLOPs executed', 'FLOPs useful', '  matmuls'),
+)
 
 
 def describe(costs: Costs, topology: Topology) -> Iterator[str]:
@@ -36,6 +41,7 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
     f'({costs.executed_flops / costs.useful_flops:.3f} x useful)',
     'FLOPs useful': f'{costs.useful_flops:.4g}',
     'received': _size(received) + (f' ({kinds})' if kinds else ''),
+    '  waited for': _size(costs.waited_bytes),
     'memory traffic': f'{costs.hbm_bytes / 1e9:.0f} GB',
     'step, best': _time(times.best_seconds, times.best_utilisation),
     'step, worst': _time(times.worst_seconds, times.worst_utilisation),
@@ -47,6 +53,8 @@ def describe(costs: Costs, topology: Topology) -> Iterator[str]:
     'compiling': f'{costs.compile_seconds:.0f} s and '
     f'{costs.machine_bytes / _GIB:.1f} GiB of this machine',
   }
+  if not costs.compiled:
+    rows = {name: rows[name] for name in _TRACED}
   yield f'{topology.name}, {topology.chips} chips; per chip and step:'
   width = max(map(len, rows))
   yield from (f'  {name:<{width}}  {value}' for name, value in rows.items())

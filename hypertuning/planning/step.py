@@ -32,12 +32,15 @@ class Costs:
       repeats.
     useful_flops: FLOPs of all matmuls without rematerialisation.
     queries: number of queries whose targets a step trains on, over all chips.
+    compiled: whether the step has been compiled; if not, only the numbers above
+      are known.
     error: reason why the step does not fit into memory. None if it fits; only
       then are the memory and the bytes below known.
     temporary_bytes: bytes of activations and other values that a step makes.
     peak_bytes: bytes of arguments, results, temporaries and code together.
     collective_bytes: maps each kind of collective to the bytes that it receives
       from other chips.
+    waited_bytes: bytes of these that arrive while nothing is computed.
     hbm_bytes: bytes that are read from and written to memory.
     compile_seconds: seconds of compilation on this machine.
     machine_bytes: most bytes of this machine's memory that the process has
@@ -50,17 +53,22 @@ class Costs:
   executed_flops: float
   useful_flops: float
   queries: int
+  compiled: bool = True
   error: str | None = None
   temporary_bytes: int = 0
   peak_bytes: int = 0
   collective_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  waited_bytes: int = 0
   hbm_bytes: int = 0
   compile_seconds: float = 0.0
   machine_bytes: int = 0
 
 
 def compile_step(
-  topology: Topology, devices: tuple[Any, ...], settings: Mapping[str, Any]
+  topology: Topology,
+  devices: tuple[Any, ...],
+  settings: Mapping[str, Any],
+  compiled: bool = True,
 ) -> Costs:
   """Compiles the step that `train.train` would run, and reads its costs.
 
@@ -68,6 +76,8 @@ def compile_step(
     topology: slice that the step is compiled for.
     devices: devices of the slice, from `topologies.devices`.
     settings: arguments of `train.train`, by name.
+    compiled: whether the step is compiled as well; traced alone, it gives
+      weights and FLOPs.
 
   Raises:
     UserError: the devices do not divide the batch, the model or one another.
@@ -106,18 +116,21 @@ def compile_step(
     executed_flops=flops.matmul_flops(traced.jaxpr) / topology.chips,
     useful_flops=flops.matmul_flops(plain.jaxpr) / topology.chips,
     queries=math.prod(shapes['target_tokens'][:2]),
+    compiled=compiled,
   )
+  if not compiled:
+    return costs
   start = time.monotonic()
   with partitioner.context():
     try:
-      compiled = traced.lower().compile()
+      program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
       costs = dataclasses.replace(costs, error=_reason(str(error)))
       return _with_compilation(costs, start)
-  memory = compiled.memory_analysis()
-  text = compiled.as_text()
+  memory = program.memory_analysis()
+  text = program.as_text()
   costs = dataclasses.replace(
     costs,
     temporary_bytes=memory.temp_size_in_bytes,
@@ -127,6 +140,7 @@ def compile_step(
     + memory.temp_size_in_bytes
     + memory.generated_code_size_in_bytes,
     collective_bytes=hlo.collective_bytes(text),
+    waited_bytes=sum(hlo.collective_bytes(text, waited=True).values()),
     hbm_bytes=hlo.memory_bytes(text),
   )
   room = topology.chip.hbm_bytes

@@ -182,6 +182,17 @@ def test_collectives_of_tpu_text_count_as_often_as_loops_run():
     'all-gather': 32 * 128,  # once a channel
     'all-reduce': 2 * 512,  # there and back
   }
+  # Permutes are started ahead, and no fusion holds the others.
+  assert hlo.collective_bytes(TPU_TEXT, waited=True) == {
+    'all-gather': 32 * 128,
+    'all-reduce': 2 * 512,
+  }
+  fused = TPU_TEXT.replace(
+    '  ROOT %dynamic-slice.1',
+    '  %all-gather.3 = f32[9] all-gather(%x.1)\n  ROOT %dynamic-slice.1',
+  )
+  received = [hlo.collective_bytes(fused, waited=w) for w in (False, True)]
+  assert received[0]['all-gather'] > received[1]['all-gather'] == 32 * 128
 
 
 def test_memory_traffic_of_a_slice_is_the_slice():
@@ -313,6 +324,15 @@ def test_plan_of_the_run_file_of_training(run, tmp_path):
   assert costs.peak_bytes > costs.params_bytes
   assert sum(costs.collective_bytes.values()) > costs.params_bytes
   assert run(*flags, files=files, **bindings) == (0, out, '')
+  # What was only traced knows less, and is not remembered in its place.
+  flags = (f'--cache_dir={tmp_path / "other"}', *flags, '--nocompile')
+  code, traced, _ = run(*flags, files=files, **bindings)
+  assert code == 0 and 'FLOPs useful' in traced and 'received' not in traced
+  values = json.loads(path.read_text())['costs']
+  assert values['useful_flops'] == costs.useful_flops
+  assert not values['compiled'] and not values['peak_bytes']
+  flags = (*flags[:-1], '--compile')
+  assert 'peak' in run(*flags, files=files, **bindings)[1]
 
 
 def test_search_ranks_what_fits_and_goes_on_where_it_was(
@@ -320,11 +340,12 @@ def test_search_ranks_what_fits_and_goes_on_where_it_was(
 ):
   from hypertuning import plan
 
-  compiled = []
+  batches = []
 
-  def compile_step(topology, devices, settings):
+  def compile_step(topology, devices, settings, compiled):
+    assert compiled
     batch = settings['data'].batch_size
-    compiled.append(batch)
+    batches.append(batch)
     error = 'too large' if batch == 64 else None
     return Costs(**{**vars(COSTS), 'queries': batch, 'error': error})
 
@@ -338,7 +359,7 @@ def test_search_ranks_what_fits_and_goes_on_where_it_was(
   )
   code, out, err = run(*flags)
   assert code == 0
-  assert compiled == 2 * [16, 32, 64]  # more than 64 cannot fit either
+  assert batches == 2 * [16, 32, 64]  # more than 64 cannot fit either
   head, _, *rows, first = out.splitlines()
   assert head.startswith('| REMAT_POLICY | BATCH_SIZE | queries / chip-second')
   assert [row.split(' | ')[1] for row in rows] == ['32', '32', '16', '16']
@@ -347,8 +368,8 @@ def test_search_ranks_what_fits_and_goes_on_where_it_was(
   assert err.count('too large') == 2 and 'of 8' in err
   values = json.loads(path.read_text())
   assert [v['fits'] for v in values] == 2 * [True, True, False]
-  assert run(*flags)[:2] == (0, out) and len(compiled) == 6
-  assert run(*flags, LEARNING_RATE=0.1)[0] == 0 and len(compiled) == 12
+  assert run(*flags)[:2] == (0, out) and len(batches) == 6
+  assert run(*flags, LEARNING_RATE=0.1)[0] == 0 and len(batches) == 12
 
 
 def test_bad_input_is_one_line(fails, monkeypatch):
@@ -358,6 +379,7 @@ def test_bad_input_is_one_line(fails, monkeypatch):
   message = fails('--topology=v4-16', BATCH_SIZE=12)
   assert 'BATCH_SIZE = 12 is not a multiple of 8' in message
   assert '--choices=A=b' in fails('--topology=v4-16', '--choices=A=b')
+  assert '--nocompile' in fails('--topology=v4-16', '--search', '--nocompile')
   message = fails('--topology=v4-16', TASK_FEATURE_LENGTHS={'inputs': 3})
   assert 'TASK_FEATURE_LENGTHS' in message
 
