@@ -41,7 +41,7 @@ setuptools.setup(
   package_data={
     'hypertuning.reporting': ['*.jinja', '*.csv'],
     'hypertuning.serving': ['static/*'],
-    **{name: ['*.gin', '*.jsonl', '*.csv'] for name in _DATA},
+    **{name: ['*.gin', '*.json', '*.jsonl', '*.csv'] for name in _DATA},
   },
   install_requires=[
     'absl-py>=2.5.1',
