@@ -326,10 +326,10 @@ class HyperTuningModel:
     if num_decodes is not None:
       decoder_params = {'num_decodes': num_decodes, **(decoder_params or {})}
     sequences, scores = self._decode_fn(
-      step,
-      memory,
+      *(step, memory),
       end_ids=self.text_format.end_ids if self.text_format else (),
       rng=decoding.query_keys(rng, episodes, queries),
+      is_asked=predictions.is_asked(batch),
       **(decoder_params or {}),
     )
     sequences = sequences.reshape(episodes, queries, -1, length)

@@ -8,6 +8,7 @@ import jax
 from hypertuning import trees
 from hypertuning.adapters import Adapters
 from hypertuning.networks.adapted import AdaptedModel, Batch
+from hypertuning.padding import is_real
 
 Tree = Mapping[str, Any]
 
@@ -29,6 +30,28 @@ def join_variables(params: Tree, flax_mutables: Tree | None) -> dict:
   """The variables of the whole network, trainable and frozen ones joined."""
   frozen = (flax_mutables or {}).get('frozen', {})
   return {'params': trees.join(params, frozen)}
+
+
+def is_asked(batch: Batch) -> jax.Array:
+  """Which queries are no padding.
+
+  An empty query still has a target, if only its end; where targets are not
+  known, queries are not empty.
+
+  Args:
+    batch: model features, of which `input_tokens` and, where they are there,
+      `target_weights` `[episodes, queries, length]` and `is_real` `[episodes]`
+      are read.
+
+  Returns:
+    Bool `[rows]`, one row per query.
+  """
+  found = is_real(batch['input_tokens']).any(axis=-1)
+  if 'target_weights' in batch:
+    found |= (batch['target_weights'] != 0).any(axis=-1)
+  if 'is_real' in batch:
+    found &= batch['is_real'][:, None] != 0
+  return found.reshape(-1)
 
 
 def for_training(

@@ -289,6 +289,31 @@ def test_phi_is_generated_once_an_episode(batch):
   assert runs == [(2, 2, shape[1])] * 2  # [episodes, prefix, ...] for two sites
 
 
+def test_padded_queries_are_not_decoded(batch):
+  """Queries without a token, and episodes that fill up a batch."""
+  batch = {k: np.array(v) for k, v in batch.items()}
+  whole, _ = run_predict(batch)
+  for name in ('input_tokens', 'target_tokens', 'target_weights'):
+    batch[name][0, 2] = 0
+  padded, scores = run_predict(batch)
+  assert not padded[0, 2].any() and scores[0, 2] == 0
+  np.testing.assert_array_equal(padded[0, :2], whole[0, :2])
+  np.testing.assert_array_equal(padded[1], whole[1])
+  # An empty query is asked, if only for the end of its answer.
+  batch['target_weights'][0, 2, 0] = 1
+  assert run_predict(batch)[0][0, 2].any()
+  padded, _ = run_predict({**batch, 'is_real': np.array([1, 0])})
+  np.testing.assert_array_equal(padded[0, :2], whole[0, :2])
+  assert not padded[1].any()
+
+
+def run_predict(batch):
+  tokens, aux = jax.jit(make(None).predict_batch_with_aux)(
+    variables(None)[0], batch
+  )
+  return np.asarray(tokens), np.asarray(aux['scores'])
+
+
 def test_all_decodes_come_best_last_and_the_best_alone(batch):
   """With a decode function that says which decode and which query it is."""
 

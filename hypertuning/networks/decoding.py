@@ -4,10 +4,14 @@ All three have the same signature, and depend on no network. Their argument
 `step` is a function `(ids [rows], memory) -> (logits [rows, vocab], memory)`,
 and the memory has the ids that come first. Ids after the end of a sequence are
 0. Results are sorted by ascending score: the best decode of a text comes last.
+
+Shapes may have more room than a caller needs, so that one program serves many
+of them: rows that nobody asked have ended from the start, and no row goes on
+behind the limit.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +42,8 @@ def sample(
   end_ids: Sequence[int],
   num_decodes: Count = 1,
   rng: jax.Array | None = None,
+  is_asked: jax.Array | None = None,
+  limit: jax.Array | int | None = None,
   temperature: NotNegative = 1.0,
   top_k: Natural = 0,
   top_p: Mass = 1.0,
@@ -53,6 +59,11 @@ def sample(
     rng: one random key, or one per text `[batch]`; only needed if the
       temperature is not 0. With one key per text, the draws for a text depend
       neither on its batch nor on its place in the batch.
+    is_asked: bool `[batch]`, False on texts that are padding: their sequences
+      are empty, their scores 0, and nothing waits for them; None for no
+      padding.
+    limit: number of tokens that a sequence has at most, int32 `[]`; None for as
+      many as the memory has room for.
     temperature: number that the logits are divided by.
     top_k: number of likeliest tokens that may be drawn; 0 sets no limit.
     top_p: probability mass of the likeliest tokens that may be drawn; 1 sets no
@@ -69,6 +80,7 @@ def sample(
   if temperature and rng is None:
     raise ValueError('Sampling needs `rng`; or set temperature = 0.')
   batch, length = memory.first.shape[0], memory.length
+  last = _last_step(length, limit)
   if num_decodes > 1:
     memory = memory.repeat(num_decodes)
   rows = batch * num_decodes
@@ -99,12 +111,12 @@ def sample(
     )
 
   final = jax.lax.while_loop(
-    lambda s: (s.step < length) & ~jnp.all(s.is_done),
+    lambda s: (s.step < last) & ~jnp.all(s.is_done),
     body,
     _State(
       jnp.zeros((), jnp.int32),
       memory.first,
-      jnp.zeros(rows, bool),
+      jnp.repeat(_is_padding(batch, is_asked), num_decodes),
       jnp.zeros((rows, length), jnp.int32),
       jnp.zeros(rows),
       memory,
@@ -178,6 +190,8 @@ def greedy(
   end_ids: Sequence[int],
   num_decodes: int = 1,
   rng: jax.Array | None = None,
+  is_asked: jax.Array | None = None,
+  limit: jax.Array | int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Takes the likeliest token at every step.
 
@@ -185,7 +199,12 @@ def greedy(
   """
   del rng
   return sample(
-    step, memory, end_ids=end_ids, num_decodes=num_decodes, temperature=0.0
+    *(step, memory),
+    end_ids=end_ids,
+    num_decodes=num_decodes,
+    is_asked=is_asked,
+    limit=limit,
+    temperature=0.0,
   )
 
 
@@ -211,6 +230,8 @@ def beam_search(
   end_ids: Sequence[int],
   num_decodes: Count = 4,
   rng: jax.Array | None = None,
+  is_asked: jax.Array | None = None,
+  limit: jax.Array | int | None = None,
   alpha: NotNegative = 0.6,
 ) -> tuple[jax.Array, jax.Array]:
   """Beam search with the length penalty of Wu et al. (2016), section 7.
@@ -222,6 +243,8 @@ def beam_search(
     end_ids: ids that end a sequence.
     num_decodes: number of beams per text.
     rng: key for draws, which is ignored, as nothing is drawn.
+    is_asked: see `sample`.
+    limit: see `sample`; scores are those of a memory with as much room.
     alpha: exponent of the length penalty: the score of a sequence is its
       log-probability divided by `((5 + length) / 6) ** alpha`.
 
@@ -233,6 +256,7 @@ def beam_search(
   del rng
   beams = num_decodes
   batch_size, max_length = memory.first.shape[0], memory.length
+  last = _last_step(max_length, limit)
   memory = memory.repeat(beams)
 
   first_rows = beams * jnp.arange(batch_size)[:, None]
@@ -279,13 +303,15 @@ def beam_search(
   def unfinished(state: _Beams) -> jax.Array:
     # This bounds the score that a beam can still reach: its log-probability
     # only falls, and the longest sequence has the mildest penalty.
-    reachable = state.scores[:, 0] / penalty(max_length)
+    reachable = state.scores[:, 0] / penalty(last)
     better = jnp.any(reachable > jnp.min(state.complete_scores, axis=1))
-    return (state.step < max_length) & better
+    return (state.step < last) & better
 
   empty = jnp.zeros((batch_size, beams, max_length), jnp.int32)
   # All beams start with the same text; without this, they would stay equal.
   first = jnp.where(jnp.arange(beams) == 0, 0.0, _NEGATIVE)
+  # Padding has complete beams already, and none is better.
+  is_padding = _is_padding(batch_size, is_asked)[:, None]
   final = jax.lax.while_loop(
     unfinished,
     body,
@@ -295,13 +321,13 @@ def beam_search(
       empty,
       jnp.tile(first, (batch_size, 1)),
       empty,
-      jnp.full((batch_size, beams), _NEGATIVE),
+      jnp.tile(jnp.where(is_padding, 0.0, _NEGATIVE), (1, beams)),
       memory,
     ),
   )
   alive_scores = jnp.where(
-    final.step == max_length,
-    final.scores / penalty(max_length),
+    final.step == last,
+    final.scores / penalty(last),
     _NEGATIVE,
   )
   return _sort_by_score(
@@ -311,6 +337,16 @@ def beam_search(
       beams,
     )
   )
+
+
+def _last_step(length: int, limit: jax.Array | int | None) -> Any:
+  """The number of steps that no decode exceeds."""
+  return length if limit is None else jnp.minimum(limit, length)
+
+
+def _is_padding(batch: int, is_asked: jax.Array | None) -> jax.Array:
+  """Which texts nobody asked, bool `[batch]`."""
+  return jnp.zeros(batch, bool) if is_asked is None else ~is_asked
 
 
 def _filter(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:

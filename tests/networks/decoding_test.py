@@ -242,6 +242,66 @@ def test_decoding_stops_when_every_row_has_ended(decode):
   assert not sequences[:, :, 4:].any()
 
 
+@pytest.mark.parametrize('decode', [decoding.greedy, decoding.beam_search])
+def test_a_limit_is_the_room_of_a_shorter_memory(decode):
+  """Which beam search would use otherwise, not only cut."""
+
+  @jax.jit
+  def run(memory, limit):
+    return decode(
+      *(toy_step, memory), end_ids=(EOS,), num_decodes=2, limit=limit
+    )
+
+  for limit in (1, 2, 3):
+    long, scores = run(toy_memory(), limit)
+    assert not np.asarray(long)[..., limit:].any()
+    short = dataclasses.replace(toy_memory(), length=limit)
+    want, want_scores = run(short, None)
+    np.testing.assert_array_equal(long[..., :limit], want)
+    np.testing.assert_allclose(scores, want_scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'decode',
+  [
+    decoding.greedy,
+    decoding.beam_search,
+    functools.partial(decoding.sample, rng=jax.random.key(0)),
+  ],
+)
+def test_nothing_waits_for_padding(decode):
+  """Row 0 ends at once, the others never do; the last one has nothing else."""
+  calls = []
+
+  def step(ids, memory):
+    jax.debug.callback(lambda: calls.append(1))
+    ends = (memory.rows == 0)[:, None]
+    logits = jnp.where(ends, jnp.eye(5)[EOS], jnp.eye(5)[3]) * 50
+    return logits, dataclasses.replace(memory, position=memory.position + 1)
+
+  memory = Memory(
+    jnp.zeros(3, jnp.int32), jnp.zeros((), jnp.int32), (), jnp.arange(3), (), 9
+  )
+  run = jax.jit(
+    lambda is_asked: decode(
+      *(step, memory), end_ids=(EOS,), num_decodes=1, is_asked=is_asked
+    )
+  )
+  sequences, scores = run(np.array([True, False, False]))
+  jax.effects_barrier()
+  assert len(calls) == 1
+  assert sequences[0, 0].tolist() == [EOS, *[0] * 8]
+  assert (
+    not np.asarray(sequences)[1:].any() and not np.asarray(scores)[1:].any()
+  )
+  calls.clear()
+  sequences, _ = run(np.array([True, False, True]))
+  jax.effects_barrier()
+  assert len(calls) == 9
+  assert sequences[2, 0].tolist() == [3] * 9
+  assert not np.asarray(sequences)[1].any()
+
+
 # Decode functions over the network, through the model object. One layer each:
 # cache_test.py has two.
 
