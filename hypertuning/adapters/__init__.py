@@ -91,18 +91,28 @@ def expand(adapters: _T, episodes: int) -> _T:
   )
 
 
-def average(adapters: _T, draws: int) -> _T:
+def average(
+  adapters: _T, draws: int, count: jax.Array | int | None = None
+) -> _T:
   """The mean of phi over consecutive draws of examples.
 
   Args:
     adapters: phi `[episodes * draws, ...]`.
     draws: number of consecutive rows whose mean is taken.
+    count: number of the first draws of each episode that count, int32 `[]`, the
+      others being padding; None for all.
 
   Returns:
     Phi `[episodes, ...]`. Phi that all episodes share is returned as it is.
   """
   if is_shared(adapters):
     return adapters
-  return jax.tree.map(
-    lambda x: x.reshape(-1, draws, *x.shape[1:]).mean(axis=1), adapters
-  )
+
+  def mean(x: jax.Array) -> jax.Array:
+    x = x.reshape(-1, draws, *x.shape[1:])
+    if count is None:
+      return x.mean(axis=1)
+    numbers = jnp.arange(draws).reshape(draws, *[1] * (x.ndim - 2))
+    return x.mean(axis=1, where=numbers < count)
+
+  return jax.tree.map(mean, adapters)

@@ -1,6 +1,7 @@
 """Sizes that arrays are padded to, so that few programs are compiled."""
 
 _SMALLEST = 16
+MOST_ROWS = 32
 
 
 def length(tokens: int, most: int | None = None) -> int:

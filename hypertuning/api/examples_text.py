@@ -34,8 +34,9 @@ def hyper_tokens(
     form: format of the text.
 
   Returns:
-    Token ids, int32 `[draws, tokens]`; or `[draws, chunks, tokens]` if not all
-    examples fit into one text; and the number of chunks.
+    Token ids, int32 `[rows, tokens]`; or `[rows, chunks, tokens]` if not all
+    examples fit into one text; and the number of chunks. The first `draws` rows
+    are the orders, and the others are padding.
 
   Raises:
     UserError: an example does not fit into a text, or there are too many.
@@ -67,8 +68,8 @@ def hyper_tokens(
     for shots in orders
   ]
   longest = buckets.length(max(text.shape[-1] for text in texts), room)
-  shape = (draws, *(() if chunks == 1 else (chunks,)), longest)
+  shape = (buckets.rows(draws), *(() if chunks == 1 else (chunks,)), longest)
   tokens = np.zeros(shape, np.int32)
-  for row, text in zip(tokens, texts, strict=True):
+  for row, text in zip(tokens, texts, strict=False):
     row[..., : text.shape[-1]] = text
   return tokens, chunks

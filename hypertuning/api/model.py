@@ -18,7 +18,6 @@ from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
-_MOST_ROWS = 32
 _SEED = 0
 
 
@@ -118,7 +117,7 @@ class Model:
       *(self.lengths['hyper_inputs'], self.text_format),
     )
     adapters = jax.device_get(
-      self._generate(self.params, self.frozen, {'hyper_tokens': tokens})
+      self._generate(self.params, self.frozen, {'hyper_tokens': tokens}, draws)
     )
     made = {
       **{'examples': len(pairs), 'draws': draws, 'chunks': chunks},
@@ -160,10 +159,10 @@ class Model:
     limit = max_tokens or self.lengths['targets'][-1]
     wanted = self._questions(texts, phi, examples, definition)
     answers = []
-    for part in _parts(wanted):
+    for part in questions.parts(wanted):
       batch, adapters = self.batch(part, limit)
-      tokens = self._texts(self.params, self.frozen, batch, adapters)
-      for row in np.asarray(tokens)[: len(part), 0, :limit]:
+      tokens = self._texts(self.params, self.frozen, batch, adapters, limit)
+      for row in np.asarray(tokens)[: len(part), 0]:
         answers.append(self.text_format.answer(row))
     return answers
 
@@ -202,7 +201,7 @@ class Model:
       )
     ]
     scores: list[float] = []
-    for part in _parts(wanted):
+    for part in questions.parts(wanted):
       batch, adapters = self.batch(part, 1)
       found = self._scores(self.params, self.frozen, batch, adapters)
       scores += np.asarray(found, float)[: len(part), 0].tolist()
@@ -362,12 +361,11 @@ class Model:
       )
 
   def _make_adapters(
-    self, params: Any, frozen: Any, batch: Mapping[str, jax.Array]
+    self, params: Any, frozen: Any, batch: Any, draws: jax.Array
   ) -> Adapters:
     made = self.network.generate_adapters(params, batch, {'frozen': frozen})
     assert made is not None
-    draws = batch['hyper_tokens'].shape[0]
-    return adapters_lib.average(made, draws)
+    return adapters_lib.average(made, len(batch['hyper_tokens']), draws)
 
   def _make_scores(
     self, params: Any, frozen: Any, batch: Any, adapters: Adapters | None
@@ -377,24 +375,16 @@ class Model:
     )
 
   def _make_texts(
-    self, params: Any, frozen: Any, batch: Any, adapters: Adapters | None
+    self,
+    params: Any,
+    frozen: Any,
+    batch: Any,
+    adapters: Adapters | None,
+    limit: jax.Array,
   ) -> jax.Array:
+    # Numbers that programs take as arguments compile none.
     return self.network.predict_batch(
-      *(params, batch, jax.random.key(_SEED)),
+      *(params, batch, jax.random.key(_SEED), {'limit': limit}),
       flax_mutables={'frozen': frozen},
       adapters=adapters,
     )
-
-
-def _parts(wanted: Sequence[Question]) -> list[Sequence[Question]]:
-  """Questions in batches, whose phi are of one kind and size, in order."""
-  parts: list[list[Question]] = []
-  for question in wanted:
-    if (
-      not parts
-      or len(parts[-1]) == _MOST_ROWS
-      or questions.signature(parts[-1][0]) != questions.signature(question)
-    ):
-      parts.append([])
-    parts[-1].append(question)
-  return list(parts)

@@ -105,6 +105,20 @@ def batch(
   return features, phi, longest + room['targets'][1]
 
 
+def parts(wanted: Sequence[Question]) -> list[list[Question]]:
+  """Questions in batches, whose phi are of one kind and size, in order."""
+  found: list[list[Question]] = []
+  for question in wanted:
+    if (
+      not found
+      or len(found[-1]) == buckets.MOST_ROWS
+      or signature(found[-1][0]) != signature(question)
+    ):
+      found.append([])
+    found[-1].append(question)
+  return found
+
+
 def signature(question: Question) -> tuple:
   """What questions of one batch have in common: kind and sizes of their phi."""
   leaves, tree = jax.tree.flatten(question.adapters)

@@ -72,7 +72,7 @@ def episode_keys(seed: int, name: str, first: int, count: int) -> jax.Array:
     Keys `[count]`.
   """
   key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-  numbers = jnp.arange(first, first + count)
+  numbers = first + jnp.arange(count)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 

@@ -462,6 +462,13 @@ def test_repeat_and_average(make):
   ):
     np.testing.assert_allclose(averaged[0], (leaf[0] + leaf[1]) / 2, rtol=1e-6)
     np.testing.assert_allclose(averaged[1], (leaf[2] + leaf[3]) / 2, rtol=1e-6)
+  # The others are padding, whatever they hold.
+  two = jax.tree.map(lambda x: x.at[2:].set(np.nan), four)
+  mean = jax.jit(lambda count: adapters_lib.average(two, 4, count))(2)
+  for leaf, averaged in zip(
+    jax.tree.leaves(two), jax.tree.leaves(mean), strict=True
+  ):
+    np.testing.assert_allclose(averaged[0], (leaf[0] + leaf[1]) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('make', [tiny.prefix, tiny.lora])

@@ -1,4 +1,7 @@
-"""The Python interface, for every family of models."""
+"""The Python interface, for every family of models.
+
+Numbers of pitfalls are those of docs/pitfalls.md.
+"""
 
 import json
 import sys
@@ -15,6 +18,7 @@ from hypertuning import gin_utils
 from hypertuning import infer as infer_lib
 from hypertuning.adapters import LoRA
 from hypertuning.api.questions import Question
+from hypertuning.benchmarks import own_step
 
 # Their runs are trained first, for half a minute and more.
 pytestmark = pytest.mark.slow
@@ -95,6 +99,30 @@ def test_examples_in_context_are_read(model):
   assert model.score('a', ['xy'], examples=long) != model.score(
     'a', ['xy'], examples=long[1:]
   )
+
+
+def test_other_rows_and_lengths_in_a_bucket_compile_nothing(model, phi):
+  """Pitfall 26: nor do the answers change."""
+  other = model.adapt(OTHERS)
+  model.adapt(EXAMPLES, draws=4)
+  whole = model.answer(QUERIES[:4], phi, max_tokens=9)
+  mixed = model.answer(['a', 'bb', 'e', 'a'], [phi, other, phi, phi])
+  scores = model.score('a', ['x', 'y', 'xyz', 'z'], phi)
+  with own_step.compilations() as count:
+    model.adapt([*EXAMPLES[:3], ('d', 'q')], draws=3)
+    assert model.answer(QUERIES[:3], phi, max_tokens=9) == whole[:3]
+    assert (
+      model.answer([QUERIES[1] + 'a', *QUERIES[1:3]], phi, max_tokens=5)[1:]
+      == model.answer(QUERIES[:4], phi, max_tokens=5)[1:3]
+    )
+    assert model.answer(['a', 'bb', 'e'], [phi, other, phi]) == mixed[:3]
+    np.testing.assert_allclose(
+      model.score('a', ['x', 'y', 'xyz'], phi), scores[:3], rtol=1e-6
+    )
+    assert count() == 0
+  # Room for more changes nothing.
+  alone = [model.answer([x], phi, max_tokens=9)[0] for x in QUERIES[:4]]
+  assert alone == whole
 
 
 def test_a_stream_ends_with_the_answer(model, phi):
