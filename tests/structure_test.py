@@ -52,7 +52,7 @@ LAYERS = {
   'networks': {'ranges', 'errors', 'padding', 'adapters', 'quantization'},
   'hypermodels': {'ranges', 'errors', 'padding', 'adapters', 'networks'},
   'blocks': set(),
-  'predictions': {'trees', 'adapters', 'networks'},
+  'predictions': {'trees', 'adapters', 'networks', 'padding'},
   'objectives': {'errors', 'blocks', 'predictions'},
   'data': {'ranges', 'errors', 'padding', 'text_files', 'old_names', 'files'},
   # Of data, the text's format, which needs neither TensorFlow nor seqio.
