@@ -1,5 +1,6 @@
 """Attention by a kernel of ours, on TPUs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -109,12 +110,13 @@ class Pallas:
       if relative is not None and table is not None:
         first = jnp.arange(blocks)[:, None] * block
         distance = jnp.arange(start + padded) - start - prefix - first
-        bands = relative.replace(table=table).at(distance)[:, :, None]
+        placed = dataclasses.replace(relative, table=table)
+        bands = placed.at(distance)[:, :, None]
       return flash.attend(layout, *arrays, bands)
 
     y = _on_mesh(
       on_device,
-      relative and relative.table,
+      None if relative is None else relative.table,
       _pad(query, blocks * block),
       _pad(keys_values.key, padded),
       _pad(keys_values.value, padded),
