@@ -7,6 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jax.extend.core import jaxpr_as_fun
 
 from hypertuning import trees
 from hypertuning.engine import checkpoints
@@ -157,12 +158,18 @@ def initial_state(
   """
   if start is not None and start.path is not None:
     return _warm_state(model, shapes, partitioner, seed, start, save_frozen)
-  shardings = abstract_state(model, shapes, partitioner)[1]
+  # Traced once, for the names of the axes and for the values.
+  drawing, variables = jax.make_jaxpr(
+    lambda: model.get_initial_variables(jax.random.key(seed), shapes),
+    return_shape=True,
+  )()
+  shardings = _abstract_state(model, variables, partitioner)[1]
 
   def draw_weights() -> TrainState:
-    return create_state(
-      model, model.get_initial_variables(jax.random.key(seed), shapes)
+    drawn = jax.tree.unflatten(
+      jax.tree.structure(variables), jaxpr_as_fun(drawing)()
     )
+    return create_state(model, drawn)
 
   return partitioner.compile(draw_weights, out_shardings=shardings)(), shardings
 
@@ -186,6 +193,15 @@ def abstract_state(
   variables = jax.eval_shape(
     lambda: model.get_initial_variables(jax.random.key(0), shapes)
   )
+  return _abstract_state(model, variables, partitioner)
+
+
+def _abstract_state(
+  model: HyperTuningModel,
+  variables: FrozenDict | dict[str, Any],
+  partitioner: Partitioner,
+) -> tuple[TrainState, TrainState]:
+  """`abstract_state` from abstract variables, which have their axes."""
   if not trees.flatten_paths(variables['params']):
     raise UserError(
       f'TRAINABLE_REGEX = {model.trainable_regex!r} matches no parameter: use '
