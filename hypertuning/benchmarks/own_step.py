@@ -70,10 +70,12 @@ class OwnStep:
       self.trained = quantization.count(self._state.params)
       start = time.perf_counter()
       with self._partitioner.context():
-        traced = jax.jit(
+        arguments = (self._state, self._batch, self._rng)
+        traced = self._partitioner.jit(
           train_step.make_train_step(model),
+          arguments,
           **train_step.train_step_jit(self._partitioner, shardings),
-        ).trace(self._state, self._batch, self._rng)
+        ).trace(*arguments)
         self._compiled = traced.lower().compile()
       self.compile_seconds = time.perf_counter() - start
       self()

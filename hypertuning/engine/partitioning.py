@@ -16,6 +16,7 @@ from flax.linen import partitioning as flax_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hypertuning import quantization, trees
+from hypertuning.engine import compiler_options
 from hypertuning.errors import UserError
 from hypertuning.ranges import Count, Dimensions
 
@@ -220,13 +221,27 @@ class Partitioner:
       function: function that is compiled.
       **jit: further arguments of `jax.jit`.
     """
-    jitted = jax.jit(function, **jit)
+    jitted: Callable | None = None
 
     def call(*args: Any) -> Any:
+      nonlocal jitted
+      jitted = jitted or self.jit(function, args, **jit)
       with self.context():
         return jitted(*args)
 
     return call
+
+  def jit(self, function: Callable, arguments: Any, **jit: Any) -> Any:
+    """`jax.jit` with the options of XLA for these devices and arguments.
+
+    Args:
+      function: function that is compiled.
+      arguments: arguments of its first call, arrays or abstract arrays.
+      **jit: further arguments of `jax.jit`.
+    """
+    platform = self.mesh.devices.flat[0].platform
+    options = compiler_options.for_arguments(platform, arguments)
+    return jax.jit(function, compiler_options=options, **jit)
 
   @contextlib.contextmanager
   def context(self) -> Iterator[None]:
