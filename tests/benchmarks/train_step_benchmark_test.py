@@ -66,6 +66,9 @@ def test_rows_of_both_sides(capsys):
   assert peer['ratio'] == pytest.approx(peer['seconds'] / ours['seconds'])
   assert ours['flops'] == ours['useful_flops']
   assert ours['trained'] == peer['trained']
+  # Donated: the new state takes the memory of the old one, but for scalars.
+  made = ours['peak_bytes'] - ours['argument_bytes'] - ours['temporary_bytes']
+  assert 0 <= made < ours['argument_bytes'] / 10
   lines = train_step.table(rows).split('\n\n')[0].splitlines()
   assert len({line.count('|') for line in lines}) == 1
 
