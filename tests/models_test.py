@@ -286,7 +286,8 @@ def test_phi_is_generated_once_an_episode(batch):
     for e, _ in flops.walk(jaxpr.jaxpr)
     if e.primitive.name == 'dot_general' and e.invars[1].aval.shape == shape
   ]
-  assert runs == [(2, 2, shape[1])] * 2  # [episodes, prefix, ...] for two sites
+  # [episodes * prefix, ...] for two sites
+  assert runs == [(2 * 2, shape[1])] * 2
 
 
 def test_padded_queries_are_not_decoded(batch):
