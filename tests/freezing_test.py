@@ -169,7 +169,8 @@ DEEP_HEADS = {
   'prefix': heads.PrefixHead(DEEP, PrefixSpec(2), 36),
   'lora': heads.LoRAHead(DEEP, LoRASpec(2), 36),
 }
-SIZES = {'hyper': 40, 'inputs': 32, 'targets': 16}
+# Rows times tokens are no size of a kernel: 8 x 33 and 8 x 16.
+SIZES = {'hyper': 40, 'inputs': 33, 'targets': 16}
 
 
 def deep_model(kind):
