@@ -200,7 +200,7 @@ def _parser() -> command_line.Parser:
     '--folder', required=True, help='folder of a JSON file per cell'
   )
   made.add_argument(
-    '--most', type=int, default=None, help='plan so many cells, and print (all)'
+    '--most', type=int, default=None, help='number of cells to plan (all)'
   )
   return made
 

@@ -22,11 +22,7 @@ SOURCE = {
   'targets': 4,
   'models': {
     'tiny': {
-      'gin_files': [
-        *runner.MODEL_FILES,
-        'gin/optimizers/adafactor.gin',
-        'gin/local/plan.gin',
-      ],
+      'gin_files': list(runner.PLAN_FILES),
       'bindings': {
         name: value
         for name, value in runner.SMALL.items()

@@ -28,6 +28,11 @@ TRAIN_FILES = (
   'gin/optimizers/adamw.gin',
   'gin/local/train.gin',
 )
+PLAN_FILES = (
+  *MODEL_FILES,
+  'gin/optimizers/adafactor.gin',
+  'gin/local/plan.gin',
+)
 SMALL = {
   'MIXTURE_OR_TASK_NAME': TASK,
   'MIXTURE_OR_TASK_MODULE': 'hypertuning.tasks.toy',

@@ -19,11 +19,6 @@ from hypertuning.errors import UserError
 from hypertuning.planning import chips, flops, hlo, roofline, search, topologies
 from hypertuning.planning.step import Costs
 
-FILES = (
-  *runner.MODEL_FILES,
-  'gin/optimizers/adafactor.gin',
-  'gin/local/plan.gin',
-)
 BINDINGS = {
   name: value
   for name, value in runner.SMALL.items()
@@ -270,7 +265,7 @@ def run(tmp_path, monkeypatch, capfd):
     topologies, 'devices', lambda topology: tuple(jax.devices())
   )
 
-  def main(*flags, files=FILES, **bindings):
+  def main(*flags, files=runner.PLAN_FILES, **bindings):
     options.define_flags()
     cache = f'--cache_dir={tmp_path / "cache"}'
     rest = runner.flags(files, {**BINDINGS, **bindings})
@@ -302,7 +297,7 @@ def fails(run):
 def test_plan_of_the_run_file_of_training(run, tmp_path):
   """The files that train, unchanged; compiled once, then remembered."""
   path = tmp_path / 'plan.json'
-  files = (*FILES[:3], 'gin/local/train.gin')
+  files = (*runner.PLAN_FILES[:3], 'gin/local/train.gin')
   flags = ('--topology=v4-16', f'--json={path}')
   bindings = {
     'MIXTURE_OR_TASK_NAME': 'any',
@@ -413,7 +408,7 @@ def test_compiler_for_tpus(tmp_path):
     *(f'--cache_dir={tmp_path}', '--choices=BATCH_SIZE=[8, 33554432]'),
     *('--choices=MESH=[{"PARAMETER_PARTITIONING_DIMS": 2}]',),
     *('--choices=QUERIES=[2]', "--choices=REMAT_POLICY=['none']"),
-    *runner.flags(FILES, BINDINGS),
+    *runner.flags(runner.PLAN_FILES, BINDINGS),
   ]
   done = subprocess.run(
     command,
@@ -442,7 +437,7 @@ def test_gpus_are_planned_on_simulated_cpus(tmp_path):
     command = [
       *(sys.executable, '-m', 'hypertuning.plan', f'--topology={topology}'),
       *(f'--json={path}', f'--cache_dir={tmp_path}'),
-      *runner.flags(FILES, {**BINDINGS, **bindings}),
+      *runner.flags(runner.PLAN_FILES, {**BINDINGS, **bindings}),
     ]
     done = subprocess.run(
       command,
@@ -485,7 +480,9 @@ def test_more_than_the_memory_of_a_gpu_does_not_fit(monkeypatch):
 
 def _settings(bindings) -> dict:
   """The arguments of a training, as gin gives them."""
-  gin_utils.parse(FILES, [f'{k} = {v!r}' for k, v in bindings.items()])
+  gin_utils.parse(
+    runner.PLAN_FILES, [f'{k} = {v!r}' for k, v in bindings.items()]
+  )
   return gin_utils.arguments(train.train)
 
 
