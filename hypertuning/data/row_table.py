@@ -140,9 +140,15 @@ def make_table(
   definitions = [task.definition for task in tasks.values()]
   inputs = [row.inputs for row in rows]
   targets = [row.targets for row in rows]
+  columns = {
+    'options': [row.options for row in rows],
+    'references': [row.references for row in rows],
+  }
+  # Lists of no text for each of very many rows take longer than all the rest.
   extra: dict[str, list[list]] = {
-    name: [list(getattr(row, name)) for row in rows]
-    for name in ('options', 'references')
+    name: [list(texts) for texts in column]
+    for name, column in columns.items()
+    if any(column)
   }
   ids: dict[str, list[bytes]] = {}
   if packed_ids.are_needed(text_format):
@@ -154,9 +160,10 @@ def make_table(
         'inputs': [*map(pack('inputs'), inputs)],
         'targets': [*map(pack_target, targets)],
       }
-      extra[packed_ids.beside('options')] = [
-        [*map(pack_target, options)] for options in extra['options']
-      ]
+      if 'options' in extra:
+        extra[packed_ids.beside('options')] = [
+          [*map(pack_target, options)] for options in extra['options']
+        ]
   # A table may be made while tf.data traces a function; its tensors must
   # outlive that function's graph.
   with tf.init_scope(), _text_errors(tasks):
@@ -175,7 +182,6 @@ def make_table(
       extra={
         name: tf.ragged.constant(values, tf.string, ragged_rank=1)
         for name, values in extra.items()
-        if any(values)
       },
       most={name: max(map(len, values)) for name, values in extra.items()},
       group=tf.constant(group, tf.int64),
