@@ -127,7 +127,7 @@ def evaluate(
     print(line, file=sys.stderr)
   decode = any(task.predict_metric_fns for task in evaluations)
   step_fn = partitioner.compile(
-    eval_step.make_step(model, modes, decode, draws)
+    eval_step.make_step(model, modes, decode, draws), decodes=decode
   )
 
   def step(

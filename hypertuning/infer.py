@@ -134,7 +134,7 @@ def infer(
     checkpoint_path,
     moved=moved_checkpoints,
   )
-  step_fn = partitioner.compile(_make_step(model, save_adapters))
+  step_fn = partitioner.compile(_make_step(model, save_adapters), decodes=True)
 
   rows: list[dict[str, Any]] = []
   phis: dict[int, Any] = {}

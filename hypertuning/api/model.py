@@ -61,7 +61,7 @@ class Model:
     self._partitioner = partitioner
     self._generate = partitioner.compile(self._make_adapters)
     self._scores = partitioner.compile(self._make_scores)
-    self._texts = partitioner.compile(self._make_texts)
+    self._texts = partitioner.compile(self._make_texts, decodes=True)
     self._stepper = stepping.Stepper(network, partitioner)
 
   @property

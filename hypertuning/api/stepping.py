@@ -56,7 +56,9 @@ class Stepper:
     self._module = network.module
     self._start = partitioner.compile(self._read_inputs)
     # A memory is not read twice: the new one takes its place.
-    self._next = partitioner.compile(self._read_ids, donate_argnums=3)
+    self._next = partitioner.compile(
+      self._read_ids, decodes=True, donate_argnums=3
+    )
 
   def start(
     self, params: Any, frozen: Any, batch: Batch, adapters: Adapters | None

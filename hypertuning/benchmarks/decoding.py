@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypertuning.benchmarks import peers, rounds
+from hypertuning.engine.partitioning import Partitioner
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
 
@@ -129,9 +130,11 @@ def _ours(
     return jax.tree.map(lambda x: x.astype(network.config.dtype), drawn)
 
   params = jax.jit(initial)()
-  decode = jax.jit(
+  partitioner = Partitioner(devices=tuple(jax.devices()[:1]))
+  decode = partitioner.compile(
     lambda params: model.predict_batch(
       {'downstream': params}, batch, adapters=None
-    )
+    ),
+    decodes=True,
   )
   return lambda: jax.block_until_ready(decode(params))

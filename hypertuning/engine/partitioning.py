@@ -214,33 +214,44 @@ class Partitioner:
       transform_non_params=lambda _: self.replicated,
     )
 
-  def compile(self, function: Callable, **jit: Any) -> Callable:
+  def compile(
+    self, function: Callable, decodes: bool = False, **jit: Any
+  ) -> Callable:
     """`jax.jit`, with the mesh and the rules in force while it traces.
 
     Args:
       function: function that is compiled.
+      decodes: see `jit`.
       **jit: further arguments of `jax.jit`.
     """
     jitted: Callable | None = None
 
     def call(*args: Any) -> Any:
       nonlocal jitted
-      jitted = jitted or self.jit(function, args, **jit)
+      jitted = jitted or self.jit(function, args, decodes, **jit)
       with self.context():
         return jitted(*args)
 
     return call
 
-  def jit(self, function: Callable, arguments: Any, **jit: Any) -> Any:
+  def jit(
+    self,
+    function: Callable,
+    arguments: Any,
+    decodes: bool = False,
+    **jit: Any,
+  ) -> Any:
     """`jax.jit` with the options of XLA for these devices and arguments.
 
     Args:
       function: function that is compiled.
       arguments: arguments of its first call, arrays or abstract arrays.
+      decodes: whether it reads answers token by token, which takes other
+        options than a pass over whole texts.
       **jit: further arguments of `jax.jit`.
     """
     platform = self.mesh.devices.flat[0].platform
-    options = compiler_options.for_arguments(platform, arguments)
+    options = compiler_options.for_program(platform, arguments, decodes)
     return jax.jit(function, compiler_options=options, **jit)
 
   @contextlib.contextmanager

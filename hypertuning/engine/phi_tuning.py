@@ -49,7 +49,7 @@ class Tuner:
     self._model, self._optimizer = model, optimizer
     self._params, self._frozen = params, frozen
     self._partitioner = partitioner
-    self._answer = partitioner.compile(self._scores_and_texts)
+    self._answer = partitioner.compile(self._scores_and_texts, decodes=True)
 
   def start(self, batch: Batch, draws: int = 1) -> Adapters:
     """Generates the phi that each task's tuning starts from.
