@@ -90,6 +90,11 @@ def _plan_one(
       "more NUM_MICROBATCHES, REMAT_POLICY = 'full' or more chips; --search "
       'tries some.'
     )
+  if costs.failure:
+    raise UserError(
+      f'The compiler fails on this program for {topology.name}: '
+      f'{costs.failure} Another mesh, batch or REMAT_POLICY gives another one.'
+    )
   for line in report.describe(costs, topology):
     print(line)
 
@@ -108,7 +113,7 @@ def _plan_many(
   )
   results = _try(compiler, candidates)
   _write([{**report.as_json(c, topology), 'bindings': b} for b, c in results])
-  fits = [(b, c) for b, c in results if c.error is None]
+  fits = [(b, c) for b, c in results if c.fits]
   if not fits:
     raise UserError(f'Nothing that was tried fits {topology.name}.')
   fits.sort(key=lambda row: report.rank(row[1], topology))
@@ -171,7 +176,11 @@ def _try(
     except UserError as error:
       verdict = str(error)
     else:
-      verdict = costs.error or f'fits, {costs.peak_bytes / 2**30:.2f} GiB'
+      verdict = (
+        costs.error
+        or costs.failure
+        or f'fits, {costs.peak_bytes / 2**30:.2f} GiB'
+      )
       results.append((bindings, costs))
     print(
       f'{number + 1} of {len(candidates)}: {names[number]}: {verdict}',

@@ -170,13 +170,18 @@ def lines(results: Mapping[Cell, Mapping[str, Any]]) -> Iterator[Sequence[str]]:
       *(cell.model, cell.topology, str(topology.chips), cell.mesh),
       *(f'{cell.episodes} x {cell.queries}', str(cell.examples)),
     )
-    if costs.error:
-      yield *first, f'does not fit: {costs.error}', *[''] * 6, 'compiled'
+    if not costs.fits:
+      reason = f'does not fit: {costs.error}'
+      if costs.failure:
+        reason = f'does not compile: {costs.failure}'
+      yield *first, reason, *[''] * 6, 'compiled'
       continue
     if cell.like is not None:
       if cell.like not in by_name:
         continue
       like = Costs(**by_name[cell.like]['costs'])
+      if not like.fits:
+        continue
       costs = dataclasses.replace(costs, collective_bytes=like.collective_bytes)
     times = roofline.estimate(costs, topology)
     yield (

@@ -71,10 +71,10 @@ def as_json(costs: Costs, topology: Topology) -> dict[str, Any]:
   values: dict[str, Any] = {
     'topology': topology.name,
     'chips': topology.chips,
-    'fits': costs.error is None,
+    'fits': costs.fits,
     'costs': dataclasses.asdict(costs),
   }
-  if costs.error is None:
+  if costs.fits:
     values['estimate'] = dataclasses.asdict(roofline.estimate(costs, topology))
     values['assumptions'] = roofline.assumptions(topology)
   return values

@@ -34,8 +34,10 @@ class Costs:
     queries: number of queries whose targets a step trains on, over all chips.
     compiled: whether the step has been compiled; if not, only the numbers above
       are known.
-    error: reason why the step does not fit into memory. None if it fits; only
-      then are the memory and the bytes below known.
+    error: reason why the step does not fit into memory; None if it fits.
+    failure: what the compiler says if it fails on the program for any other
+      reason; None if it does not fail. The memory and the bytes below are only
+      known of a step that `fits`.
     temporary_bytes: bytes of activations and other values that a step makes.
     peak_bytes: bytes of arguments, results, temporaries and code together.
     collective_bytes: maps each kind of collective to the bytes that it receives
@@ -55,6 +57,7 @@ class Costs:
   queries: int
   compiled: bool = True
   error: str | None = None
+  failure: str | None = None
   temporary_bytes: int = 0
   peak_bytes: int = 0
   collective_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -62,6 +65,11 @@ class Costs:
   hbm_bytes: int = 0
   compile_seconds: float = 0.0
   machine_bytes: int = 0
+
+  @property
+  def fits(self) -> bool:
+    """Whether the step can run, as far as is known."""
+    return self.error is None and self.failure is None
 
 
 def compile_step(
@@ -125,9 +133,12 @@ def compile_step(
     try:
       program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-      if 'RESOURCE_EXHAUSTED' not in str(error):
-        raise
-      costs = dataclasses.replace(costs, error=_reason(str(error)))
+      # Compilers fail on their own faults as well, after minutes.
+      reason = _reason(str(error))
+      if 'RESOURCE_EXHAUSTED' in str(error):
+        costs = dataclasses.replace(costs, error=reason)
+      else:
+        costs = dataclasses.replace(costs, failure=reason)
       return _with_compilation(costs, start)
   memory = program.memory_analysis()
   text = program.as_text()

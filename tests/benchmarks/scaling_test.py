@@ -75,10 +75,14 @@ def test_a_traced_cell_receives_what_its_like_does():
   assert other[4] == f'{matmul / 2:.2f} to {matmul / 2 + seconds:.2f}'
 
 
-def test_what_does_not_fit_says_so():
-  misfit = dataclasses.replace(COSTS, error='34G of 30G.')
-  (row,) = rows(misfit, COSTS)[:1]
-  assert row[0] == 'does not fit: 34G of 30G.' and row[-1] == 'compiled'
+@pytest.mark.parametrize(
+  'field, words', [('error', 'does not fit'), ('failure', 'does not compile')]
+)
+def test_a_cell_that_cannot_run_says_so(field, words):
+  refused = dataclasses.replace(COSTS, **{field: '34G of 30G.'})
+  # What is `like` such a cell has no bytes to take over.
+  (row,) = rows(refused, COSTS)
+  assert row[0] == f'{words}: 34G of 30G.' and row[-1] == 'compiled'
 
 
 def test_the_cells_of_the_page_are_real():

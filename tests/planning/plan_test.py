@@ -16,7 +16,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from hypertuning import gin_utils, train
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.errors import UserError
-from hypertuning.planning import chips, flops, hlo, roofline, search, topologies
+from hypertuning.planning import (
+  chips,
+  flops,
+  hlo,
+  report,
+  roofline,
+  search,
+  step,
+  topologies,
+)
 from hypertuning.planning.step import Costs
 
 BINDINGS = {
@@ -379,13 +388,20 @@ def test_bad_input_is_one_line(fails, monkeypatch):
   assert 'TASK_FEATURE_LENGTHS' in message
 
 
-def test_misfit_is_one_line(fails, monkeypatch):
+@pytest.mark.parametrize(
+  'field, words',
+  [
+    ('error', 'Does not fit v4:2x2x2'),
+    ('failure', 'The compiler fails on this program for v4:2x2x2'),
+  ],
+)
+def test_what_cannot_run_is_one_line(fails, monkeypatch, field, words):
   from hypertuning import plan
 
-  misfit = Costs(**{**vars(COSTS), 'error': 'needs 34G of 30G.'})
-  monkeypatch.setattr(plan, 'compile_step', lambda *_: misfit)
+  refused = Costs(**{**vars(COSTS), field: 'needs 34G of 30G.'})
+  monkeypatch.setattr(plan, 'compile_step', lambda *_: refused)
   message = fails('--topology=v4-16')
-  assert 'Does not fit v4:2x2x2: needs 34G of 30G.' in message
+  assert f'{words}: needs 34G of 30G.' in message
   assert 'REMAT_POLICY' in message
 
 
@@ -467,8 +483,6 @@ def test_gpus_are_planned_on_simulated_cpus(tmp_path):
 
 
 def test_more_than_the_memory_of_a_gpu_does_not_fit(monkeypatch):
-  from hypertuning.planning import step
-
   topology = topologies.find('h100-1')
   small = dataclasses.replace(topology.chip, hbm_bytes=1 << 10)
   small_topology = dataclasses.replace(topology, chip=small)
@@ -476,6 +490,20 @@ def test_more_than_the_memory_of_a_gpu_does_not_fit(monkeypatch):
     small_topology, tuple(jax.devices()[:1]), _settings(BINDINGS)
   )
   assert 'of 0 GiB by an estimate, which' in costs.error
+
+
+def test_a_failure_of_the_compiler_is_kept(monkeypatch):
+  # libtpu fails on some real programs, each of which takes minutes.
+  def fail(*args, **kwargs):
+    raise jax.errors.JaxRuntimeError('INTERNAL: RET_CHECK failure\nmore lines')
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', fail)
+  topology = topologies.find('h100-1')
+  costs = step.compile_step(
+    topology, tuple(jax.devices()[:1]), _settings(BINDINGS)
+  )
+  assert costs.failure == 'INTERNAL: RET_CHECK failure' and not costs.error
+  assert not report.as_json(costs, topology)['fits']
 
 
 def _settings(bindings) -> dict:
