@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from hypertuning import quiet
-from hypertuning.errors import UserError, one_line
+from hypertuning.errors import UserError, mendable
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,8 +46,11 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
   quiet.hush_logs()
   try:
     main(arguments)
-  except UserError as error:
-    print(f'error: {one_line(error)}', file=sys.stderr)
+  except Exception as error:
+    line = mendable(error)
+    if line is None:
+      raise
+    print(f'error: {line}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     return 130

@@ -1,10 +1,34 @@
-"""The one exception that entry points turn into a one-line message."""
+"""The exceptions that entry points turn into a one-line message."""
 
 
 class UserError(ValueError):
   """Something the user can mend: names the file, field or binding at fault."""
 
 
+def mendable(error: Exception) -> str | None:
+  """The line about an error that the user can mend; None for any other error.
+
+  Args:
+    error: error that ends a command: a `UserError`, or jax's that an
+      accelerator's memory is full.
+  """
+  if isinstance(error, UserError):
+    return one_line(error)
+  # By its name: some commands never import jax.
+  if type(error).__name__ != 'JaxRuntimeError':
+    return None
+  first, *_ = str(error).splitlines()
+  if 'RESOURCE_EXHAUSTED' not in first:
+    return None
+  return (
+    f'The memory of the device is full: {one_line(first)} Take a smaller '
+    "BATCH_SIZE, more NUM_MICROBATCHES, REMAT_POLICY = 'full' or more devices."
+  )
+
+
 def one_line(error: BaseException | str) -> str:
-  """An error's message, or another text, without line breaks."""
-  return ' '.join(str(error).split())
+  """An error's message, or another text, without line breaks.
+
+  What gin adds to the message of an error behind it is left out.
+  """
+  return ' '.join(str(error).split('\n  In call to configurable')[0].split())

@@ -17,7 +17,6 @@ from gin import config as gin_config
 
 from hypertuning import bindings as bindings_lib
 from hypertuning import (
-  errors,
   gin_effect,
   gin_files,
   old_names,
@@ -25,7 +24,7 @@ from hypertuning import (
   quiet,
   text_files,
 )
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, mendable, one_line
 
 _FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help shows them with the command's own
@@ -93,8 +92,11 @@ def run(module: str, function: str, configured: bool = True) -> None:
         return target()
       gin_effect.check_reached(target, _FLAGS.gin_bindings, _own_files())
       call(target)
-    except UserError as error:
-      print(f'error: {one_line(error)}', file=sys.stderr)
+    except Exception as error:
+      line = mendable(error)
+      if line is None:
+        raise
+      print(f'error: {line}', file=sys.stderr)
       quiet.end_process(2)
     except KeyboardInterrupt:
       sys.exit(130)  # the exit code of a shell after SIGINT
@@ -236,11 +238,6 @@ def _one_line_errors(function: Callable[..., Any]) -> Iterator[None]:
         'configuration.'
       ) from error
     raise
-
-
-def one_line(error: Exception | str) -> str:
-  """An error's message without line breaks and gin's list of callers."""
-  return errors.one_line(str(error).split('\n  In call to configurable')[0])
 
 
 def _own_files() -> list[str]:

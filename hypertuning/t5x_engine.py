@@ -25,14 +25,14 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from t5x import infer, optimizers, partitioning, utils
 
-from hypertuning import bindings, gin_utils, quantization, trees
+from hypertuning import bindings, quantization, trees
 from hypertuning.adapters import io
 from hypertuning.data import lookup
 from hypertuning.data.text_format import TextFormat
 from hypertuning.engine import checkpoint_folders
 from hypertuning.engine import partitioning as engine_partitioning
 from hypertuning.engine import warm_start as warm_start_lib
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, mendable
 from hypertuning.old_names import takes_text_format
 
 Rules = Sequence[tuple[str, str | None]]
@@ -335,13 +335,13 @@ def _one_line(
 ) -> None:
   """Prints a user's error in one line, and any other error with its trace."""
   cause: BaseException | None = error
-  while cause is not None and not isinstance(cause, UserError):
+  while cause is not None:
+    if isinstance(cause, Exception) and (line := mendable(cause)):
+      print(f'error: {line}', file=sys.stderr)
+      atexit.register(_leave)
+      return
     cause = cause.__cause__  # t5x wraps what a metric raises
-  if isinstance(cause, UserError):
-    print(f'error: {gin_utils.one_line(cause)}', file=sys.stderr)
-    atexit.register(_leave)
-  else:
-    traceback.print_exception(kind, error, trace)
+  traceback.print_exception(kind, error, trace)
 
 
 def _leave() -> None:

@@ -14,7 +14,7 @@ import seqio
 import wrong_bindings
 
 from hypertuning import bindings, gin_utils
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 from hypertuning.sweeping import expansion
 
 # The toy tasks are registered again, with other numbers of rows.
@@ -45,7 +45,7 @@ def _start(name: str, *lines: str) -> None:
 def _error(*lines: str, name: str = _PREFIX) -> str:
   with pytest.raises(UserError) as error:
     _start(name, *lines)
-  return gin_utils.one_line(error.value)
+  return one_line(error.value)
 
 
 @pytest.mark.parametrize('name', wrong_bindings.COMMANDS)
@@ -59,7 +59,7 @@ def test_wrong_bindings_are_one_line_that_names_the_macro():
     try:
       _start(name, f'{macro} = {value}')
     except UserError as error:
-      line = gin_utils.one_line(error)
+      line = one_line(error)
       # A message about a part of a sweep names the whole binding.
       subjects = [macro, 'STAGES', 'AXES'] if 'sweep' in name else [macro]
       # A macro may take the place of another, which is named then.

@@ -12,7 +12,7 @@ import pytest
 import runner
 
 from hypertuning import gin_utils, paths, saved_config, sweep
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 from hypertuning.sweeping import expansion
 
 _HEADER = 'from __gin__ import dynamic_registration\n'
@@ -59,8 +59,8 @@ def _write(folder: pathlib.Path, text: str, name: str = 'x.gin') -> str:
 def _error(*args) -> str:
   with pytest.raises(UserError) as error:
     gin_utils.parse(*args)
-  assert '\n' not in gin_utils.one_line(error.value)
-  return gin_utils.one_line(error.value)
+  assert '\n' not in one_line(error.value)
+  return one_line(error.value)
 
 
 def _needs(file: str) -> list[str]:

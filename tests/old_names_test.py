@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from hypertuning import gin_utils, old_names
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 
 _HEADER = 'from __gin__ import dynamic_registration\n'
 
@@ -15,7 +15,7 @@ def _error(tmp_path, text, bindings=()) -> str:
   path.write_text(_HEADER + text)
   with pytest.raises(UserError) as error:
     gin_utils.parse([str(path)], bindings)
-  message = gin_utils.one_line(error.value)
+  message = one_line(error.value)
   assert '\n' not in message
   return message.replace(str(path), 'own.gin')
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 from hypertuning import gin_utils
 from hypertuning.data import p3_files, promptsource, request_files, row_files
 from hypertuning.data.oddities import Oddities
-from hypertuning.errors import UserError
+from hypertuning.errors import UserError, one_line
 from hypertuning.reporting import published
 from hypertuning.tasks import metaicl, natural_instructions
 
@@ -347,7 +347,7 @@ def test_damaged_files_are_rows_or_one_line(name, tmp_path, capsys):
         # A binding that a macro lacks is named by the macro.
         start_of = (str(path), '... and ') if name != 'mine.gin' else ''
         assert line.startswith(start_of), (seed, line)
-      assert name != 'mine.gin' or '\n' not in gin_utils.one_line(error)
+      assert name != 'mine.gin' or '\n' not in one_line(error)
     except BaseException as error:
       raise AssertionError(f'{name}, seed {seed}') from error
   assert texts or name == 'mine.gin'
