@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests that need an NVIDIA GPU, and measures training steps on it:
 # 8 minutes at most. Needs jax with CUDA, flax, optax, orbax, torch, transformers
-# and peft, but neither TensorFlow nor seqio. gin-config and clu are pure Python:
-# where they cannot be installed, give a folder of their wheels as WHEELS.
+# and peft, but neither TensorFlow nor seqio. Where gin-config, clu and pydantic
+# cannot be installed, give a folder of wheels as WHEELS, see launch/wheels.sh.
 #
 #   launch/gpu_benchmarks.sh runs/gpu               # a folder, which gets JSON
 #   WHEELS=wheels launch/gpu_benchmarks.sh runs/gpu
@@ -18,15 +18,8 @@ esac
 mkdir -p "$1" || exit
 output=$(cd "$1" && pwd)
 shift
-python=${PYTHON:-python3}
-for wheel in "${WHEELS:-/nowhere}"/*.whl; do
-  if [[ -f "$wheel" ]]; then
-    PYTHONPATH="$(realpath "$wheel"):${PYTHONPATH:-}"
-  fi
-done
-wheels=${PYTHONPATH:-}
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
-export PYTHONPATH="$PWD:$wheels"
+source "$(dirname "${BASH_SOURCE[0]}")/wheels.sh"
+cd "$root" || exit
 failed=0
 
 # Other files of tests need what is not installed here.
