@@ -39,6 +39,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['hypertuning*']) + list(_DATA),
   package_dir=_DATA,
   package_data={
+    'hypertuning': ['shipped/*'],
     'hypertuning.reporting': ['*.jinja', '*.csv'],
     'hypertuning.serving': ['static/*'],
     **{name: ['*.gin', '*.json', '*.jsonl', '*.csv'] for name in _DATA},

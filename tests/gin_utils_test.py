@@ -402,6 +402,15 @@ _BASE = {'BASE': 'somewhere', 'BASE_GIN': 'gin/models/sizes/smollm2_135m.gin'}
 _FOLDERS = dict.fromkeys(
   ('FUNCTION_VECTORS_DIR', 'NI_DIR', 'CLASSIFICATION_DIR'), 'somewhere'
 )
+_TRAINING_FOLDERS = {
+  **{**_FOLDERS, 'P3_DIR': 'somewhere'},
+  'SYMBOL_FILES': ('some.jsonl',),
+}
+_RECORDING = {'VOCABULARY_FILE': 'tokenizer.json', 'RECORD_STEPS': 4}
+_RECORDED = {
+  **{**_RECORDING, 'BASE': 'somewhere'},
+  **{'TRAIN_STEPS': 4, 'WARMUP_STEPS': 1},
+}
 _ABLATIONS = (
   *('hyperpretraining', 'shots', 'prefix_length', 'rank'),
   'distillation',
@@ -419,6 +428,16 @@ _ABLATIONS = (
     (
       ('smollm/sweep', 'smollm/with_hypermodel'),
       {**_BASE, 'HYPERMODEL': 'some.safetensors'},
+    ),
+    ('smollm/recordings', _RECORDING),
+    (
+      ('smollm/recordings', 'smollm/recordings_data'),
+      {**_RECORDING, **_TRAINING_FOLDERS},
+    ),
+    (('smollm/recordings', 'smollm/recorded'), _RECORDED),
+    (
+      ('smollm/recordings', 'smollm/recordings_data', 'smollm/recorded'),
+      {**_RECORDED, **_TRAINING_FOLDERS},
     ),
   ],
 )

@@ -85,6 +85,7 @@ LOOKED_AT = {
   'launch/quickstart.sh': 'trains for minutes',
   'launch/claims.sh': 'trains for 110 minutes',
   'launch/smollm.sh': 'evaluates for 15 minutes',
+  'launch/smollm_train.sh': 'trains on a GPU; its cells are parsed',
   'launch/eval_sweep.sh': 'evaluates checkpoints of other runs',
   'launch/test.sh': 'runs these tests',
   'launch/gpu_benchmarks.sh': 'needs a GPU; its lines run in tests/launch',

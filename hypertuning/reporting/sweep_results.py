@@ -26,7 +26,7 @@ SEED = 'seed'
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
 _TABLES = ('results', 'metrics', 'curves')
 # Commands that write no results, by the last parts of their names.
-_WITHOUT_RESULTS = ('train', 'infer')
+_WITHOUT_RESULTS = ('train', 'infer', 'record')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ OUTPUTS = {
   'hypertuning.eval': 'EVAL_OUTPUT_DIR',
   'hypertuning.infer': 'INFER_OUTPUT_DIR',
   'hypertuning.adapt': 'ADAPT_OUTPUT_DIR',
+  'hypertuning.record': 'RECORDING',
   'hypertuning.benchmarks.query_cost': 'COST_OUTPUT_DIR',
   't5x.train': 'MODEL_DIR',
   't5x.eval': 'EVAL_OUTPUT_DIR',

@@ -11,9 +11,10 @@ import pytest
 LAUNCH = pathlib.Path(__file__).resolve().parent.parent.parent / 'launch'
 
 
-def _run(script, *arguments):
+def _run(script, *arguments, **settings):
   return subprocess.run(
     [str(LAUNCH / script), *arguments],
+    env={**os.environ, **settings},
     capture_output=True,
     text=True,
     timeout=20,  # nothing is installed before the arguments are read
@@ -22,7 +23,10 @@ def _run(script, *arguments):
 
 @pytest.mark.parametrize(
   'script',
-  ['quickstart.sh', 'claims.sh', 'smollm.sh', 'gpu_benchmarks.sh'],
+  [
+    *('quickstart.sh', 'claims.sh', 'smollm.sh', 'smollm_train.sh'),
+    'gpu_benchmarks.sh',
+  ],
 )
 def test_help_and_what_is_no_argument(script):
   done = _run(script, '--help')
@@ -39,6 +43,17 @@ def test_data_that_is_not_there(folder):
   done = _run('smollm.sh', '--data', *([folder] if folder else []))
   assert done.returncode == 2
   assert done.stderr == f"error: --data = '{folder or ''}': no such folder.\n"
+
+
+@pytest.mark.parametrize(
+  'setting, words', [('PARTS', 'no part_aa there'), ('RUNS', 'no recordings')]
+)
+def test_recordings_that_are_not_there(tmp_path, setting, words):
+  done = _run('smollm_train.sh', **{setting: str(tmp_path)})
+  assert done.returncode == 2 and not done.stdout
+  assert done.stderr.startswith(f"error: {setting} = '{tmp_path}': {words}")
+  assert done.stderr.count('\n') == 1 and 'smollm.sh --record' in done.stderr
+  assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
