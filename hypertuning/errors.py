@@ -14,16 +14,20 @@ def mendable(error: Exception) -> str | None:
   """
   if isinstance(error, UserError):
     return one_line(error)
-  # By its name: some commands never import jax.
-  if type(error).__name__ != 'JaxRuntimeError':
+  if not is_memory_full(error):
     return None
   first, *_ = str(error).splitlines()
-  if 'RESOURCE_EXHAUSTED' not in first:
-    return None
   return (
     f'The memory of the device is full: {one_line(first)} Take a smaller '
     "BATCH_SIZE, more NUM_MICROBATCHES, REMAT_POLICY = 'full' or more devices."
   )
+
+
+def is_memory_full(error: BaseException) -> bool:
+  """Whether jax says that a program does not fit into a device's memory."""
+  # By its name: some commands never import jax.
+  name = type(error).__name__
+  return name == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error)
 
 
 def one_line(error: BaseException | str) -> str:

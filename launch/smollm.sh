@@ -54,8 +54,7 @@ extras='[gguf,knowledge]'
 source launch/environment.sh
 runs=${RUNS:-runs/smollm}
 mkdir -p "$runs"
-base=$runs/base
-gguf=$runs/SmolLM2-135M-Instruct.Q4_1.gguf
+source launch/smollm_recordings.sh
 sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 if [[ ! -f $base/model.gin ]]; then
@@ -75,21 +74,9 @@ print(hashlib.file_digest(open(sys.argv[1], "rb"), "sha256").hexdigest())' "$ggu
   "$python" -m hypertuning.convert --source="$gguf" --output="$base"
 fi
 
-kind=${data:+data}
-kind=${kind:-knowledge}
 suffix=${data:+_data}
-folders=()
-if [[ -n $data ]]; then
-  folders=(
-    "--gin.FUNCTION_VECTORS_DIR='$data/icl/function_vectors'"
-    "--gin.NI_DIR='$data/superni'"
-    "--gin.CLASSIFICATION_DIR='$data/icl/classification'"
-  )
-fi
-
 hypermodel=hypertuning/shipped/smollm2_135m.safetensors
 if [[ -n $record ]]; then
-  source launch/smollm_recordings.sh
   "$python" -m hypertuning.sweep "${recordings[@]}"
   if [[ -n $parts ]]; then
     mkdir -p "$parts"
@@ -99,7 +86,7 @@ if [[ -n $record ]]; then
 fi
 if [[ -n $train ]]; then
   DATA=$data PYTHON=$python launch/smollm_train.sh hyper_llama
-  hypermodel=$runs/results_$kind/hypermodel.safetensors
+  hypermodel=$results/hypermodel.safetensors
 elif [[ -n $record ]]; then
   exit
 fi

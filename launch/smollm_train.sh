@@ -33,11 +33,6 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/runs/.jax_cac
 
 runs=${RUNS:-runs/smollm}
 data=${DATA:-}
-kind=${data:+data}
-kind=${kind:-knowledge}
-batch=${BATCH_SIZE:-32}
-base=$runs/base
-results=$runs/results_$kind
 source launch/smollm_recordings.sh
 if [[ -n $parts && ! -f $parts/part_aa ]]; then
   echo "error: PARTS = '$PARTS': no part_aa there; launch/smollm.sh --record" \
@@ -54,8 +49,7 @@ if [[ ! -f $runs/recorded_$kind/sweep.json ]]; then
 fi
 mkdir -p "$results"
 if [[ ! -f $base/model.gin ]]; then
-  "$python" -m hypertuning.convert \
-    --source="$runs/SmolLM2-135M-Instruct.Q4_1.gguf" --output="$base"
+  "$python" -m hypertuning.convert --source="$gguf" --output="$base"
 fi
 
 if [[ ! -f $results/steps ]]; then
@@ -67,7 +61,7 @@ if [[ ! -f $results/steps ]]; then
     steps=$("$python" -c 'import json, sys
 seconds = json.load(open(sys.argv[1]))["rows"][0]["seconds"]
 print(max(1, min(int(sys.argv[2]), int(60 * float(sys.argv[3]) / seconds))))' \
-      "$results/step.json" "${RECORD_STEPS:-6000}" "${MINUTES:-6}")
+      "$results/step.json" "$record_steps" "${MINUTES:-6}")
   fi
   echo "$steps" >"$results/steps"
 fi

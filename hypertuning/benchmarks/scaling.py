@@ -171,9 +171,8 @@ def lines(results: Mapping[Cell, Mapping[str, Any]]) -> Iterator[Sequence[str]]:
       *(f'{cell.episodes} x {cell.queries}', str(cell.examples)),
     )
     if not costs.fits:
-      reason = f'does not fit: {costs.error}'
-      if costs.failure:
-        reason = f'does not compile: {costs.failure}'
+      words = 'does not compile' if costs.failure else 'does not fit'
+      reason = f'{words}: {costs.failure or costs.error}'
       yield *first, reason, *[''] * 6, 'compiled'
       continue
     if cell.like is not None:

@@ -140,15 +140,11 @@ def make_table(
   definitions = [task.definition for task in tasks.values()]
   inputs = [row.inputs for row in rows]
   targets = [row.targets for row in rows]
-  columns = {
-    'options': [row.options for row in rows],
-    'references': [row.references for row in rows],
-  }
   # Lists of no text for each of very many rows take longer than all the rest.
   extra: dict[str, list[list]] = {
-    name: [list(texts) for texts in column]
-    for name, column in columns.items()
-    if any(column)
+    name: [list(getattr(row, name)) for row in rows]
+    for name in ('options', 'references')
+    if any(getattr(row, name) for row in rows)
   }
   ids: dict[str, list[bytes]] = {}
   if packed_ids.are_needed(text_format):

@@ -221,7 +221,7 @@ class Partitioner:
 
     Args:
       function: function that is compiled.
-      decodes: see `jit`.
+      decodes: whether the function reads answers token by token, see `jit`.
       **jit: further arguments of `jax.jit`.
     """
     jitted: Callable | None = None
@@ -246,8 +246,8 @@ class Partitioner:
     Args:
       function: function that is compiled.
       arguments: arguments of its first call, arrays or abstract arrays.
-      decodes: whether it reads answers token by token, which takes other
-        options than a pass over whole texts.
+      decodes: whether the function reads answers token by token, which takes
+        other options than a pass over whole texts.
       **jit: further arguments of `jax.jit`.
     """
     platform = self.mesh.devices.flat[0].platform

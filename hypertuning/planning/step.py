@@ -13,6 +13,7 @@ import jax
 
 from hypertuning.engine import train_state, train_step
 from hypertuning.engine.task_data import TaskData
+from hypertuning.errors import is_memory_full
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops, hlo
 from hypertuning.planning.topologies import Topology
@@ -135,7 +136,7 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
       # Compilers fail on their own faults as well, after minutes.
       reason = _reason(str(error))
-      if 'RESOURCE_EXHAUSTED' in str(error):
+      if is_memory_full(error):
         costs = dataclasses.replace(costs, error=reason)
       else:
         costs = dataclasses.replace(costs, failure=reason)
