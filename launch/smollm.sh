@@ -7,7 +7,7 @@
 #   launch/smollm.sh --record        # records what launch/smollm_train.sh reads
 #   launch/smollm.sh --record --parts FOLDER   # and packs it in files of 60 MiB
 #   launch/smollm.sh --train         # records, trains a hypermodel by that script
-#                                    # (days without a GPU), and evaluates it
+#                                    # (a good one needs a GPU), and evaluates it
 #   launch/smollm.sh --data FOLDER   # public data sets as well; to record or to
 #                                    # train, in place of knowledge tasks
 #   launch/smollm.sh --help

@@ -68,13 +68,16 @@ fi
 steps=$(cat "$results/steps")
 echo "$steps steps of $batch episodes."
 
+# A CPU computes bfloat16 by way of float32.
+dtype=${DTYPE:-$("$python" -c 'import jax
+print("float32" if jax.default_backend() == "cpu" else "bfloat16")')}
 code=0
 for method in "${methods[@]}"; do
   "$python" -m hypertuning.sweep \
     "${recordings[@]}" --gin_file=gin/experiments/smollm/recorded.gin \
     "--gin.BASE='$base'" "--gin.TRAINED=('$method',)" "--gin.TRAIN_STEPS=$steps" \
     "--gin.WARMUP_STEPS=$(((steps + 22) / 23))" \
-    "--gin.DTYPE='${DTYPE:-bfloat16}'" || code=$?
+    "--gin.DTYPE='$dtype'" || code=$?
   trained=$runs/recorded_$kind/cells/train/$method
   for name in metrics.jsonl log.txt; do
     if [[ -f $trained/$name ]]; then
