@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from hypertuning import quiet
+from hypertuning import garbage, quiet
 from hypertuning.errors import UserError, mendable
 
 
@@ -81,5 +81,6 @@ def _is_gin(argument: str) -> bool:
 
 def run_process(main: Callable[[Sequence[str]], None]) -> NoReturn:
   """Runs a command with the arguments of this process, and ends it."""
+  garbage.collect_rarely()
   with quiet.closed_pipes():
     sys.exit(run(main, sys.argv[1:]))

@@ -17,6 +17,7 @@ from gin import config as gin_config
 
 from hypertuning import bindings as bindings_lib
 from hypertuning import (
+  garbage,
   gin_effect,
   gin_files,
   old_names,
@@ -74,6 +75,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
       without any; it may read what gin binds to another function, see
       `arguments`.
   """
+  garbage.collect_rarely()
   quiet.hush_logs()
   define_flags()
 

@@ -39,13 +39,14 @@ LAYERS = {
   'spread': set(),
   'tables': set(),
   'quiet': {'errors'},
+  'garbage': set(),
   'trees': set(),
   'quantization': {'errors', 'trees'},
   'old_names': {'errors'},
   'gin_files': {'errors', 'text_files', 'old_names'},
   'gin_utils': {
     *('errors', 'files', 'text_files', 'gin_effect', 'paths', 'old_names'),
-    *('gin_files', 'bindings', 'quiet'),
+    *('gin_files', 'bindings', 'quiet', 'garbage'),
   },
   'saved_config': {'files', 'gin_effect'},
   'adapters': {'ranges', 'errors', 'files', 'text_files', 'trees'},
@@ -96,7 +97,7 @@ LAYERS = {
     *('adapters', 'data', 'models', 'engine', 'conversion', 'exporting'),
     'folders',
   },
-  'command_line': {'errors', 'quiet'},
+  'command_line': {'errors', 'quiet', 'garbage'},
   # Commands without gin files.
   'shell': {
     *('errors', 'files', 'text_files', 'command_line', 'adapters', 'data'),
