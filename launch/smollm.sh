@@ -80,6 +80,7 @@ if [[ -n $record ]]; then
   "$python" -m hypertuning.sweep "${recordings[@]}"
   if [[ -n $parts ]]; then
     mkdir -p "$parts"
+    rm -f "$parts"/part_??  # of an earlier recording, which may have had more
     tar --create "$gguf" "$runs/recorded_$kind" |
       split --bytes=60M - "$parts/part_"
   fi

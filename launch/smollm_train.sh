@@ -7,6 +7,7 @@
 #
 #   launch/smollm_train.sh                       # both methods
 #   launch/smollm_train.sh hyper_llama           # one of hyper_llama and few_shot
+#   launch/smollm_train.sh rank_8                # or one of variants.gin
 #   DATA=FOLDER launch/smollm_train.sh           # recordings of public data sets
 #   WHEELS=wheels PARTS=parts launch/smollm_train.sh
 #   launch/smollm_train.sh --help
@@ -19,11 +20,11 @@
 # started again it goes on from the last checkpoint.
 set -euo pipefail
 
-usage() { sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 case ${1:-} in
   --help) usage; exit 0 ;;
   '') methods=(hyper_llama few_shot) ;;
-  hyper_llama | few_shot) methods=("$1") ;;
+  hyper_llama | few_shot | gists_4 | gists_32 | rank_8 | lora) methods=("$1") ;;
   *) usage >&2; exit 2 ;;
 esac
 parts=${PARTS:+$(realpath "$PARTS")}
@@ -75,6 +76,7 @@ code=0
 for method in "${methods[@]}"; do
   "$python" -m hypertuning.sweep \
     "${recordings[@]}" --gin_file=gin/experiments/smollm/recorded.gin \
+    --gin_file=gin/experiments/smollm/variants.gin \
     "--gin.BASE='$base'" "--gin.TRAINED=('$method',)" "--gin.TRAIN_STEPS=$steps" \
     "--gin.WARMUP_STEPS=$(((steps + 22) / 23))" \
     "--gin.DTYPE='$dtype'" || code=$?

@@ -436,6 +436,10 @@ _ABLATIONS = (
     ),
     (('smollm/recordings', 'smollm/recorded'), _RECORDED),
     (
+      ('smollm/recordings', 'smollm/recorded', 'smollm/variants'),
+      {**_RECORDED, 'TRAINED': ('gists_4', 'gists_32', 'rank_8', 'lora')},
+    ),
+    (
       ('smollm/recordings', 'smollm/recordings_data', 'smollm/recorded'),
       {**_RECORDED, **_TRAINING_FOLDERS},
     ),
