@@ -97,4 +97,18 @@ for method in "${methods[@]}"; do
     fi
   done
 done
+# The page compares both methods, once they are evaluated.
+evaluated=$runs/recorded_$kind/cells/evaluation
+if compgen -G "$evaluated/hyper_llama__*/done" >/dev/null &&
+  compgen -G "$evaluated/few_shot__*/done" >/dev/null; then
+  if ! "$python" -c 'import jinja2, matplotlib' 2>/dev/null; then
+    echo 'No page: jinja2 or matplotlib cannot be imported.'
+  elif "$python" -m hypertuning.report \
+    --gin_file="gin/experiments/smollm/report_recorded${data:+_data}.gin" \
+    "--gin.SWEEP_DIR='$runs/recorded_$kind'"; then
+    cp "$runs/recorded_$kind/report.html" "$results"
+  else
+    code=$?
+  fi
+fi
 exit "$code"

@@ -117,6 +117,8 @@ def test_other_files_parse(model, command):
     ('experiments/claims/report',),
     ('experiments/smollm/report',),
     ('experiments/smollm/report_data',),
+    ('experiments/smollm/report_recorded',),
+    ('experiments/smollm/report_recorded_data',),
     ('experiments/ablations/report',),
     ('experiments/ablations/report_distillation',),
   ],
