@@ -13,8 +13,8 @@ def collect_rarely() -> None:
 
   TensorFlow, seqio and jax make over a million objects, which all live to the
   end. By default Python starts a search for every 700 new ones, and looks at
-  all that there are several times, the last time when the process ends: an
-  eighth of the time of a run of two steps.
+  all that there are several times, the last time when the process ends: a
+  fifth of the time of a run of two steps.
   """
   gc.set_threshold(*_THRESHOLDS)
   atexit.register(gc.freeze)
