@@ -65,7 +65,7 @@ setuptools.setup(
     'scipy>=1.17.1',
     'sentencepiece>=0.2.3',
     'seqio>=0.0.20',
-    'tensorboard>=2.21',  # clu's summaries import it
+    'tensorboard>=2.21',  # the format of its events
     'tensorflow>=2.21',
     'tensorflow-datasets>=4.9.10',
     'tokenizers>=0.23.3',

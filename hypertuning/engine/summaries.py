@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -19,7 +21,7 @@ _METRICS = 'metrics.jsonl'
 class Writer:
   """Writes scalars to `metrics.jsonl`, and to TensorBoard events.
 
-  Events are written by TensorFlow, if it is installed.
+  There are no events where tensorboard is not installed.
   """
 
   def __init__(self, model_dir: str, first_step: int = 0) -> None:
@@ -37,10 +39,10 @@ class Writer:
     self._path = self._mirror.path / _METRICS
     if self._path.exists():
       _drop_after(self._path, first_step)
-    self._tensorboard = _event_writer(str(self._mirror.path))
+    self._events = _Events(self._mirror.path) if _has_tensorboard() else None
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes the scalars of one step; TensorBoard sees them after `flush`.
+    """Writes the scalars of one step; a bucket gets them with `flush`.
 
     Args:
       step: number of the step.
@@ -54,39 +56,58 @@ class Writer:
     try:
       with self._path.open('a', encoding='utf-8') as file:
         file.write(line)
-      if self._tensorboard is not None:
-        self._tensorboard.write_scalars(step, scalars)
-    except Exception as error:  # TensorFlow raises types of its own
-      raise self._write_error(error) from error
+      if self._events is not None:
+        self._events.write(step, scalars)
+    except OSError as error:
+      raise UserError(
+        f'{self._path.parent}: metrics cannot be written '
+        f'({files.reason(error)}); the same command goes on from the last '
+        'checkpoint.'
+      ) from error
 
   def flush(self) -> None:
-    """Writes TensorBoard's events, and copies files of a run into its bucket.
+    """Copies the files of a run in a bucket into the bucket.
 
     Raises:
-      UserError: a file cannot be written.
+      UserError: a file cannot be copied.
     """
-    try:
-      if self._tensorboard is not None:
-        self._tensorboard.flush()
-    except Exception as error:  # TensorFlow raises types of its own
-      raise self._write_error(error) from error
     self._mirror.upload()
 
-  def _write_error(self, error: Exception) -> UserError:
-    return UserError(
-      f'{self._path.parent}: metrics cannot be written '
-      f'({files.reason(error)}); the same command goes on from the last '
-      'checkpoint.'
-    )
+
+def _has_tensorboard() -> bool:
+  return importlib.util.find_spec('tensorboard') is not None
 
 
-def _event_writer(path: str) -> Any:
-  """A writer of TensorBoard's events; None without TensorFlow."""
-  if importlib.util.find_spec('tensorflow') is None:
-    return None
-  from clu import metric_writers  # imports TensorFlow
+class _Events:
+  """A file of TensorBoard's events.
 
-  return metric_writers.SummaryWriter(path)
+  The writers of clu and of tensorboard import TensorFlow, which takes longer
+  than all that a short run computes.
+  """
+
+  def __init__(self, folder: Path) -> None:
+    """Makes a file of its own in a folder, as TensorBoard names them."""
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer import record_writer
+
+    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    name = f'events.out.tfevents.{time.time_ns()}.{socket.gethostname()}'
+    # Without a buffer: what a full disk does not take fails here, not at exit.
+    file = (folder / f'{name}.{os.getpid()}').open('wb', buffering=0)
+    self._records = record_writer.RecordWriter(file)
+    self._add(file_version='brain.Event:2')
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Adds the scalars of one step."""
+    values = [
+      self._summary.Value(tag=name, simple_value=value)
+      for name, value in scalars.items()
+    ]
+    self._add(step=step, summary=self._summary(value=values))
+
+  def _add(self, **fields: Any) -> None:
+    event = self._event(wall_time=time.time(), **fields)
+    self._records.write(event.SerializeToString())
 
 
 class Progress:

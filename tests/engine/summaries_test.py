@@ -4,6 +4,7 @@ import math
 
 import pytest
 import runner
+from tensorboard.backend.event_processing import event_accumulator
 
 from hypertuning.engine import summaries
 
@@ -15,8 +16,9 @@ def test_scalars_go_to_json_and_tensorboard(tmp_path):
   assert runner.read_lines(tmp_path / 'run/metrics.jsonl') == [
     {'step': 3, 'train/loss': 1.5}
   ]
-  events = next((tmp_path / 'run').glob('events.out.tfevents.*'))
-  assert b'train/loss' in events.read_bytes()
+  read = event_accumulator.EventAccumulator(str(tmp_path / 'run')).Reload()
+  (event,) = read.Scalars('train/loss')
+  assert (event.step, event.value) == (3, 1.5)
 
 
 def test_lines_of_a_lost_run_are_dropped(tmp_path):
