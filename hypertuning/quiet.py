@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from absl import logging as absl_logging
 
+from hypertuning import background
 from hypertuning.errors import UserError
 
 _LOUD_MODULE = 'tensorflow'
@@ -66,16 +67,19 @@ def closed_pipes() -> Iterator[None]:
 
 
 def end_process(code: int) -> NoReturn:
-  """Ends the process, and waits for no save that has failed.
+  """Ends the process, and waits for nothing that other threads do.
 
   Orbax's threads wait for one another, for many minutes if one of them has
-  failed, and Python waits for them.
+  failed, and Python waits for them. It also waits for a step that is compiled.
 
   Args:
     code: exit code of the process.
   """
-  modules = (type(thread).__module__ for thread in threading.enumerate())
-  if any(module.startswith('orbax.') for module in modules):
+  if any(
+    type(thread).__module__.startswith('orbax.')
+    or thread.name.startswith(background.NAME)
+    for thread in threading.enumerate()
+  ):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

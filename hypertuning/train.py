@@ -15,30 +15,29 @@ if __name__ == '__main__':
   gin_utils.run('hypertuning.train', 'train')
 
 import contextlib
-import math
-import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 
 from hypertuning import (
+  background,
   files,
   gin_effect,
   gin_utils,
   locks,
   quantization,
   saved_config,
-  tables,
 )
 from hypertuning.engine import (
   batching,
   checkpoint_folders,
   checkpoints,
+  data_process,
   frozen_parts,
   restarts,
   summaries,
+  train_loop,
   train_state,
   train_step,
 )
@@ -116,9 +115,36 @@ def train(
     files.check_writable(model_dir, 'MODEL_DIR')
     checkpoint_folders.check_saving(folder)
     restarts.refuse_other_commands(model_dir, 'MODEL_DIR', 'train')
-  partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start = warm_start or WarmStart()
+  held_out = (eval_data or data.held_out()) if eval_period else None
+  if not is_finished:
+    data, held_out = data_process.apart(model, data, held_out)
+  partitioner.check_batch(data.batch_size, num_microbatches)
   warm_start.check(model.module.teacher is not None, save_frozen)
+  start = warm_start
+  if latest_step is None and not save_frozen:
+    start = warm_start.pinned()
+
+  def prepare() -> tuple[TrainState, Callable]:
+    """The state, abstract if it will be restored, and the compiled step."""
+    shapes = data.shapes(model)
+    if latest_step is None:
+      state, shardings = train_state.initial_state(
+        model, shapes, partitioner, random_seed, start, save_frozen
+      )
+    else:
+      state, shardings = train_state.abstract_state(model, shapes, partitioner)
+    step_fn = partitioner.compile(
+      train_step.make_train_step(model, num_microbatches),
+      **train_step.train_step_jit(partitioner, shardings),
+    )
+    step_fn.prepare(*train_step.arguments(state, shapes, partitioner))
+    return state, step_fn
+
+  prepared: Callable = prepare
+  if isinstance(data, data_process.RemoteData):
+    # Meanwhile, the other process opens the data.
+    prepared = background.in_thread(prepare)
   data.check(model)
   data.check_steps(total_steps)
   settings = restarts.settings(model, data, warm_start, random_seed)
@@ -132,28 +158,22 @@ def train(
     return None
   batches = data.train_batches(model, partitioner)
   evaluate = None
-  if eval_period:
-    held_out = eval_data or data.held_out()
+  if held_out is not None:
     held_out.check(model)
     evaluate = _make_evaluate(
       model, held_out.batches(model), eval_steps, partitioner
     )
   # All checks come before the checkpointer makes the run's folder: a mistake in
   # the configuration must not leave an empty folder behind.
-  shapes = data.shapes(model)
-  part = frozen = None
   if latest_step is None:
     batches.open()
-    if not save_frozen:
-      warm_start = warm_start.pinned()
-    state, shardings = train_state.initial_state(
-      model, shapes, partitioner, random_seed, warm_start, save_frozen
-    )
-    if not save_frozen:
-      part = warm_start.frozen_part(state.frozen, model_dir)
-  else:
-    state, shardings = train_state.abstract_state(model, shapes, partitioner)
+  state, step_fn = prepared()
+  del prepared  # which may hold the arrays of the first step
+  part = frozen = None
+  if latest_step is not None:
     frozen = warm_start.saved_frozen(model_dir, latest_step)
+  elif not save_frozen:
+    part = start.frozen_part(state.frozen, model_dir)
   as_saved = state.as_saved()
   if not save_frozen:
     as_saved = frozen_parts.without_frozen(as_saved)
@@ -194,12 +214,8 @@ def train(
     restarts.record(model_dir, settings)
     saved_config.save(model_dir, 'train')
     saved_config.save_model(model_dir)
-    step_fn = partitioner.compile(
-      train_step.make_train_step(model, num_microbatches),
-      **train_step.train_step_jit(partitioner, shardings),
-    )
-    rng = jax.random.key(random_seed)
-    return _Loop(
+    rng = jax.device_put(jax.random.key(random_seed), partitioner.replicated)
+    return train_loop.Loop(
       lambda state, batch: step_fn(state, batch, rng),
       evaluate,
       checkpointer,
@@ -212,112 +228,6 @@ def train(
         'checkpoint': checkpoint_period,
       },
     ).run(state, batches)
-
-
-class _Loop:
-  """Takes the steps; logs, evaluates and saves whenever a period ends."""
-
-  def __init__(
-    self,
-    step_fn: Callable[[TrainState, Any], tuple[TrainState, dict]],
-    evaluate: Callable[[TrainState], dict[str, float]] | None,
-    checkpointer: checkpoints.Checkpointer,
-    writer: summaries.Writer,
-    model_dir: str,
-    periods: Mapping[str, int],
-  ) -> None:
-    self._step_fn = step_fn
-    self._evaluate = evaluate
-    self._checkpointer = checkpointer
-    self._writer = writer
-    self._model_dir = model_dir
-    self._periods = periods
-    self._pending: list[tuple[int, dict]] = []
-
-  def run(
-    self, state: TrainState, batches: batching.TrainBatches
-  ) -> TrainState:
-    """Trains to the last step, or until a signal comes."""
-    first, total = int(state.step), self._periods['total']
-    label = files.folder(self._model_dir).name
-    progress = summaries.Progress(total, first, label)
-    with _Interruption() as interruption:
-      for step in range(first + 1, total + 1):
-        state, scalars = self._step_fn(state, next(batches))
-        self._pending.append((step, scalars))
-        last = step == total or interruption.signal is not None
-        values = {}
-        # `_write` refuses a loss that is not finite: it comes before the state
-        # is saved, so that no checkpoint holds broken weights.
-        if last or self._due('log', step) or self._due('checkpoint', step):
-          values['loss'] = f'{self._write():.3f}'
-        progress.update(**values)
-        if self._evaluate and (step == total or self._due('eval', step)):
-          results = self._evaluate(state)
-          self._check_finite(results, step, 'held-out ')
-          self._writer.write(step, {f'eval/{k}': v for k, v in results.items()})
-          progress.say(_losses(step, results))
-        if last or self._due('checkpoint', step):
-          # A run that goes on from this checkpoint keeps the lines before it.
-          self._writer.flush()
-          self._checkpointer.save(step, state.as_saved(), batches.position())
-        if last:
-          break
-    progress.close()
-    if interruption.signal is not None and step < total:
-      self._checkpointer.close()
-      print(
-        f'Stopped by {interruption.signal.name} at step {step}, which is '
-        'saved: the same command goes on from there.',
-        file=sys.stderr,
-      )
-      sys.exit(128 + interruption.signal)
-    return state
-
-  def _due(self, period_name: str, step: int) -> bool:
-    period = self._periods[period_name]
-    return period > 0 and step % period == 0
-
-  def _check_finite(
-    self, values: Mapping[str, float], step: int, prefix: str = ''
-  ) -> None:
-    """Refuses losses and gradient norms that are not finite.
-
-    Args:
-      values: maps names to the numbers of a step. Standard errors are not
-        checked: they may be unknown.
-      step: number of the step.
-      prefix: words before the name in the message.
-
-    Raises:
-      UserError: names the number and the step.
-    """
-    for name, value in values.items():
-      if name.endswith(tables.ERRORS) or math.isfinite(value):
-        continue
-      raise UserError(
-        f'{prefix}{name} is {value} at step {step}: lower LEARNING_RATE and '
-        'run the command again; it goes on from the last checkpoint in '
-        f'MODEL_DIR = {self._model_dir!r}.'
-      )
-
-  def _write(self) -> float:
-    """Writes the scalars of the steps since the last call.
-
-    Returns:
-      The loss of the last step.
-
-    Raises:
-      UserError: a number of a step is not finite.
-    """
-    loss = math.nan
-    for step, scalars in self._pending:
-      values = {k: float(x) for k, x in jax.device_get(scalars).items()}
-      self._check_finite(values, step)
-      self._writer.write(step, {f'train/{k}': x for k, x in values.items()})
-      loss = values['loss']
-    self._pending.clear()
-    return loss
 
 
 def _make_evaluate(
@@ -365,35 +275,3 @@ def _print_counts(state: TrainState) -> None:
     f'trainable%: {100 * trainable / total:.2f}',
     flush=True,
   )
-
-
-def _losses(step: int, results: Mapping[str, float]) -> str:
-  """One line with the held-out loss in every phi mode."""
-  losses = ', '.join(
-    f'{name.removeprefix("loss/")} {value:.3f} '
-    f'± {results[f"{name}_stderr"]:.3f}'
-    for name, value in results.items()
-    if name.startswith('loss/') and not name.endswith('_stderr')
-  )
-  return f'step {step}: held-out loss by phi: {losses}'
-
-
-class _Interruption:
-  """Notes SIGTERM and SIGINT, so that the loop can end after its step."""
-
-  def __init__(self) -> None:
-    self.signal: signal.Signals | None = None
-
-  def __enter__(self) -> '_Interruption':
-    self._before = {
-      number: signal.signal(number, self._note)
-      for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    return self
-
-  def __exit__(self, *unused: Any) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _note(self, number: int, unused_frame: Any) -> None:
-    self.signal = signal.Signals(number)

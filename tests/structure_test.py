@@ -38,8 +38,9 @@ LAYERS = {
   'folders': {'errors', 'files'},
   'spread': set(),
   'tables': set(),
-  'quiet': {'errors'},
+  'quiet': {'errors', 'background'},
   'garbage': set(),
+  'background': set(),
   'trees': set(),
   'quantization': {'errors', 'trees'},
   'old_names': {'errors'},
@@ -68,6 +69,8 @@ LAYERS = {
   },
   'engine': {
     'ranges',
+    'background',
+    'tables',
     'quiet',
     'errors',
     'files',
@@ -107,7 +110,7 @@ LAYERS = {
   'planning': {'errors', 'files', 'text_files', 'models', 'engine'},
   'sweeping': {
     *('errors', 'files', 'text_files', 'paths', 'quiet', 'gin_utils'),
-    *('hints', 'ranges', 'engine'),
+    *('hints', 'ranges', 'engine', 'background'),
   },
   'reporting': {
     *('errors', 'files', 'text_files', 'spread', 'tables', 'engine'),

@@ -4,8 +4,8 @@
 
 Runs `hypertuning.train` at the quick start's size: two steps and the save, with
 its compiled programs in the cache. A process that only imports TensorFlow,
-seqio, jax and flax takes turns with it. Prints seconds, the most memory of each
-process, and the packages that take longest to import.
+seqio, jax and flax takes turns with it. Prints seconds, the most memory of a
+process (a training is two), and the packages that take longest to import.
 """
 
 import collections
@@ -63,7 +63,8 @@ class Run(NamedTuple):
 
   Attributes:
     seconds: seconds from its start to its end.
-    peak_bytes: most bytes of memory that it has held.
+    peak_bytes: most bytes of memory that it, or one that it has started, has
+      held.
   """
 
   seconds: float

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterable
+from typing import ClassVar
 
 from hypertuning.data import lengths as lengths_lib
 from hypertuning.engine import batching
@@ -18,8 +19,11 @@ class EpisodeData(abc.ABC):
       TASK_FEATURE_LENGTHS.
     batch_size: number of episodes per batch, over all devices and microbatches.
     seed: seed that the episodes are drawn with, and that of an evaluation.
+    imports_tensorflow: whether TensorFlow reads them, which takes seconds to
+      import.
   """
 
+  imports_tensorflow: ClassVar[bool] = False
   lengths: lengths_lib.Lengths
   batch_size: int
   seed: int

@@ -216,7 +216,7 @@ class Partitioner:
 
   def compile(
     self, function: Callable, decodes: bool = False, **jit: Any
-  ) -> Callable:
+  ) -> 'Program':
     """`jax.jit`, with the mesh and the rules in force while it traces.
 
     Args:
@@ -224,15 +224,7 @@ class Partitioner:
       decodes: whether the function reads answers token by token, see `jit`.
       **jit: further arguments of `jax.jit`.
     """
-    jitted: Callable | None = None
-
-    def call(*args: Any) -> Any:
-      nonlocal jitted
-      jitted = jitted or self.jit(function, args, decodes, **jit)
-      with self.context():
-        return jitted(*args)
-
-    return call
+    return Program(self, function, decodes, jit)
 
   def jit(
     self,
@@ -272,6 +264,46 @@ class Partitioner:
           f'devices along {axis!r} do not divide: change NUM_PARTITIONS or the '
           'size.'
         )
+
+
+class Program:
+  """A function that is compiled for the devices of a `Partitioner`."""
+
+  def __init__(
+    self,
+    partitioner: Partitioner,
+    function: Callable,
+    decodes: bool,
+    jit: Mapping[str, Any],
+  ) -> None:
+    """Compiles nothing yet; for the arguments see `Partitioner.compile`."""
+    self._partitioner, self._function = partitioner, function
+    self._decodes, self._jit = decodes, jit
+    self._jitted: Any = None
+
+  def __call__(self, *arguments: Any) -> Any:
+    """Calls the function, which the first call compiles."""
+    jitted = self._for(arguments)
+    with self._partitioner.context():
+      return jitted(*arguments)
+
+  def prepare(self, *arguments: Any) -> None:
+    """Compiles the function, so that its first call need not.
+
+    Args:
+      *arguments: arguments like those of the first call, arrays or abstract
+        arrays with their shardings.
+    """
+    jitted = self._for(arguments)
+    with self._partitioner.context():
+      jitted.lower(*arguments).compile()
+
+  def _for(self, arguments: Any) -> Any:
+    if self._jitted is None:
+      self._jitted = self._partitioner.jit(
+        self._function, arguments, self._decodes, **self._jit
+      )
+    return self._jitted
 
 
 def divided(

@@ -6,7 +6,7 @@ in place of a task does without them.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from hypertuning.engine import batching, restarts
 from hypertuning.engine.episode_data import EpisodeData
@@ -35,6 +35,7 @@ class TaskData(EpisodeData):
     split_binding: name that the user bound `split` to, for error messages.
   """
 
+  imports_tensorflow: ClassVar[bool] = True
   name: Name | None
   lengths: Lengths
   batch_size: Count

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from hypertuning.engine.partitioning import Partitioner
-from hypertuning.engine.train_state import TrainState
+from hypertuning.engine.train_state import Shapes, TrainState
 from hypertuning.models import HyperTuningModel
 
 Batch = Mapping[str, jax.Array]
@@ -26,6 +26,29 @@ def train_step_jit(
     'donate_argnums': 0,
     'out_shardings': (shardings, partitioner.replicated),
   }
+
+
+def arguments(
+  state: TrainState, shapes: Shapes, partitioner: Partitioner
+) -> tuple[TrainState, dict, jax.ShapeDtypeStruct]:
+  """Abstract arguments of a step, which are enough to compile it.
+
+  Args:
+    state: the state, of arrays or abstract arrays.
+    shapes: shapes of the model features in a batch.
+    partitioner: the devices, and how the batches are divided over them.
+
+  Returns:
+    The arguments of the function that `make_train_step` makes.
+  """
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, 'int32', sharding=partitioner.batch)
+    for name, shape in shapes.items()
+  }
+  rng = jax.ShapeDtypeStruct(
+    (), jax.random.key(0).dtype, sharding=partitioner.replicated
+  )
+  return state, batch, rng
 
 
 def make_train_step(

@@ -98,16 +98,7 @@ def compile_step(
   partitioner.check_batch(data.batch_size, microbatches)
   shapes = data.shapes(model)
   state, shardings = train_state.abstract_state(model, shapes, partitioner)
-  arguments = (
-    state,
-    {
-      name: jax.ShapeDtypeStruct(shape, 'int32', sharding=partitioner.batch)
-      for name, shape in shapes.items()
-    },
-    jax.ShapeDtypeStruct(
-      (), jax.random.key(0).dtype, sharding=partitioner.replicated
-    ),
-  )
+  arguments = train_step.arguments(state, shapes, partitioner)
 
   def trace(traced_model: HyperTuningModel) -> Any:
     with partitioner.context():

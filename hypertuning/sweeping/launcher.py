@@ -20,7 +20,7 @@ from collections.abc import Collection, Sequence
 from multiprocessing import connection, forkserver, reduction
 from typing import Any, Protocol
 
-from hypertuning import gin_utils, paths, quiet
+from hypertuning import background, gin_utils, paths, quiet
 
 _PRELOADED = [
   'hypertuning.train',
@@ -149,17 +149,9 @@ def _main(
   os.dup2(file, 2)
   os.chdir(folder)
   # If the sweep is killed, no command may stay behind that writes into its
-  # folder.
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  # folder. A training then saves its state.
+  background.end_with_parent(signal.SIGTERM)
   sys.argv = [command, *flags]
   # Runpy warns that the module is imported already, which is intended here.
   warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
   runpy.run_module(command, run_name='__main__', alter_sys=True)
-
-
-def _end_with_parent() -> None:
-  """Ends this process as soon as the process that started it has ended."""
-  parent = multiprocessing.parent_process()
-  assert parent is not None
-  parent.join()
-  os.kill(os.getpid(), signal.SIGTERM)  # a training then saves its state

@@ -1,5 +1,6 @@
 """Training: what moves, what must not, and going on after a stop."""
 
+import os
 import re
 import signal
 import subprocess
@@ -414,6 +415,7 @@ def _interrupted(command, folder, number, step):
     stderr=subprocess.PIPE,
     text=True,
     cwd=folder.parent,
+    start_new_session=True,
   ) as process:
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
@@ -421,7 +423,11 @@ def _interrupted(command, folder, number, step):
       if path.exists() and len(path.read_text().splitlines()) >= step:
         break
       time.sleep(0.05)
-    process.send_signal(number)
+    if number == signal.SIGTERM:
+      # As a terminal does: to the process that reads the data as well.
+      os.killpg(process.pid, number)
+    else:
+      process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
   return subprocess.CompletedProcess(
     command, process.returncode, stdout, stderr
