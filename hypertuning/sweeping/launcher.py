@@ -27,6 +27,9 @@ _PRELOADED = [
   'hypertuning.eval',
   'hypertuning.adapt',
   'hypertuning.reporting.sweep_table',
+  # What these import once they need it; left out where it is not installed.
+  'hypertuning.data.row_digest',
+  'hypertuning.engine.task_evaluations',
 ]
 
 
