@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -153,7 +154,8 @@ class _Reader:
     )
     self._process.start()
     connection.close()
-    # Python waits for the processes that it has started, but not before this.
+    # It ends with the run; at exit, Python would wait for it.
+    weakref.finalize(self, self._process.kill)
     atexit.register(self._process.kill)
     # Answers come in the order of the questions.
     self._answers: collections.deque[dict[str, Any]] = collections.deque()

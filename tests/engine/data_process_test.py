@@ -54,6 +54,10 @@ for ours, theirs in zip(batches(here), remote, strict=True):
   assert ours.keys() == theirs.keys()
   for name in ours:
     np.testing.assert_array_equal(ours[name], theirs[name], strict=True)
+process = there['data']._reader._process
+del there
+process.join(30)
+assert process.exitcode == -signal.SIGKILL
 # TensorFlow has been imported: another process saves nothing.
 assert data_process.apart(model, here['data'], None) == (here['data'], None)
 print('same')
