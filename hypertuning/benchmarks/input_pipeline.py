@@ -28,7 +28,12 @@ import jax
 
 from hypertuning import files, quantization
 from hypertuning.benchmarks import machine, options
-from hypertuning.engine import summaries, train_state, train_step
+from hypertuning.engine import (
+  data_process,
+  summaries,
+  train_state,
+  train_step,
+)
 from hypertuning.engine.partitioning import Partitioner
 from hypertuning.engine.task_data import TaskData
 from hypertuning.models import HyperTuningModel
@@ -72,18 +77,18 @@ def measure(
   """
   if output:
     files.check_file(output, _OUTPUT)
+  episodes, _ = data_process.apart(model, data, None)  # as in a training
   partitioner = Partitioner()
   partitioner.check_batch(data.batch_size)
-  data.check(model)
-  batches = data.train_batches(model, partitioner)
+  episodes.check(model)
+  batches = episodes.train_batches(model, partitioner)
   batch = next(batches)
   state, shardings = train_state.initial_state(
     model, data.shapes(model), partitioner, seed=0
   )
   step_fn = partitioner.compile(
     train_step.make_train_step(model),
-    donate_argnums=0,
-    out_shardings=(shardings, partitioner.replicated),
+    **train_step.train_step_jit(partitioner, shardings),
   )
   rng = jax.random.key(0)
   parameters = quantization.count((state.params, state.frozen))
@@ -101,7 +106,7 @@ def measure(
   progress = summaries.Progress(rounds, label='rounds')
   batch_rates, step_rates = [], []
   for _ in range(rounds):
-    # tf.data has prepared batches in advance, during the steps of the round
+    # Batches have been prepared in advance, during the steps of the round
     # before. They are used up here, so that they do not count as fast draws.
     _rate(draw, batches_a_round)
     batch_rates.append(_rate(draw, batches_a_round))

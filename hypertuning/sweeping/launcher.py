@@ -68,7 +68,12 @@ class Launcher:
         forkserver.ensure_running()
 
   def __call__(
-    self, command: str, flags: Sequence[str], log: pathlib.Path, lock: int
+    self,
+    command: str,
+    flags: Sequence[str],
+    log: pathlib.Path,
+    lock: int,
+    cores: Collection[int] | None = None,
   ) -> Process:
     """Starts a command.
 
@@ -78,6 +83,7 @@ class Launcher:
       log: path of the file that gets the command's output.
       lock: descriptor of a locked file. The command inherits it, so that the
         lock lasts as long as the command, even if the sweep is killed.
+      cores: cores that the command may run on; None leaves it all.
 
     Returns:
       The process of the command.
@@ -85,18 +91,21 @@ class Launcher:
     flags = [*gin_utils.data_flags(str(paths.data_root())), *flags]
     if command not in self._forked:
       with log.open('wb') as file:
-        return subprocess.Popen(
+        started = subprocess.Popen(
           [sys.executable, '-m', command, *flags],
           stdout=file,
           stderr=subprocess.STDOUT,
           pass_fds=(lock,),
         )
+      _restrict(started.pid, cores)
+      return started
     process = self._context.Process(
       target=_main,
       args=(command, flags, os.fspath(log), os.getcwd(), _Inherited(lock)),
     )
     with self._lock:
       process.start()
+    _restrict(process.pid, cores)
     return _Forked(process, self._lock)
 
   def close(self) -> None:
@@ -104,6 +113,13 @@ class Launcher:
     # Python has no public way to do so.
     if self._forked:
       forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _restrict(number: int | None, cores: Collection[int] | None) -> None:
+  """Keeps a process that has just started, and its threads, on some cores."""
+  if number is not None and cores is not None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+      os.sched_setaffinity(number, cores)
 
 
 class _Inherited:

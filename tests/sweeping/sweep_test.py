@@ -1,6 +1,7 @@
 """Sweeps: what runs, after what, what runs again, and the table of it."""
 
 import csv
+import dataclasses
 import fcntl
 import glob
 import json
@@ -667,7 +668,7 @@ def test_a_killed_cell_says_so(tmp_path):
     def __init__(self, commands):
       pass
 
-    def __call__(self, unused_command, unused_flags, log, unused_lock):
+    def __call__(self, unused_command, unused_flags, log, *unused):
       log.write_text('90/100 loss=1.2')
       return subprocess.Popen(command)
 
@@ -678,6 +679,36 @@ def test_a_killed_cell_says_so(tmp_path):
     patch.setattr(scheduler.launcher, 'Launcher', Killed)
     scheduler.run(work, 1)
   assert work[0].failure == 'killed by SIGKILL'
+
+
+@pytest.mark.skipif(
+  len(getattr(os, 'sched_getaffinity', lambda _: ())(0)) < 2,
+  reason='one core, or no way to choose cores',
+)
+def test_cells_that_run_together_divide_the_cores(tmp_path, monkeypatch):
+  """A cell beside which none can run has all."""
+  (tmp_path / 'cores.py').write_text(
+    'import os, time\ntime.sleep(1)\nprint(*os.sched_getaffinity(0))\n'
+  )
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  monkeypatch.setitem(cells.OUTPUTS, 'cores', 'MODEL_DIR')
+  stages = {'first': TRAIN, **dict.fromkeys('ab', TRAIN)}
+  for name in 'ab':
+    stages[name] = {**TRAIN, 'after': {'INITIAL_CHECKPOINT_PATH': 'first'}}
+  work = expansion.expand(str(tmp_path / 'sweep'), stages, {})
+  cells.claim(str(tmp_path / 'sweep'), work)
+  first, *others = (dataclasses.replace(x, command='cores') for x in work)
+  after = {'INITIAL_CHECKPOINT_PATH': first}
+  work = [first, *(dataclasses.replace(x, after=after) for x in others)]
+  scheduler.run(work, 2)
+  used = {
+    cell.name: set(map(int, (cell.folder / cells.LOG).read_text().split()))
+    for cell in work
+  }
+  cores = os.sched_getaffinity(0)
+  assert used['first/all'] == cores
+  assert used['a/all'] | used['b/all'] == cores
+  assert not used['a/all'] & used['b/all']
 
 
 @pytest.mark.skipif(
