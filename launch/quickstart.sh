@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on the embedded default, from nothing to a page of tables and
-# plots: about 16 minutes on two slow CPU cores after the installation.
+# plots: about 13 minutes on two slow CPU cores after the installation.
 #
 #   launch/quickstart.sh             # in .venv, results in runs/quickstart
 #   launch/quickstart.sh --help
