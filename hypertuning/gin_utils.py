@@ -101,7 +101,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
       print(f'error: {line}', file=sys.stderr)
       quiet.end_process(2)
     except KeyboardInterrupt:
-      sys.exit(130)  # the exit code of a shell after SIGINT
+      quiet.end_process(130)  # the exit code of a shell after SIGINT
 
   with quiet.closed_pipes():
     app.run(

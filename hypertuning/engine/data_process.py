@@ -23,7 +23,6 @@ import numpy as np
 from jax._src import xla_bridge  # jax has no public way to ask
 
 from hypertuning import background
-from hypertuning.data import lengths as lengths_lib
 from hypertuning.engine import batching
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
@@ -74,21 +73,8 @@ class RemoteData(EpisodeData):
       data: the same episodes in this process, which has not opened them.
     """
     self._reader, self._number, self._data = reader, number, data
-
-  @property
-  def lengths(self) -> lengths_lib.Lengths:  # type: ignore[override]
-    """Room for the texts of an episode, see `EpisodeData`."""
-    return self._data.lengths
-
-  @property
-  def batch_size(self) -> int:  # type: ignore[override]
-    """Number of episodes per batch."""
-    return self._data.batch_size
-
-  @property
-  def seed(self) -> int:  # type: ignore[override]
-    """Seed that the episodes are drawn with."""
-    return self._data.seed
+    self.lengths, self.batch_size = data.lengths, data.batch_size
+    self.seed = data.seed
 
   def held_out(self) -> EpisodeData:
     """The episodes of evaluation, in this process, see `EpisodeData`."""

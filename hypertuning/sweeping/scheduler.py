@@ -204,9 +204,8 @@ def _shares(num_workers: int) -> list[set[int] | None]:
   the same cores: of two trainings of the quick start on two cores, each is 1.2
   times as fast on a core of its own.
   """
-  if not hasattr(os, 'sched_getaffinity'):  # Linux has it
-    return [None] * num_workers
-  cores = sorted(os.sched_getaffinity(0))
+  choosable = hasattr(os, 'sched_getaffinity')  # on Linux
+  cores = sorted(os.sched_getaffinity(0)) if choosable else []
   if not 1 < num_workers <= len(cores):
     return [None] * num_workers
   return [set(cores[n::num_workers]) for n in range(num_workers)]

@@ -688,7 +688,7 @@ def test_a_killed_cell_says_so(tmp_path):
 def test_cells_that_run_together_divide_the_cores(tmp_path, monkeypatch):
   """A cell beside which none can run has all."""
   (tmp_path / 'cores.py').write_text(
-    'import os, time\ntime.sleep(1)\nprint(*os.sched_getaffinity(0))\n'
+    'import os, time\ntime.sleep(3)\nprint(*os.sched_getaffinity(0))\n'
   )
   monkeypatch.setenv('PYTHONPATH', str(tmp_path))
   monkeypatch.setitem(cells.OUTPUTS, 'cores', 'MODEL_DIR')
