@@ -105,7 +105,7 @@ def test_a_sweep_and_its_report(remote, monkeypatch):
     def __init__(self, commands):
       pass
 
-    def __call__(self, command, flags, log, lock):
+    def __call__(self, command, flags, log, lock, cores=None):
       return Process(flags, log)
 
     def close(self):
