@@ -11,10 +11,6 @@ from hypertuning.engine import checkpoint_folders, trained_file
 from hypertuning.engine.frozen_parts import FrozenPart
 from hypertuning.errors import UserError
 
-_NETWORKS = {
-  families.LLAMA.architecture: 'gin/models/llama.gin',
-  families.T5_FAMILY.architecture: 'gin/models/t5.gin',
-}
 _LENGTHS = {'hyper_inputs': 384, 'inputs': (1, 64), 'targets': (1, 32)}
 
 
@@ -63,10 +59,9 @@ def converted(folder: pathlib.Path, name: str, hugging_face: str) -> Place:
     UserError: the folder lacks a file, or has a damaged one.
   """
   family = families.find(sources.read_config(folder))
-  network = _NETWORKS[family.architecture]
   return Place(
     name,
-    [network, str(folder / saved_config.MODEL_FILE)],
+    [family.gin.network, str(folder / saved_config.MODEL_FILE)],
     _vocabulary(folder, (folder / saved_config.MODEL_FILE).read_text('utf-8')),
     str(folder),
     hugging_face,

@@ -62,12 +62,7 @@ class Tuner:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     self._family = families.find_by_config(model.base.config)
-    self._is_decoder = self._family is families.LLAMA
-    kind = (
-      transformers.AutoModelForCausalLM
-      if self._is_decoder
-      else transformers.AutoModelForSeq2SeqLM
-    )
+    kind = getattr(transformers, self._family.architecture)
     self._base = kind.from_pretrained(
       folder,
       dtype=torch.float32,
@@ -173,7 +168,7 @@ class Tuner:
       (x[x != PAD_ID], y[y != PAD_ID])
       for x, y in zip(inputs, targets, strict=True)
     ]
-    if self._is_decoder:
+    if self._family.is_causal:
       ids = _padded([np.concatenate(row) for row in rows], PAD_ID)
       labels = _padded(
         [np.concatenate([np.full_like(x, _UNASKED), y]) for x, y in rows],
@@ -202,7 +197,7 @@ class Tuner:
       for batch in tests:
         found = tuned(**batch._asdict()).logits.argmax(-1)
         labels = batch.labels
-        if self._is_decoder:  # a token is predicted one place before it
+        if self._family.is_causal:  # a token is predicted one place before it
           found, labels = found[:, :-1], labels[:, 1:]
         both_end = torch.isin(found, self._ends) & torch.isin(
           labels, self._ends

@@ -18,6 +18,7 @@ import transformers
 
 from hypertuning.adapters import LoRASpec, PrefixSpec
 from hypertuning.conversion import families
+from hypertuning.conversion.family import Family
 from hypertuning.errors import UserError
 from hypertuning.exporting import factors
 from hypertuning.models import HyperTuningModel
@@ -177,8 +178,8 @@ def decoder(config: Any, inputs: np.ndarray, length: int) -> Callable[[], None]:
     net = net.to('cuda', torch.bfloat16)
   tokens = torch.tensor(inputs, dtype=torch.long, device=net.device)
   mask = torch.ones_like(tokens)
-  is_causal = families.find_by_config(config).task == 'CAUSAL_LM'
-  start = tokens.shape[1] if is_causal else 1
+  family = families.find_by_config(config)
+  start = tokens.shape[1] if family.is_causal else 1
 
   def generate() -> None:
     with torch.inference_mode():
@@ -197,7 +198,7 @@ def decoder(config: Any, inputs: np.ndarray, length: int) -> Callable[[], None]:
   return generate
 
 
-def _adapter(spec: Any, config: Any, family: families.Family) -> Any:
+def _adapter(spec: Any, config: Any, family: Family) -> Any:
   """PEFT's config of the adapters that a spec of ours describes."""
   if isinstance(spec, PrefixSpec):
     return peft.PrefixTuningConfig(

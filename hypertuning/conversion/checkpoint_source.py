@@ -12,7 +12,7 @@ from etils import epath
 
 from hypertuning import trees
 from hypertuning.conversion import families, origins, sources
-from hypertuning.conversion.families import Variable
+from hypertuning.conversion.family import Variable
 from hypertuning.conversion.origins import Origin
 from hypertuning.conversion.sources import Rows, Stored
 from hypertuning.conversion.token_rows import TokenRows

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hypertuning.errors import UserError
 
 _MOST = 2**31 - 1  # as `ranges.Count` allows
@@ -57,6 +59,18 @@ class Fields:
     if not is_number or not (math.isfinite(value) and value > 0):
       raise self.refuse(name, 'must be a positive number')
     return float(value)
+
+  def float32(self, name: str, default: float | None = None) -> float:
+    """A positive float32, with the fewest digits that tell it apart.
+
+    Args:
+      name: name of the field.
+      default: see `count`.
+
+    Raises:
+      UserError: the field is missing or something else.
+    """
+    return float(str(np.float32(self.number(name, default))))
 
   def part(self, name: str) -> 'Fields':
     """The fields of a field that is a mapping; none if it is missing.

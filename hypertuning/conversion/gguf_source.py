@@ -58,7 +58,7 @@ class GgufSource:
       }
       tensors = {tensor.name: tensor for tensor in reader.tensors}
     self.fields = gguf_config.config(values, tensors, self.place)
-    self._config = families.find(self.fields).config(self.fields)
+    self._family = families.find(self.fields)
     self._tensors: dict[str, Any] = {}
     for name, tensor in self._named(library, tensors).items():
       # What is needed is kept, and the reader with its large tables is not.
@@ -85,28 +85,28 @@ class GgufSource:
     self, library: types.ModuleType, tensors: Mapping[str, Any]
   ) -> dict[str, Any]:
     """The arrays by Hugging Face's names; one that it lacks keeps its own."""
-    family = families.find(self.fields)
+    config = self._family.config(self.fields)
     names = library.get_tensor_name_map(
       {
         architecture: kind
         for kind, architecture in library.MODEL_ARCH_NAMES.items()
-      }[self.fields.get('model_type')],
-      max(gguf_config.depths(self.fields)),
+      }[self._family.gguf.architecture],
+      max(site.layers for site in config.sites.values()),
     )
     theirs = {}
-    for variable in family.variables(self._config):
+    for variable in self._family.variables(config):
       base = variable.name.removesuffix('.weight')
       theirs[f'{names.get_name(base)}.weight'] = variable.name
     return {
       theirs.get(name, name): tensor
       for name, tensor in tensors.items()
-      if name not in gguf_config.READ
+      if name not in self._family.gguf.read
     }
 
   @contextlib.contextmanager
   def open(self, name: str) -> Iterator[Rows]:
     """A context in which an array can be read."""
-    heads = gguf_config.paired_heads(name, self.fields)
+    heads = self._family.gguf.paired_heads(name, self.fields)
     yield self._tensors[name].rows(heads)
 
   def vocabulary_files(self) -> Mapping[str, bytes]:

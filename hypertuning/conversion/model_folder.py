@@ -14,9 +14,9 @@ from hypertuning.conversion import (
   gin_file,
   pairing,
   sources,
-  vocabulary,
 )
 from hypertuning.conversion.sources import Source
+from hypertuning.conversion.vocabulary import Vocabulary
 
 _CHECKPOINT = 'checkpoint_0'
 # For the description of an array, and the smallest part of a disk.
@@ -45,10 +45,10 @@ def write(source: Source, output: str | os.PathLike, binding: str) -> None:
   with folders.written(place, binding, space) as folder:
     for name, data in contents.items():
       (folder / name).write_bytes(data)
-    own = vocabulary.read(contents, folder, source.fields, source.place)
+    own = family.read_vocabulary(contents, folder, source.fields, source.place)
     config = config.replace(vocab_size=own.rows(config.vocab_size))
     files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
-    text = gin_file.text(config, own, place)
+    text = gin_file.text(family.gin, config, own, place)
     files.write_text(folder, gin_file.NAME, text)
     with bar(size) as progress:
       checkpoint_writer.write(
@@ -58,7 +58,7 @@ def write(source: Source, output: str | os.PathLike, binding: str) -> None:
 
 def write_run(
   source: Source,
-  own: vocabulary.Vocabulary,
+  own: Vocabulary,
   model: str,
   output: str | os.PathLike,
   binding: str,

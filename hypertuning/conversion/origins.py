@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hypertuning import text_files
-from hypertuning.conversion import families, sources, vocabulary
+from hypertuning.conversion import families, sources
 from hypertuning.conversion.fields import Fields
-from hypertuning.conversion.vocabulary import Vocabulary
+from hypertuning.conversion.vocabulary import BYTE_LEVEL, Vocabulary
 from hypertuning.data.text_format import TextFormat
 from hypertuning.errors import UserError
 from hypertuning.padding import PAD_ID
@@ -59,7 +59,9 @@ def from_folder(folder: pathlib.Path) -> Origin:
   """
   fields = sources.read_config(folder)
   contents = sources.vocabulary_files(folder)
-  own = vocabulary.read(contents, folder, fields, str(folder))
+  own = families.find(fields).read_vocabulary(
+    contents, folder, fields, str(folder)
+  )
   return Origin(str(folder), fields, own, contents)
 
 
@@ -94,8 +96,10 @@ def from_network(
     'pad_token_id': pad,
   }
   path = str(getattr(ids, 'path', ''))
-  name = _file_name(path, family) if path else ''
-  contents = {name: text_files.read_bytes(pathlib.Path(path))} if path else {}
+  name, contents = '', {}
+  if path:
+    name = BYTE_LEVEL if path.endswith('.json') else family.pieces
+    contents = {name: text_files.read_bytes(pathlib.Path(path))}
   return Origin(
     place,
     Fields(values, place),
@@ -103,15 +107,6 @@ def from_network(
     contents,
     model,
   )
-
-
-def _file_name(path: str, family: families.Family) -> str:
-  """Hugging Face's name of the file of a vocabulary."""
-  if path.endswith('.json'):
-    return vocabulary.BYTE_LEVEL
-  if family is families.T5_FAMILY:
-    return vocabulary.T5_PIECES
-  return vocabulary.SENTENCEPIECE
 
 
 def missing(source: pathlib.Path, binding: str) -> UserError:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hypertuning.conversion.families import Family, Variable
+from hypertuning.conversion.family import Family, Variable
 from hypertuning.conversion.sources import Source
 from hypertuning.errors import UserError
 

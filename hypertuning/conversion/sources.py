@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from hypertuning import text_files
+from hypertuning.conversion import families
 from hypertuning.conversion.fields import Fields
+from hypertuning.conversion.vocabulary import BYTE_LEVEL
 from hypertuning.errors import UserError, one_line
 
 CONFIG_FILE = 'config.json'
@@ -147,7 +149,7 @@ def reading(path: str | pathlib.Path, kind: str) -> Iterator[None]:
 
 def vocabulary_files(folder: pathlib.Path) -> dict[str, bytes]:
   """The files beside the weights that tell what the ids mean."""
-  names = ('tokenizer.json', 'tokenizer.model', 'spiece.model')
+  names = (BYTE_LEVEL, *(family.pieces for family in families.ALL))
   more = (
     *('tokenizer_config.json', 'special_tokens_map.json'),
     *('added_tokens.json', 'generation_config.json'),

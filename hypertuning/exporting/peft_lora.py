@@ -5,7 +5,7 @@ from typing import Any
 
 from hypertuning.adapters import Adapters
 from hypertuning.conversion import families
-from hypertuning.conversion.families import Family
+from hypertuning.conversion.family import Family
 from hypertuning.errors import UserError
 from hypertuning.exporting import factors, peft_folder
 

@@ -151,12 +151,9 @@ def _checked(prefix: Adapters, config: Any) -> KeyValue:
       'phi is LoRA, but a prefix is needed here; LoRA leaves as a PEFT LoRA '
       'folder, or merged into a checkpoint.'
     )
-  if families.find_by_config(config) is not families.LLAMA:
-    raise UserError(
-      'phi is a prefix of a T5, which cannot leave: transformers adds the '
-      'relative bias to the columns of a prefix, where ours is 0, and its '
-      'encoder has no cache; make LoRA instead (gin/models/hyper_t5_lora.gin).'
-    )
+  no_prefix = families.find_by_config(config).no_prefix
+  if no_prefix:
+    raise UserError(no_prefix)
   if config.prefix_gap:
     raise UserError(
       f'PREFIX_GAP = {config.prefix_gap}: transformers puts a text right '

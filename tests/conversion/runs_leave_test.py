@@ -11,7 +11,7 @@ import tiny_runs
 
 import hypertuning
 from hypertuning import command_line, convert
-from hypertuning.conversion import families, llama, origins, t5
+from hypertuning.conversion import families, origins
 from hypertuning.conversion.fields import Fields
 from hypertuning.data import text_format
 from hypertuning.data.tokenizer_json import TokenizerJson
@@ -65,18 +65,20 @@ def _llama(rng) -> LlamaConfig:
 
 
 @pytest.mark.parametrize('seed', range(20))
-@pytest.mark.parametrize(('family', 'draw'), [(t5, _t5), (llama, _llama)])
+@pytest.mark.parametrize(
+  ('family', 'draw'), [(families.T5, _t5), (families.LLAMA, _llama)]
+)
 def test_fields_are_the_inverse_of_config(family, draw, seed):
   wanted = draw(np.random.default_rng(seed))
   text = json.dumps(family.fields(wanted))
   fields = Fields(json.loads(text), 'config.json')
   assert family.config(fields) == wanted
-  assert families.find(fields) is families.find_by_config(wanted)
+  assert families.find(fields) is families.find_by_config(wanted) is family
 
 
 def test_what_transformers_does_not_have_stays():
   with pytest.raises(hypertuning.UserError, match='mlp_activations'):
-    t5.fields(T5Config(9, mlp_activations=('relu',)))
+    families.T5.fields(T5Config(9, mlp_activations=('relu',)))
 
 
 @pytest.fixture(scope='module', params=KINDS)

@@ -1,4 +1,4 @@
-"""Llama: Hugging Face's configuration and names of variables, as ours."""
+"""Hugging Face's configuration of a Llama, as ours."""
 
 from typing import Any
 
@@ -7,31 +7,6 @@ from hypertuning.networks.llama_config import LlamaConfig
 from hypertuning.networks.rotary import Rotary, RotaryScaling
 
 MODEL_TYPES = ('llama',)
-ARCHITECTURE = 'LlamaForCausalLM'
-TASK = 'CAUSAL_LM'
-EMBEDDING, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
-# Tables of angles, which older files hold and which follow from the
-# configuration.
-COMPUTED = r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq'
-# Copies of the embedding that a file may hold, or hold in its place.
-COPIES = (HEAD,)
-
-_WHOLE = {
-  'token_embedder/embedding': EMBEDDING,
-  'decoder/norm/scale': 'model.norm.weight',
-  'logits_dense/kernel': HEAD,
-}
-_PARTS = {
-  'attention/query': 'self_attn.q_proj',
-  'attention/key': 'self_attn.k_proj',
-  'attention/value': 'self_attn.v_proj',
-  'attention/out': 'self_attn.o_proj',
-  'mlp/gate': 'mlp.gate_proj',
-  'mlp/up': 'mlp.up_proj',
-  'mlp/down': 'mlp.down_proj',
-  'pre_attention_norm': 'input_layernorm',
-  'pre_mlp_norm': 'post_attention_layernorm',
-}
 
 
 def config(fields: Fields) -> LlamaConfig:
@@ -123,16 +98,3 @@ def _rotary(fields: Fields) -> Rotary:
     original_length=rope.count('original_max_position_embeddings'),
   )
   return Rotary(theta, scaling)
-
-
-def their_name(path: str) -> str:
-  """Hugging Face's name of one of our variables.
-
-  Args:
-    path: our name, such as `decoder/layers_3/attention/query/kernel`.
-  """
-  if path in _WHOLE:
-    return _WHOLE[path]
-  _, layer, *part, _ = path.split('/')
-  number = layer.removeprefix('layers_')
-  return f'model.layers.{number}.{_PARTS["/".join(part)]}.weight'

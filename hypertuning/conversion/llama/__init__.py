@@ -1,0 +1,1 @@
+"""Llama in Hugging Face's files and in GGUF, as ours."""
