@@ -36,3 +36,9 @@ def one_line(error: BaseException | str) -> str:
   What gin adds to the message of an error behind it is left out.
   """
   return ' '.join(str(error).split('\n  In call to configurable')[0].split())
+
+
+def last_line(stderr: str) -> str:
+  """The last line that a process has printed, which says why it failed."""
+  lines = stderr.strip().splitlines()
+  return one_line(lines[-1]) if lines else 'no message'

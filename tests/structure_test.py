@@ -87,7 +87,7 @@ LAYERS = {
   # the format of checkpoints.
   'conversion': {
     *('errors', 'files', 'text_files', 'padding', 'trees', 'networks', 'data'),
-    *('engine', 'folders'),
+    *('engine', 'folders', 'saved_config'),
   },
   # Of engine, where checkpoints are.
   'exporting': {

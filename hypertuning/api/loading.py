@@ -14,7 +14,7 @@ from hypertuning.api.phi import Base
 from hypertuning.conversion import sources
 from hypertuning.data import lengths as lengths_lib
 from hypertuning.engine import batching, train_state, trained_file
-from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.partitioning import one_device
 from hypertuning.errors import UserError
 from hypertuning.models import HyperTuningModel
 
@@ -46,7 +46,7 @@ def load(
   if dtype is None and jax.default_backend() == 'cpu':
     dtype = _CPU_DTYPE
   built = build(place, dtype)
-  partitioner = Partitioner(devices=(jax.local_devices()[0],))
+  partitioner = one_device()
   params, frozen = train_state.restore_variables(
     built,
     lengths_lib.shapes(_smallest(built), 1, built.is_taught),

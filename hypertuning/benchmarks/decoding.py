@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypertuning.benchmarks import peers, rounds
-from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.partitioning import one_device
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
 
@@ -130,7 +130,7 @@ def _ours(
     return jax.tree.map(lambda x: x.astype(network.config.dtype), drawn)
 
   params = jax.jit(initial)()
-  partitioner = Partitioner(devices=tuple(jax.devices()[:1]))
+  partitioner = one_device()
   decode = partitioner.compile(
     lambda params: model.predict_batch(
       {'downstream': params}, batch, adapters=None

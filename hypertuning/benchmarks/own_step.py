@@ -10,7 +10,7 @@ import jax
 from hypertuning import quantization
 from hypertuning.benchmarks import built
 from hypertuning.engine import train_state, train_step
-from hypertuning.engine.partitioning import Partitioner
+from hypertuning.engine.partitioning import one_device
 from hypertuning.models import HyperTuningModel
 from hypertuning.planning import flops
 
@@ -57,7 +57,7 @@ class OwnStep:
       model: the model that is trained.
       features: the batch of every step.
     """
-    self._partitioner = Partitioner(devices=tuple(jax.devices()[:1]))
+    self._partitioner = one_device()
     with compilations() as counted:
       self._state, shardings = train_state.initial_state(
         model, built.shapes(features), self._partitioner, seed=0
@@ -134,7 +134,7 @@ def useful_flops(model: HyperTuningModel, features: Mapping[str, Any]) -> int:
     model: a model without rematerialisation.
     features: a batch.
   """
-  partitioner = Partitioner(devices=tuple(jax.devices()[:1]))
+  partitioner = one_device()
   state, _ = train_state.abstract_state(
     model, built.shapes(features), partitioner
   )

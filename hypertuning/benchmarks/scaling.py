@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hypertuning import command_line, files, tables, text_files
-from hypertuning.errors import UserError, one_line
+from hypertuning.errors import UserError, last_line, one_line
 
 _GIB = 2**30
 _HEAD = (
@@ -148,8 +148,7 @@ def _plan(cell: Cell, source: Mapping[str, Any], path: str) -> str | None:
     stderr=subprocess.PIPE,
     text=True,
   )
-  lines = done.stderr.strip().splitlines() or ['no message']
-  return one_line(lines[-1]) if done.returncode else None
+  return last_line(done.stderr) if done.returncode else None
 
 
 def lines(results: Mapping[Cell, Mapping[str, Any]]) -> Iterator[Sequence[str]]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from hypertuning import command_line, tables
 from hypertuning.benchmarks import options as flags
-from hypertuning.errors import UserError, one_line
+from hypertuning.errors import UserError, last_line
 
 TRAINING, IMPORTS = 'hypertuning.train, 2 steps', 'imports alone'
 _COUNTS = {'rounds': (3, 'measured runs of each')}
@@ -179,9 +179,8 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> Run:
     text=True,
   )
   if done.returncode:
-    lines = done.stderr.strip().splitlines()
-    last = one_line(lines[-1]) if lines else 'no message'
-    raise UserError(f'{" ".join(arguments[:2])} fails: {last}')
+    name = ' '.join(arguments[:2])
+    raise UserError(f'{name} fails: {last_line(done.stderr)}')
   seconds, kibibytes = done.stdout.split()
   return Run(float(seconds), int(kibibytes) * 1024)
 

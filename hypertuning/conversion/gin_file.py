@@ -6,8 +6,6 @@ from typing import Any
 from hypertuning.conversion.family import Gin
 from hypertuning.conversion.vocabulary import Vocabulary
 
-NAME = 'model.gin'
-
 
 def text(
   gin: Gin, config: Any, vocabulary: Vocabulary, folder: pathlib.Path

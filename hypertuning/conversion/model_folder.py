@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import tqdm
 from etils import epath
 
-from hypertuning import files, folders
+from hypertuning import files, folders, saved_config
 from hypertuning.conversion import (
   checkpoint_writer,
   families,
@@ -49,7 +49,7 @@ def write(source: Source, output: str | os.PathLike, binding: str) -> None:
     config = config.replace(vocab_size=own.rows(config.vocab_size))
     files.write_text(folder, sources.CONFIG_FILE, source.fields.text())
     text = gin_file.text(family.gin, config, own, place)
-    files.write_text(folder, gin_file.NAME, text)
+    files.write_text(folder, saved_config.MODEL_FILE, text)
     with bar(size) as progress:
       checkpoint_writer.write(
         epath.Path(folder / _CHECKPOINT), source, pairs, own, progress.update
@@ -87,7 +87,7 @@ def write_run(
     folders.written(place, binding, room(size, len(pairs), {})) as folder,
     bar(size) as progress,
   ):
-    files.write_text(folder, gin_file.NAME, model)
+    files.write_text(folder, saved_config.MODEL_FILE, model)
     checkpoint_writer.write(
       epath.Path(folder / _CHECKPOINT), source, pairs, own, progress.update
     )

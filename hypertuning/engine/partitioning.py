@@ -324,6 +324,11 @@ def divided(
   )
 
 
+def one_device() -> Partitioner:
+  """A `Partitioner` of the first local device, whatever others there are."""
+  return Partitioner(devices=(jax.local_devices()[0],))
+
+
 def standard(
   num_partitions: Count = 1,
   activation_dims: Dimensions = 1,
