@@ -206,7 +206,7 @@ def _adapter(spec: Any, config: Any, family: Family) -> Any:
     )
   assert isinstance(spec, LoRASpec)
   modules = [
-    family.their_name(path).removesuffix('.weight')
+    family.names.find(path).removesuffix('.weight')
     for site, matrices in spec.matrices(config).items()
     for matrix in matrices.values()
     for path in factors.paths(matrix, config.sites[site].layers)

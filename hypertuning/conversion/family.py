@@ -53,6 +53,25 @@ class Variable:
     )
 
 
+class Names(NamedTuple):
+  """Hugging Face's names of a model's variables.
+
+  Attributes:
+    find: function that turns our name into Hugging Face's.
+    embedding: name of the table of embeddings.
+    head: name of the head, which has a row per token.
+    computed: regex of names that a file may hold and that are not read.
+    copies: names of copies of the embedding that a file may hold, the head
+      among them.
+  """
+
+  find: Callable[[str], str]
+  embedding: str
+  head: str
+  computed: str
+  copies: Sequence[str]
+
+
 class GinSize(NamedTuple):
   """The size of a model, as its gin file binds it.
 
@@ -121,12 +140,7 @@ class Family:
     config: function that makes the network's config from a `config.json`.
     fields: function that makes the fields of a `config.json` from the network's
       config.
-    their_name: function that turns our name of a variable into Hugging Face's.
-    embedding: Hugging Face's name of the table of embeddings.
-    head: Hugging Face's name of the head, which has a row per token.
-    computed: regex of names that a file may hold and that are not read.
-    copies: names of copies of the embedding that a file may hold, the head
-      among them.
+    names: Hugging Face's names of the variables.
     vocabulary: function that reads the vocabulary, with the arguments of
       `read_vocabulary`.
     pieces: Hugging Face's name of the file of a SentencePiece model.
@@ -142,11 +156,7 @@ class Family:
   task: str
   config: Callable[[Fields], Any]
   fields: Callable[[Any], dict[str, Any]]
-  their_name: Callable[[str], str]
-  embedding: str
-  head: str
-  computed: str
-  copies: Sequence[str]
+  names: Names
   vocabulary: Callable[
     [Mapping[str, bytes], pathlib.Path, Fields, str], Vocabulary
   ]
@@ -215,11 +225,11 @@ class Family:
     return variables
 
   def _variable(self, path: str, shape: tuple[int, ...]) -> Variable:
-    name = self.their_name(path)
+    name = self.names.find(path)
     return Variable(
       path,
       shape,
       name,
       path.endswith(_TRANSPOSED),
-      name in (self.embedding, self.head),
+      name in (self.names.embedding, self.names.head),
     )

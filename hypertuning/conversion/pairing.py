@@ -48,7 +48,7 @@ def pair(
     name
     for name in source.arrays
     if name not in own_names
-    and not re.fullmatch(family.computed, name)
+    and not re.fullmatch(family.names.computed, name)
     and not _is_copy(source, family, name)
   ]
   faults = [
@@ -74,9 +74,9 @@ def _stored_name(source: Source, family: Family, name: str) -> str | None:
   """The name under which a file has a variable, maybe as a copy."""
   if name in source.arrays:
     return name
-  same = [family.embedding, *family.copies]
+  same = [family.names.embedding, *family.names.copies]
   if not source.fields.get('tie_word_embeddings', False):
-    same.remove(family.head)
+    same.remove(family.names.head)
   if name not in same:
     return None
   return next((x for x in same if x in source.arrays), None)
@@ -84,9 +84,9 @@ def _stored_name(source: Source, family: Family, name: str) -> str | None:
 
 def _is_copy(source: Source, family: Family, name: str) -> bool:
   """Whether an array has the values of the embedding."""
-  original = family.embedding
+  original = family.names.embedding
   arrays = source.arrays
-  if name not in family.copies or arrays.get(original) != arrays[name]:
+  if name not in family.names.copies or arrays.get(original) != arrays[name]:
     return False
   step = rows_per_block(arrays[name].shape, arrays[name].dtype)
   with source.open(name) as own, source.open(original) as others:

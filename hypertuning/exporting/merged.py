@@ -58,7 +58,7 @@ def write(
       f'{_BASE} = {str(base.path)!r}: phi was made for a model of other sizes.'
     )
   kernels = {
-    family.their_name(path): pair for path, pair in updates.kernels.items()
+    family.names.find(path): pair for path, pair in updates.kernels.items()
   }
   total = _Sum(base, Updates(kernels, updates.scale))
   if base.origin.model:

@@ -73,7 +73,7 @@ def write(
 
 def _module(path: str, family: Family) -> str:
   """Hugging Face's name of the module that has a kernel of ours."""
-  return family.their_name(path).removesuffix('.weight')
+  return family.names.find(path).removesuffix('.weight')
 
 
 def _all_modules(config: Any, family: Family) -> list[str]:

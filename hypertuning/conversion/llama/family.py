@@ -1,10 +1,10 @@
 """Llama, as one of the families that are converted."""
 
-from hypertuning.conversion.family import Family, Gguf, Gin
+from hypertuning.conversion.family import Family
 from hypertuning.conversion.llama import (
   config,
   gguf,
-  gin_size,
+  gin_files,
   names,
   vocabulary,
 )
@@ -19,18 +19,9 @@ LLAMA = Family(
   task='CAUSAL_LM',
   config=config.config,
   fields=config.fields,
-  their_name=names.their_name,
-  embedding=names.EMBEDDING,
-  head=names.HEAD,
-  computed=names.COMPUTED,
-  copies=names.COPIES,
+  names=names.NAMES,
   vocabulary=vocabulary.read,
   pieces=vocabulary.PIECES,
-  gguf=Gguf('llama', gguf.fields, gguf.READ, gguf.paired_heads),
-  gin=Gin(
-    'gin/models/llama.gin',
-    'hyper_llama.gin',
-    'gin/architectures/llama_full_size.gin',
-    gin_size.size,
-  ),
+  gguf=gguf.GGUF,
+  gin=gin_files.GIN,
 )

@@ -5,20 +5,19 @@ from typing import Any
 
 import numpy as np
 
+from hypertuning.conversion.family import Gguf
 from hypertuning.conversion.fields import Fields
 from hypertuning.conversion.llama.config import MODEL_TYPES
 from hypertuning.errors import UserError
 from hypertuning.networks.rotary import Rotary, RotaryScaling
 
 _ROPE = 'rope_freqs.weight'
-# Arrays that become a part of the configuration.
-READ = (_ROPE,)
 # The stretching of Llama 3.1 to 3.3, apart from its factor.
 _LLAMA3 = {'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
 _LLAMA3_LENGTH = 8192
 
 
-def fields(own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of a `config.json`, see `Gguf`."""
   own.expect('llama.rope.scaling.type', 'none', 'none')
   own.expect('llama.expert_count', 0, 0)
@@ -77,18 +76,17 @@ def _stretching(
   )
 
 
-def paired_heads(name: str, fields: Fields) -> int | None:
-  """The number of heads of an array whose rows stand in pairs, else None.
+def _paired_heads(name: str, fields: Fields) -> int | None:
+  """The number of heads of an array whose rows stand in pairs, see `Gguf`.
 
   Files for llama.cpp have the two rows that a Llama turns together next to one
   another.
-
-  Args:
-    name: Hugging Face's name of the array.
-    fields: fields of the `config.json`.
   """
   if name.endswith('self_attn.q_proj.weight'):
     return fields.count('num_attention_heads')
   if name.endswith('self_attn.k_proj.weight'):
     return fields.count('num_key_value_heads')
   return None
+
+
+GGUF = Gguf('llama', _fields, (_ROPE,), _paired_heads)

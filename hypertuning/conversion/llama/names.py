@@ -1,16 +1,12 @@
 """Hugging Face's names of the variables of a Llama."""
 
-EMBEDDING, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
-# Tables of angles, which older files hold and which follow from the
-# configuration.
-COMPUTED = r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq'
-# Copies of the embedding that a file may hold, or hold in its place.
-COPIES = (HEAD,)
+from hypertuning.conversion.family import Names
 
+_EMBEDDING, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 _WHOLE = {
-  'token_embedder/embedding': EMBEDDING,
+  'token_embedder/embedding': _EMBEDDING,
   'decoder/norm/scale': 'model.norm.weight',
-  'logits_dense/kernel': HEAD,
+  'logits_dense/kernel': _HEAD,
 }
 _PARTS = {
   'attention/query': 'self_attn.q_proj',
@@ -25,7 +21,7 @@ _PARTS = {
 }
 
 
-def their_name(path: str) -> str:
+def _find(path: str) -> str:
   """Hugging Face's name of one of our variables.
 
   Args:
@@ -36,3 +32,15 @@ def their_name(path: str) -> str:
   _, layer, *part, _ = path.split('/')
   number = layer.removeprefix('layers_')
   return f'model.layers.{number}.{_PARTS["/".join(part)]}.weight'
+
+
+NAMES = Names(
+  _find,
+  embedding=_EMBEDDING,
+  head=_HEAD,
+  # Tables of angles, which older files hold and which follow from the
+  # configuration.
+  computed=r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq',
+  # Copies of the embedding that a file may hold, or hold in its place.
+  copies=(_HEAD,),
+)

@@ -1,7 +1,7 @@
 """T5, as one of the families that are converted."""
 
-from hypertuning.conversion.family import Family, Gguf, Gin
-from hypertuning.conversion.t5 import config, gguf, gin_size, names, vocabulary
+from hypertuning.conversion.family import Family
+from hypertuning.conversion.t5 import config, gguf, gin_files, names, vocabulary
 from hypertuning.networks import t5
 from hypertuning.networks.t5_config import T5Config
 
@@ -13,20 +13,11 @@ T5 = Family(
   task='SEQ_2_SEQ_LM',
   config=config.config,
   fields=config.fields,
-  their_name=names.their_name,
-  embedding=names.EMBEDDING,
-  head=names.HEAD,
-  computed=names.COMPUTED,
-  copies=names.COPIES,
+  names=names.NAMES,
   vocabulary=vocabulary.read,
   pieces=vocabulary.PIECES,
-  gguf=Gguf('t5', gguf.fields),
-  gin=Gin(
-    'gin/models/t5.gin',
-    'hyper_t5_*.gin',
-    'gin/architectures/full_size.gin',
-    gin_size.size,
-  ),
+  gguf=gguf.GGUF,
+  gin=gin_files.GIN,
   no_prefix=(
     'phi is a prefix of a T5, which cannot leave: transformers adds the '
     'relative bias to the columns of a prefix, where ours is 0, and its '

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hypertuning.conversion.family import Gguf
 from hypertuning.conversion.fields import Fields
 from hypertuning.conversion.t5.config import MODEL_TYPES
 
 
-def fields(own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of a `config.json`, see `Gguf`."""
   layers = own.count('t5.block_count')
   is_gated = any('.ffn_gate.' in name for name in tensors)
@@ -30,3 +31,6 @@ def fields(own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
     'pad_token_id': 0,
     'decoder_start_token_id': own.get('t5.decoder_start_token_id', 0),
   }
+
+
+GGUF = Gguf('t5', _fields)

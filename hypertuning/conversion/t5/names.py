@@ -1,18 +1,8 @@
 """Hugging Face's names of the variables of a T5."""
 
-EMBEDDING, HEAD = 'shared.weight', 'lm_head.weight'
-# A table that some old files hold, and that no model reads.
-COMPUTED = (
-  r'decoder\.block\.0\.layer\.1\.EncDecAttention\.'
-  r'relative_attention_bias\.weight'
-)
-# Copies of the embedding that a file may hold, or hold in its place.
-COPIES = (
-  'encoder.embed_tokens.weight',
-  'decoder.embed_tokens.weight',
-  HEAD,
-)
+from hypertuning.conversion.family import Names
 
+_EMBEDDING, _HEAD = 'shared.weight', 'lm_head.weight'
 _PROJECTIONS = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 # Our name of each block of a layer, with its number and name there.
 _BLOCKS = {
@@ -35,16 +25,16 @@ _NORMS = {
 }
 
 
-def their_name(path: str) -> str:
+def _find(path: str) -> str:
   """Hugging Face's name of one of our variables.
 
   Args:
     path: our name, such as `encoder/layers_3/attention/query/kernel`.
   """
   if path == 'token_embedder/embedding':
-    return EMBEDDING
+    return _EMBEDDING
   if path == 'decoder/logits_dense/kernel':
-    return HEAD
+    return _HEAD
   stack, layer, *part = path.split('/')
   if layer == 'relpos_bias':
     return (
@@ -59,3 +49,21 @@ def their_name(path: str) -> str:
   number, block = _BLOCKS[stack][part[0]]
   name = _PROJECTIONS.get(part[1], part[1])
   return f'{place}.{number}.{block}.{name}.weight'
+
+
+NAMES = Names(
+  _find,
+  embedding=_EMBEDDING,
+  head=_HEAD,
+  # A table that some old files hold, and that no model reads.
+  computed=(
+    r'decoder\.block\.0\.layer\.1\.EncDecAttention\.'
+    r'relative_attention_bias\.weight'
+  ),
+  # Copies of the embedding that a file may hold, or hold in its place.
+  copies=(
+    'encoder.embed_tokens.weight',
+    'decoder.embed_tokens.weight',
+    _HEAD,
+  ),
+)

@@ -1,10 +1,10 @@
-"""The size of a T5, as its gin file binds it."""
+"""The gin files of a T5, and its size as one binds it."""
 
-from hypertuning.conversion.family import GinSize
+from hypertuning.conversion.family import Gin, GinSize
 from hypertuning.networks.t5_config import T5Config
 
 
-def size(config: T5Config) -> GinSize:
+def _size(config: T5Config) -> GinSize:
   """What a gin file binds, see `Gin`."""
   macros = [
     ('VOCAB_SIZE', str(config.vocab_size)),
@@ -25,3 +25,11 @@ def size(config: T5Config) -> GinSize:
     [(f't5.T5Config.{k}', repr(v)) for k, v in more.items()],
     ['from hypertuning.networks import t5'],
   )
+
+
+GIN = Gin(
+  'gin/models/t5.gin',
+  'hyper_t5_*.gin',
+  'gin/architectures/full_size.gin',
+  _size,
+)

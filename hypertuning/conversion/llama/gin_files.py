@@ -1,11 +1,11 @@
-"""The size of a Llama, as its gin file binds it."""
+"""The gin files of a Llama, and its size as one binds it."""
 
-from hypertuning.conversion.family import Bindings, GinSize
+from hypertuning.conversion.family import Bindings, Gin, GinSize
 from hypertuning.networks.llama_config import LlamaConfig
 from hypertuning.networks.rotary import RotaryScaling
 
 
-def size(config: LlamaConfig) -> GinSize:
+def _size(config: LlamaConfig) -> GinSize:
   """What a gin file binds, see `Gin`."""
   scaling = config.rotary.scaling
   macros = [
@@ -37,3 +37,11 @@ def _scaling(scaling: RotaryScaling) -> Bindings:
     'original_length': scaling.original_length,
   }
   return [(f'rotary.RotaryScaling.{k}', repr(v)) for k, v in values.items()]
+
+
+GIN = Gin(
+  'gin/models/llama.gin',
+  'hyper_llama.gin',
+  'gin/architectures/llama_full_size.gin',
+  _size,
+)
