@@ -122,7 +122,7 @@ def build(place: places.Place, dtype: str | None = None) -> HyperTuningModel:
   """The networks and the text format of a model, without its weights.
 
   Args:
-    place: where the model is.
+    place: gin files and checkpoint of the model.
     dtype: see `load`.
 
   Raises:

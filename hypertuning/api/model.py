@@ -50,7 +50,7 @@ class Model:
       network: the networks and their text format.
       params: trainable variables.
       frozen: frozen variables.
-      base: what the frozen model is.
+      base: name and sizes of the frozen model, see `Base`.
       lengths: see the class.
       partitioner: the device.
       missing: why there is no hypermodel, and what to do, as a sentence.

@@ -19,7 +19,7 @@ class Phi:
 
   Attributes:
     adapters: a `Prefix` or `LoRA` of numpy arrays of one episode, `[1, ...]`.
-    base: what it adapts, see `Base`.
+    base: the frozen model that it adapts, see `Base`.
     made: JSON values that say how it was made: numbers of `examples`, `draws`
       and `chunks`, and of tuning `steps` and `seconds`.
   """

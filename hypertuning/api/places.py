@@ -19,7 +19,7 @@ class Place:
   """Where a model is.
 
   Attributes:
-    name: what the user called it.
+    name: the name that the user gave.
     files: gin files that build it.
     bindings: further bindings, `NAME = value`.
     checkpoint: path of its checkpoint, or of the file of its trained part.
@@ -52,7 +52,7 @@ def converted(folder: pathlib.Path, name: str, hugging_face: str) -> Place:
 
   Args:
     folder: the folder.
-    name: what the user called the model.
+    name: the name that the user gave.
     hugging_face: see `Place`.
 
   Raises:
@@ -113,7 +113,7 @@ def trained(
 
   Args:
     path: file that `hypertuning.convert --trained` wrote.
-    name: what the user called the model.
+    name: the name that the user gave.
     base_of: function from the name of the frozen model in the file to its
       folder, and to its name for `transformers`.
 

@@ -149,7 +149,7 @@ class _GgufRows:
   Args:
     data: the array's bytes or numbers, with its rows first.
     kind: the library's type of the array.
-    stored: what the values are.
+    stored: shape and dtype of the values.
     heads: number of heads whose rows stand in pairs `(2i, 2i + 1)`, which our
       network, like Hugging Face's, has in halves; None for other arrays.
   """

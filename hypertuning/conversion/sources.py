@@ -52,7 +52,7 @@ class Source(Protocol):
     place: path that error messages begin with.
     fields: the fields of the model's `config.json`, or of one made from the
       file.
-    arrays: what the file holds, by name.
+    arrays: shape and dtype of each array of the file, by name.
   """
 
   place: str

@@ -163,7 +163,7 @@ class Recording:
 
   Attributes:
     folder: its folder.
-    header: what it holds.
+    header: description of its episodes.
   """
 
   def __init__(self, path: str, binding: str) -> None:

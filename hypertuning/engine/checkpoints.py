@@ -260,7 +260,7 @@ def read_frozen(
 
   Args:
     folder: folder of the checkpoint.
-    part: where the variables come from.
+    part: the checkpoints that hold the variables.
     moved: value of MOVED_CHECKPOINTS, which maps the recorded folders of
       checkpoints to new ones.
     current: paths of the initial checkpoint and of the teacher's, for where the

@@ -101,7 +101,7 @@ class Place:
 
     Args:
       checkpoint: folder of the checkpoint that refers to this place.
-      problem: what is wrong, in a few words.
+      problem: the fault, in a few words.
     """
     return UserError(
       f'The frozen part that {checkpoint} was trained with is not in '

@@ -62,7 +62,7 @@ class LlamaLayer(nn.Module):
       adapters: this layer's parts, see `stack.site_adapters`.
       memory: keys and values of what was read before the block, with room for
         it, `[rows, kv_heads, prefix + text, head_dim]`; None at first.
-      view: what the block may see of the text.
+      view: the tokens of the text that each token of the block may see.
       positions: int32 `[rows or 1, length]`.
       place: with a memory, int32 column of the block in the text.
 
@@ -119,7 +119,7 @@ class Block(NamedTuple):
   """What a block of text is, and what of all text it may see.
 
   Attributes:
-    view: what it may see.
+    view: the tokens of the text that each of its tokens may see.
     positions: int32 `[rows or 1, length]`; a prefix stands before them.
     place: int32 column of the block in the text; None without a memory.
   """
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
     Args:
       x: embeddings, `[rows, length, embed]`.
       adapters: parts of the sites, see `stack.site_adapters`.
-      block: what the block is and sees.
+      block: the view and the positions of the block.
       memory: see `LlamaLayer`, for all layers.
       remembers: see `LlamaLayer`.
       gists: see `LlamaLayer`.

@@ -86,7 +86,7 @@ class LlamaConfig:
 
     Args:
       count: number of positions.
-      text: what takes them, for the message.
+      text: name of the text that takes them, for error messages.
 
     Raises:
       UserError: there are fewer.

@@ -184,8 +184,8 @@ class Decoder(Stack):
       embedded: embeddings of the block, `[rows, length, embed]`.
       adapters: parts of the adapter, from `_sites`.
       memory: memories of the layers, see `DecoderLayer`.
-      view: what the block may see of all tokens of its text, without relative
-        biases.
+      view: the tokens of its text that each token of the block may see, without
+        relative biases.
       places: positions of the block's tokens, and of all tokens.
       encoded: hidden states of the encoder, see `DecoderLayer`.
       encoded_mask: mask of the encoder's tokens, bool `[rows, inputs]`, False

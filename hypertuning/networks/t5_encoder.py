@@ -61,7 +61,7 @@ class Encoder(Stack):
 
     Args:
       embedded: embeddings of the tokens, `[rows, length, embed]`.
-      view: what the tokens may see, without relative biases.
+      view: the tokens that each token may see, without relative biases.
       places: positions of the tokens, for the relative biases.
       adapters: phi of the episodes, which have equally many rows each; None for
         no phi.

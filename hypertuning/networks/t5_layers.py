@@ -122,11 +122,11 @@ class DecoderLayer(_Layer):
       memory: keys and values of this layer, as an earlier call returned them:
         those of the decoded text (`self`), with room for the block, and those
         of the encoded text (`cross`). None in the first call.
-      view: what the block may see of all tokens of its text, which without a
-        memory are the block itself.
+      view: the tokens of its text that each token of the block may see; without
+        a memory, the text is the block itself.
       encoded: hidden states of the encoder, `[rows, inputs, embed]`; None with
         a memory.
-      encoded_view: what the block may see of the encoded text.
+      encoded_view: the tokens of the encoded text that the block may see.
       position: position of the block in the text, int32 `[]`; only needed with
         a memory.
 

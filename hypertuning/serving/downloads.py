@@ -43,7 +43,7 @@ def read(data: bytes, name: str, load: Callable[[pathlib.Path], Phi]) -> Phi:
 
   Args:
     data: contents of the file.
-    name: what messages call it.
+    name: name of the file, for error messages.
     load: `Model.load_phi`.
 
   Raises:

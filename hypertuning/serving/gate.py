@@ -39,7 +39,7 @@ class Gate:
 
     Args:
       app: the ASGI application.
-      limits: what is accepted.
+      limits: bounds on requests.
       hosts: names under which a browser may know the server, so that no other
         site can reach it by a name of its own; '*' for any.
     """

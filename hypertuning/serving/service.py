@@ -22,7 +22,7 @@ class Service:
   """A model, the phi that clients hold, and the worker that answers.
 
   Attributes:
-    limits: what it accepts.
+    limits: bounds on requests.
     worker: the thread that owns the model.
   """
 
@@ -31,7 +31,7 @@ class Service:
 
     Args:
       model: the model, which nobody else may use from now on.
-      limits: what the service accepts.
+      limits: bounds on requests.
     """
     self.limits = limits
     self.worker = Worker(model, limits)

@@ -50,8 +50,8 @@ def prepare(
   Args:
     config: configuration of the network, whose `attention`, `dtype` and
       `head_dim` are read.
-    view: what queries see.
-    part: what an adapter does at the site, with all layers; None for nothing.
+    view: the keys that each query may see, see `View`.
+    part: phi of the site, with all layers; None for none.
     dropout: whether attention weights have dropout.
 
   Raises:
