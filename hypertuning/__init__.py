@@ -6,7 +6,13 @@ phi = model.adapt([('hot', 'cold'), ('big', 'small')])
 model.answer(['fast', 'early'], phi)
 """
 
+import sys
 import typing
+
+from hypertuning import interrupts
+
+if sys.argv[:1] == ['-m']:  # Python looks for the module of a command
+  interrupts.end_at_once()
 
 if typing.TYPE_CHECKING:
   from hypertuning.api.loading import load as load

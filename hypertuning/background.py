@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,17 +29,19 @@ def in_thread(function: Callable[[], _T]) -> Callable[[], _T]:
   return future.result
 
 
-def end_with_parent(number: signal.Signals) -> None:
+def end_with_parent(number: signal.Signals, seconds: float = 0.0) -> None:
   """Sends this process a signal once the process that started it has ended.
 
   Args:
     number: the signal.
+    seconds: seconds in which this process may end by itself.
   """
 
   def watch() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    time.sleep(seconds)
     os.kill(os.getpid(), number)
 
   threading.Thread(target=watch, daemon=True).start()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from hypertuning import garbage, quiet
+from hypertuning import garbage, interrupts, quiet
 from hypertuning.errors import UserError, mendable
 
 
@@ -46,14 +46,16 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
   quiet.hush_logs()
   try:
     main(arguments)
+  except KeyboardInterrupt:
+    return 130
   except Exception as error:
+    if interrupts.is_interrupt(error):
+      return 130
     line = mendable(error)
     if line is None:
       raise
     print(f'error: {line}', file=sys.stderr)
     return 2
-  except KeyboardInterrupt:
-    return 130
   return 0
 
 
@@ -69,8 +71,9 @@ def run_without_gin(module: str) -> None:
   arguments = sys.argv[1:]
   is_help = any(text in ('--help', '-h') for text in arguments)
   if is_help and not any(map(_is_gin, arguments)):
-    importlib.import_module(module).parser().print_help()
-    print('\nThe form with gin files:')
+    with quiet.closed_pipes():
+      importlib.import_module(module).parser().print_help()
+      print('\nThe form with gin files:')
   elif arguments and not any(map(_is_gin, arguments)):
     run_process(importlib.import_module(module).main)
 
@@ -82,5 +85,6 @@ def _is_gin(argument: str) -> bool:
 def run_process(main: Callable[[Sequence[str]], None]) -> NoReturn:
   """Runs a command with the arguments of this process, and ends it."""
   garbage.collect_rarely()
+  interrupts.allow()
   with quiet.closed_pipes():
     sys.exit(run(main, sys.argv[1:]))

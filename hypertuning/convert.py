@@ -147,10 +147,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
   for flag in (_SOURCE, _OUTPUT):
     if not getattr(options, flag.removeprefix('--')):
       raise UserError(f'{flag} is required; --help lists the flags.')
-  if bool(options.base) != options.trained:
-    raise UserError(f'{_BASE} is required with --trained, and only there.')
   if options.trained and options.to_hugging_face:
     raise UserError('Give --trained or --to_hugging_face, not both.')
+  if bool(options.base) != options.trained:
+    raise UserError(f'{_BASE} is required with --trained, and only there.')
   if options.like and not options.to_hugging_face:
     raise UserError(f'{_LIKE} has no effect without --to_hugging_face.')
   return options

@@ -29,7 +29,8 @@ def find(file: str, roots: Sequence[str]) -> pathlib.Path:
   if file.startswith(tuple(old_names.FILES)):
     raise UserError(f'--gin_file={file}: {old_names.hint(file)}')
   raise UserError(
-    f'{file}: no such gin file in the working directory, {", ".join(roots)}.'
+    f'{file}: no such gin file, neither in the working directory nor in '
+    f'{" or ".join(roots)}.'
   )
 
 

@@ -20,6 +20,7 @@ from hypertuning import (
   garbage,
   gin_effect,
   gin_files,
+  interrupts,
   old_names,
   paths,
   quiet,
@@ -87,6 +88,7 @@ def run(module: str, function: str, configured: bool = True) -> None:
           'bindings as --gin.NAME=value.'
         )
       imported = importlib.import_module(module)
+      interrupts.allow()
       parse(_FLAGS.gin_file, _FLAGS.gin_bindings, _FLAGS.gin_search_paths)
       _set_data_folders()
       target = getattr(imported, function)
@@ -94,14 +96,16 @@ def run(module: str, function: str, configured: bool = True) -> None:
         return target()
       gin_effect.check_reached(target, _FLAGS.gin_bindings, _own_files())
       call(target)
+    except KeyboardInterrupt:
+      quiet.end_process(130)  # the exit code of a shell after SIGINT
     except Exception as error:
+      if interrupts.is_interrupt(error):
+        quiet.end_process(130)
       line = mendable(error)
       if line is None:
         raise
       print(f'error: {line}', file=sys.stderr)
       quiet.end_process(2)
-    except KeyboardInterrupt:
-      quiet.end_process(130)  # the exit code of a shell after SIGINT
 
   with quiet.closed_pipes():
     app.run(
@@ -116,8 +120,11 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
   try:
     return _FLAGS(arguments)
   except flags.Error as error:
-    print(f'error: {one_line(error)} --help lists the flags.', file=sys.stderr)
+    message = one_line(error).rstrip('.')
+    print(f'error: {message}. --help lists the flags.', file=sys.stderr)
     sys.exit(2)
+  except SystemExit:  # absl's --help, which is no failure
+    sys.exit(0)
 
 
 def parse(
@@ -145,8 +152,8 @@ def parse(
     gin.add_config_file_search_path(root)
   if not files:
     raise UserError(
-      'No gin file: give --gin_file=..., for example '
-      '--gin_file=gin/models/hyper_t5_prefix.gin; --help lists the flags.'
+      'No gin file: give --gin_file=...; --help has an example, and lists the '
+      'flags.'
     )
   with _without_path_errors():
     for file in files:

@@ -66,6 +66,22 @@ def closed_pipes() -> Iterator[None]:
     sys.exit(128 + signal.SIGPIPE)
 
 
+@contextlib.contextmanager
+def temporary_files() -> Iterator[None]:
+  """A context that removes the temporary files of libraries at its end.
+
+  TensorFlow writes its generated code to files, and removes them when Python
+  exits, which a forked process does not do.
+  """
+  default = tempfile.tempdir
+  with tempfile.TemporaryDirectory(prefix='hypertuning_') as folder:
+    tempfile.tempdir = folder
+    try:
+      yield
+    finally:
+      tempfile.tempdir = default
+
+
 def end_process(code: int) -> NoReturn:
   """Ends the process, and waits for nothing that other threads do.
 

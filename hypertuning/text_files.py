@@ -62,7 +62,9 @@ def read_bytes(
     if data.startswith(_GZIP) or str(path).endswith('.gz'):
       data = gzip.decompress(data)
     return data
-  except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+  except IsADirectoryError as error:
+    raise UserError(f'{path}: is a folder, {missing}') from error
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(f'{path}: {missing}') from error
   except Exception as error:  # the library of each kind of bucket has its own
     reason = ' '.join(str(error).split())

@@ -382,6 +382,7 @@ def test_help_lists_the_flags_at_once(command, tmp_path):
     text=True,
     timeout=10,  # without importing TensorFlow, which takes as long
   )
+  assert done.returncode == 0
   for flag in (
     '--gin_file',
     '--gin_bindings',

@@ -40,6 +40,7 @@ LAYERS = {
   'tables': set(),
   'quiet': {'errors', 'background'},
   'garbage': set(),
+  'interrupts': set(),
   'background': set(),
   'trees': set(),
   'quantization': {'errors', 'trees'},
@@ -47,7 +48,7 @@ LAYERS = {
   'gin_files': {'errors', 'text_files', 'old_names'},
   'gin_utils': {
     *('errors', 'files', 'text_files', 'gin_effect', 'paths', 'old_names'),
-    *('gin_files', 'bindings', 'quiet', 'garbage'),
+    *('gin_files', 'bindings', 'quiet', 'garbage', 'interrupts'),
   },
   'saved_config': {'files', 'gin_effect'},
   'adapters': {'ranges', 'errors', 'files', 'text_files', 'trees'},
@@ -100,7 +101,7 @@ LAYERS = {
     *('adapters', 'data', 'models', 'engine', 'conversion', 'exporting'),
     'folders',
   },
-  'command_line': {'errors', 'quiet', 'garbage'},
+  'command_line': {'errors', 'quiet', 'garbage', 'interrupts'},
   # Commands without gin files.
   'shell': {
     *('errors', 'files', 'text_files', 'command_line', 'adapters', 'data'),

@@ -70,6 +70,8 @@ def test_files_that_are_not_there(tmp_path):
     write(tmp_path, b'')
     with pytest.raises(UserError, match='no such file; give one'):
       text_files.read_text(path, 'no such file; give one')
+  with pytest.raises(UserError, match='is a folder, no such file'):
+    text_files.read_text(tmp_path)
   with pytest.raises(UserError, match='cannot be read'):
     text_files.read_text('a\0b')
   with pytest.raises(UserError, match='~no_such_user/x: no such file'):

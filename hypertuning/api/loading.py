@@ -42,6 +42,8 @@ def load(
     UserError: there is no such model, or it is damaged; the message says what
       to do.
   """
+  if not isinstance(model, str | os.PathLike):
+    raise UserError(f'load: {model!r:.60}: give a name or a path.')
   place = find(os.fspath(model), None if base is None else os.fspath(base))
   if dtype is None and jax.default_backend() == 'cpu':
     dtype = _CPU_DTYPE
@@ -79,6 +81,8 @@ def describe(
   Raises:
     UserError: see `load`.
   """
+  if not isinstance(model, str | os.PathLike):
+    raise UserError(f'load: {model!r:.60}: give a name or a path.')
   place = find(os.fspath(model), None if base is None else os.fspath(base))
   return _base(place, build(place), '')
 
@@ -102,6 +106,11 @@ def find(model: str, base: str | None = None) -> places.Place:
   path = pathlib.Path(files.folder(model, 'load'))
   if path.suffix == trained_file.SUFFIX and not path.is_dir():
     return places.trained(path, str(path), lambda name: _base_of(name, base))
+  if path.is_file():
+    raise UserError(
+      f'load: {model!r} is no file of hypertuning.convert --trained, whose '
+      f'name ends in {trained_file.SUFFIX}.'
+    )
   if not path.is_dir():
     known = ', '.join(public_models.MODELS)
     raise UserError(

@@ -109,8 +109,8 @@ class Model:
     pairs = questions.check_examples(examples)
     if not self.has_hypermodel:
       raise UserError(self.missing)
-    if draws < 1:
-      raise UserError(f'draws = {draws}: give 1 or more.')
+    questions.check_count(draws, 'draws')
+    questions.check_text(definition, 'definition')
     begin = time.perf_counter()
     tokens, chunks = examples_text.hyper_tokens(
       *(pairs, definition, draws, seed),
@@ -154,8 +154,8 @@ class Model:
         text is longer than the model has positions for.
     """
     texts = questions.check_texts(queries, 'queries')
-    if max_tokens is not None and max_tokens < 1:
-      raise UserError(f'max_tokens = {max_tokens}: give 1 or more.')
+    if max_tokens is not None:
+      questions.check_count(max_tokens, 'max_tokens')
     limit = max_tokens or self.lengths['targets'][-1]
     wanted = self._questions(texts, phi, examples, definition)
     answers = []
@@ -274,9 +274,8 @@ class Model:
       UserError: see `adapt` and `answer`; or a number is too small.
     """
     pairs = questions.check_examples(examples)
-    for name, value in (('steps', steps), ('batch_size', batch_size)):
-      if value < 1:
-        raise UserError(f'{name} = {value}: give 1 or more.')
+    questions.check_count(steps, 'steps')
+    questions.check_count(batch_size, 'batch_size')
     if learning_rate <= 0:
       raise UserError(f'learning_rate = {learning_rate}: give more than 0.')
     start = phi or self.adapt(pairs, definition=definition)
@@ -342,18 +341,23 @@ class Model:
       phis: list[Phi | None] = [phi] * len(texts)
     else:
       phis = list(phi)
-    if len(phis) != len(texts):
-      raise UserError(f'phi: {len(phis)} of them, for {len(texts)} queries.')
     for one in phis:
       if one is not None:
         self._check_base(one)
+    if len(phis) != len(texts):
+      raise UserError(f'phi: {len(phis)} of them, for {len(texts)} queries.')
+    questions.check_text(definition, 'definition')
     return [
       Question(text, '', one.adapters if one else None, pairs, definition)
       for text, one in zip(texts, phis, strict=True)
     ]
 
   def _check_base(self, phi: Phi) -> None:
-    """Refuses a phi of another model."""
+    """Refuses a phi of another model, and what is no phi."""
+    if not isinstance(phi, Phi):
+      raise UserError(
+        f'phi = {phi!r:.60}: give what adapt or load_phi returns.'
+      )
     if phi.base.fingerprint != self.base.fingerprint:
       raise UserError(
         f'phi: was made for {phi.base.name}, whose weights are others than '

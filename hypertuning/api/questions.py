@@ -5,6 +5,7 @@ batch has one row per question, so that each row may have a phi of its own.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,6 +181,30 @@ def check_examples(
   if not pairs:
     raise UserError(f'{name}: there are none; give one or more.')
   return pairs
+
+
+def check_text(value: str, name: str) -> str:
+  """A text.
+
+  Raises:
+    UserError: it is something else; the message names the argument.
+  """
+  if not isinstance(value, str):
+    raise UserError(f'{name} = {value!r:.60}: give a text.')
+  return value
+
+
+def check_count(value: int, name: str) -> int:
+  """A whole number of 1 or more.
+
+  Raises:
+    UserError: it is something else; the message names the argument.
+  """
+  if not isinstance(value, numbers.Integral) or value < 1:
+    raise UserError(
+      f'{name} = {value!r:.60}: give 1 or more, as a whole number.'
+    )
+  return value
 
 
 def check_texts(values: Sequence[str], name: str) -> list[str]:

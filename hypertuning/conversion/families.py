@@ -24,6 +24,8 @@ def find(fields: Fields) -> Family:
     if fields.get('model_type') in family.model_types:
       return family
   known = ', '.join(x for family in ALL for x in family.model_types)
+  if fields.get('model_type') is None:
+    raise UserError(f"{fields.place}: has no field 'model_type'.")
   raise fields.refuse(
     'model_type', f'this architecture is not read, {known} are'
   )

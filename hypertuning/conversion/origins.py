@@ -116,6 +116,8 @@ def missing(source: pathlib.Path, binding: str) -> UserError:
     source: path of the checkpoint.
     binding: name of the flag or argument that gives the path.
   """
+  if not source.exists():
+    return UserError(f'{binding} = {str(source)!r}: there is no such folder.')
   return UserError(
     f'{binding} = {str(source)!r}: has no {sources.CONFIG_FILE} and no '
     'model.gin; give a folder that hypertuning.convert made or a run, or name '

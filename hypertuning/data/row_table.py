@@ -222,7 +222,7 @@ def _check_size(name: str, task: RowTask, shots: int, queries: int) -> None:
       f'Task {name!r} has {different} examples'
       f'{" to show" if task.pool is not None else ""}, but an episode needs '
       f'{shots} shots + {barred} queries = {shots + barred}: add examples or '
-      'lower SHOTS.'
+      'lower SHOTS, which is the argument `shots` of what registers the task.'
     )
   if not task.rows:
     raise UserError(f'Task {name!r} has no examples to ask.')

@@ -8,6 +8,7 @@ read while the devices work.
 
 import atexit
 import collections
+import contextlib
 import multiprocessing
 import signal
 import sys
@@ -16,18 +17,21 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import jax
 import numpy as np
 from jax._src import xla_bridge  # jax has no public way to ask
 
-from hypertuning import background
+from hypertuning import background, quiet
 from hypertuning.engine import batching
 from hypertuning.engine.episode_data import EpisodeData
 from hypertuning.errors import UserError
 from hypertuning.evaluation.evaluations import Evaluation
 from hypertuning.models import HyperTuningModel
+
+_SECONDS = 5.0  # in which a process that is no longer needed ends by itself
 
 
 def apart(
@@ -136,13 +140,13 @@ class _Reader:
     context = multiprocessing.get_context('fork')
     self._connection, connection = context.Pipe()
     self._process = context.Process(
-      target=_serve, args=(connection, model, sources)
+      target=_serve, args=(connection, self._connection, model, sources)
     )
     self._process.start()
     connection.close()
-    # It ends with the run; at exit, Python would wait for it.
-    weakref.finalize(self, self._process.kill)
-    atexit.register(self._process.kill)
+    # It ends with the run; at exit, Python would wait for it, however long.
+    weakref.finalize(self, _end, self._connection, self._process)
+    atexit.register(_end, self._connection, self._process)
     # Answers come in the order of the questions.
     self._answers: collections.deque[dict[str, Any]] = collections.deque()
 
@@ -185,6 +189,13 @@ class _Reader:
     )
 
 
+def _end(connection: Connection, process: BaseProcess) -> None:
+  """Lets the process end, which is killed if it is busy for too long."""
+  connection.close()
+  process.join(_SECONDS)
+  process.kill()
+
+
 def _ending(code: int | None) -> str:
   if code is not None and code < 0:
     return signal.Signals(-code).name
@@ -193,6 +204,7 @@ def _ending(code: int | None) -> str:
 
 def _serve(
   connection: Connection,
+  other_end: Connection,
   model: HyperTuningModel,
   sources: Sequence[EpisodeData],
 ) -> None:
@@ -200,18 +212,20 @@ def _serve(
   # The other process ends its step first, and needs batches until then.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-  background.end_with_parent(signal.SIGKILL)
+  other_end.close()  # so that this process sees when the other one closes it
+  background.end_with_parent(signal.SIGKILL, _SECONDS)
   # Accelerators are for the other process alone.
   jax.config.update('jax_platforms', 'cpu')
   server = _Server(model, sources)
-  while True:
-    name, arguments = connection.recv()
-    answer, failure = None, None
-    try:
-      answer = getattr(server, name)(*arguments)
-    except Exception as error:
-      failure = _portable(error)
-    connection.send((answer, failure))
+  with quiet.temporary_files(), contextlib.suppress(EOFError, OSError):
+    while True:
+      name, arguments = connection.recv()
+      answer, failure = None, None
+      try:
+        answer = getattr(server, name)(*arguments)
+      except Exception as error:
+        failure = _portable(error)
+      connection.send((answer, failure))
 
 
 def _portable(error: Exception) -> Exception:

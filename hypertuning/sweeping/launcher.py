@@ -173,4 +173,5 @@ def _main(
   sys.argv = [command, *flags]
   # Runpy warns that the module is imported already, which is intended here.
   warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
-  runpy.run_module(command, run_name='__main__', alter_sys=True)
+  with quiet.temporary_files():
+    runpy.run_module(command, run_name='__main__', alter_sys=True)

@@ -182,9 +182,12 @@ def test_what_is_no_model_is_refused(tmp_path):
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'theirs').mkdir()
   (tmp_path / 'theirs' / 'config.json').write_text('{}')
+  (tmp_path / 'lines.jsonl').write_text('{}')
   (tmp_path / 'bad.safetensors').write_bytes(b'x' * 20)
   for name, message in (
     ('smollm3', 'no public model'),
+    (3, 'load: 3: give a name or a path'),
+    (tmp_path / 'lines.jsonl', 'is no file of hypertuning.convert --trained'),
     (tmp_path / 'empty', 'has no model.gin'),
     (tmp_path / 'theirs', 'convert them first'),
     (tmp_path / 'bad.safetensors', 'not a safetensors file'),

@@ -205,6 +205,11 @@ def test_tuning_goes_on_from_phi(model, phi):
     (lambda m, p: m.answer(['a'], p, examples=EXAMPLES), 'not both'),
     (lambda m, p: m.answer(['a'], p, max_tokens=0), 'max_tokens = 0'),
     (lambda m, p: m.tune(EXAMPLES, p, steps=0), 'steps = 0'),
+    (lambda m, p: m.tune(EXAMPLES, p, steps=1.5), 'steps = 1.5: give 1 or'),
+    (lambda m, p: m.adapt(EXAMPLES, draws='2'), "draws = '2': give 1 or"),
+    (lambda m, p: m.adapt(EXAMPLES, definition=3), 'definition = 3: give a te'),
+    (lambda m, p: m.answer(['a'], definition=3), 'definition = 3: give a te'),
+    (lambda m, p: m.answer(['a'], 'phi'), "phi = 'p': give what adapt"),
   ],
 )
 def test_bad_arguments_are_one_line(model, phi, call, message):

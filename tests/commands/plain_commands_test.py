@@ -199,6 +199,16 @@ def test_help_shows_both_forms():
   assert '--phi' in done.stdout and '--gin_file' in done.stdout
 
 
+def test_help_that_nobody_reads():
+  done = subprocess.run(
+    f'{sys.executable} -m hypertuning.infer --help | true',
+    shell=True,
+    env=runner.environment(),
+    stderr=subprocess.PIPE,
+  )
+  assert not done.stderr
+
+
 def test_a_program_of_its_own_needs_no_tensorflow(runs, tmp_path):
   code = runner.BLOCKED + (
     'import runpy\nsys.argv = sys.argv[1:]\n'

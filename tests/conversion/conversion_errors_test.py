@@ -108,6 +108,7 @@ def test_shape_that_the_configuration_does_not_give(source, fails):
   'fields, words',
   [
     ({'model_type': 'gpt2'}, "model_type = 'gpt2': this architecture"),
+    ({'model_type': ...}, "has no field 'model_type'"),
     ({'hidden_size': ...}, "has no field 'hidden_size'"),
     ({'hidden_size': 'wide'}, "hidden_size = 'wide'"),
     ({'attention_bias': True}, 'attention_bias = True'),
@@ -177,6 +178,10 @@ def test_vocabulary_of_another_model(source, fails):
   assert f'{source}: tokenizer.json: not' in message
   (source / 'tokenizer.json').unlink()
   assert 'has no tokenizer.json and no tokenizer.model' in fails(source)
+  assert 'there is no such' in fails(source / 'none')
+  assert 'there is no such' in fails(
+    source.parent / 'none', '--to_hugging_face'
+  )
 
 
 def test_gguf_that_is_cut_or_not_read(fails, tmp_path):
@@ -203,6 +208,7 @@ def test_gguf_that_is_cut_or_not_read(fails, tmp_path):
   'flags, words',
   [
     (['--to_hugging_face'], 'has no checkpoint'),
+    (['--to_hugging_face', '--trained'], 'not both'),
     (['--like=x'], '--like has no effect'),
     (['--wrong=1'], 'unrecognized arguments: --wrong=1'),
   ],

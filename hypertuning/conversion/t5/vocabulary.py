@@ -34,7 +34,10 @@ def read(
       ],
     )
   if PIECES not in files:
-    raise UserError(f'{place}: has no {PIECES}.')
+    raise UserError(
+      f'{place}: has no {PIECES}, which transformers 5 no longer writes; copy '
+      "the file of the tokenizer's own model there."
+    )
   pieces = Pieces(files[PIECES], f'{place}: {PIECES}')
   return Vocabulary(
     PIECES,
