@@ -25,6 +25,8 @@ _DISK_ERRORS = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO),
 )
 _PROBE_BYTES = 4096  # a full disk still makes empty files
+# Asked now: a process may later have a folder of its own for temporary files.
+_LOCKS = pathlib.Path(tempfile.gettempdir(), f'hypertuning-{os.getuid()}')
 
 
 def folder(path: str | os.PathLike, binding: str = '') -> epath.Path:
@@ -311,9 +313,8 @@ def lock_file(path: str | os.PathLike, name: str = '.lock') -> pathlib.Path:
   if not is_remote(place):
     return pathlib.Path(place, name)
   digest = hashlib.sha256(f'{place}/{name}'.encode()).hexdigest()[:32]
-  locks = pathlib.Path(tempfile.gettempdir(), f'hypertuning-{os.getuid()}')
-  locks.mkdir(exist_ok=True)
-  return locks / f'{digest}.lock'
+  _LOCKS.mkdir(exist_ok=True)
+  return _LOCKS / f'{digest}.lock'
 
 
 @contextlib.contextmanager

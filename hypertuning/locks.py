@@ -13,6 +13,21 @@ from hypertuning.errors import UserError
 _NAME = '.writer.lock'
 
 
+def check_free(folder: str, binding: str) -> None:
+  """Refuses a folder that another command writes into now; makes nothing.
+
+  Args:
+    folder: path of the folder.
+    binding: name of the gin binding that gives the folder.
+
+  Raises:
+    UserError: another command is writing into the folder.
+  """
+  if files.lock_file(folder, _NAME).exists():
+    with folder_lock(folder, binding):
+      pass
+
+
 @contextlib.contextmanager
 def folder_lock(
   folder: str, binding: str, wait: bool = False

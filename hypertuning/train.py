@@ -114,6 +114,7 @@ def train(
   if not is_finished:
     files.check_writable(model_dir, 'MODEL_DIR')
     checkpoint_folders.check_saving(folder)
+    locks.check_free(model_dir, 'MODEL_DIR')
     restarts.refuse_other_commands(model_dir, 'MODEL_DIR', 'train')
   warm_start = warm_start or WarmStart()
   held_out = (eval_data or data.held_out()) if eval_period else None
