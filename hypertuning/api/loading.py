@@ -42,9 +42,7 @@ def load(
     UserError: there is no such model, or it is damaged; the message says what
       to do.
   """
-  if not isinstance(model, str | os.PathLike):
-    raise UserError(f'load: {model!r:.60}: give a name or a path.')
-  place = find(os.fspath(model), None if base is None else os.fspath(base))
+  place = find(model, base)
   if dtype is None and jax.default_backend() == 'cpu':
     dtype = _CPU_DTYPE
   built = build(place, dtype)
@@ -81,9 +79,7 @@ def describe(
   Raises:
     UserError: see `load`.
   """
-  if not isinstance(model, str | os.PathLike):
-    raise UserError(f'load: {model!r:.60}: give a name or a path.')
-  place = find(os.fspath(model), None if base is None else os.fspath(base))
+  place = find(model, base)
   return _base(place, build(place), '')
 
 
@@ -95,12 +91,18 @@ def _base(place: places.Place, built: HyperTuningModel, mark: str) -> Base:
   )
 
 
-def find(model: str, base: str | None = None) -> places.Place:
+def find(
+  model: str | os.PathLike, base: str | os.PathLike | None = None
+) -> places.Place:
   """Where a model is, see `load`.
 
   Raises:
-    UserError: there is no such model.
+    UserError: there is no such model, or `model` is no name and no path.
   """
+  if not isinstance(model, str | os.PathLike):
+    raise UserError(f'load: {model!r:.60}: give a name or a path.')
+  model = os.fspath(model)
+  base = None if base is None else os.fspath(base)
   if model in public_models.MODELS:
     return _public(model, base)
   path = pathlib.Path(files.folder(model, 'load'))

@@ -183,28 +183,26 @@ def check_examples(
   return pairs
 
 
-def check_text(value: str, name: str) -> str:
-  """A text.
+def check_text(value: str, name: str) -> None:
+  """Refuses what is no text.
 
   Raises:
-    UserError: it is something else; the message names the argument.
+    UserError: the message names the argument.
   """
   if not isinstance(value, str):
     raise UserError(f'{name} = {value!r:.60}: give a text.')
-  return value
 
 
-def check_count(value: int, name: str) -> int:
-  """A whole number of 1 or more.
+def check_count(value: int, name: str) -> None:
+  """Refuses what is no whole number of 1 or more.
 
   Raises:
-    UserError: it is something else; the message names the argument.
+    UserError: the message names the argument.
   """
   if not isinstance(value, numbers.Integral) or value < 1:
     raise UserError(
       f'{name} = {value!r:.60}: give 1 or more, as a whole number.'
     )
-  return value
 
 
 def check_texts(values: Sequence[str], name: str) -> list[str]:

@@ -75,7 +75,7 @@ def risen(counts: Counts, record: Counts) -> list[str]:
 
   Args:
     counts: counts by case and kind.
-    record: the same, as they were.
+    record: counts on record, in the same form.
   """
   problems = []
   for case, values in counts.items():

@@ -25,7 +25,7 @@ def find(fields: Fields) -> Family:
       return family
   known = ', '.join(x for family in ALL for x in family.model_types)
   if fields.get('model_type') is None:
-    raise UserError(f"{fields.place}: has no field 'model_type'.")
+    raise fields.missing('model_type')
   raise fields.refuse(
     'model_type', f'this architecture is not read, {known} are'
   )

@@ -65,7 +65,7 @@ class Fields:
 
     Args:
       name: name of the field.
-      default: see `count`.
+      default: value of a missing field; None if it must be there.
 
     Raises:
       UserError: the field is missing or something else.
@@ -103,8 +103,12 @@ class Fields:
       f'{self.place}: {name} = {self.get(name, default)!r}: {reason}.'
     )
 
+  def missing(self, name: str) -> UserError:
+    """The error about a field that must be there."""
+    return UserError(f'{self.place}: has no field {name!r}.')
+
   def _required(self, name: str, default: Any) -> Any:
     value = self.get(name, default)
     if value is None:
-      raise UserError(f'{self.place}: has no field {name!r}.')
+      raise self.missing(name)
     return value

@@ -6,10 +6,15 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
+from hypertuning.conversion.families import LLAMA, T5
 from hypertuning.conversion.fields import Fields
+from hypertuning.conversion.vocabulary import BYTE_LEVEL
 from hypertuning.errors import UserError
 
 _PREFIX = 'tokenizer.ggml.'
+# llama.cpp calls a kind of SentencePiece model by the family that has it: the
+# name of its file, and whether it is a BPE with all bytes.
+_SENTENCEPIECE = {'llama': (LLAMA.pieces, True), 't5': (T5.pieces, False)}
 # Types of tokens.
 _CONTROL, _USER_DEFINED = 3, 4
 # Tokens behind the pieces of T5's SentencePiece model.
@@ -34,11 +39,10 @@ def files(values: Mapping[str, Any], place: str) -> dict[str, bytes]:
   own = Fields(values, place)
   kind = own.get(f'{_PREFIX}model')
   if kind == 'gpt2':
-    return {'tokenizer.json': _byte_level(own).to_str().encode()}
-  if kind == 'llama':
-    return {'tokenizer.model': _sentencepiece(own, byte_fallback=True)}
-  if kind == 't5':
-    return {'spiece.model': _sentencepiece(own, byte_fallback=False)}
+    return {BYTE_LEVEL: _byte_level(own).to_str().encode()}
+  if kind in _SENTENCEPIECE:
+    name, byte_fallback = _SENTENCEPIECE[kind]
+    return {name: _sentencepiece(own, byte_fallback)}
   raise own.refuse(f'{_PREFIX}model', "only 'gpt2', 'llama' and 't5' are read")
 
 

@@ -167,7 +167,7 @@ def without_remat(model: HyperTuningModel) -> HyperTuningModel:
   """The same model, but with all values that the gradient needs saved.
 
   Args:
-    model: any model.
+    model: the model that is copied.
   """
 
   def plain(network: Any) -> Any:
